@@ -1,0 +1,96 @@
+"""What can go wrong, as a tree. No I/O.
+
+::
+
+    VmError
+    ├── ConfigurationError       a setting is wrong or contradicts another; pytest shows it as UsageError
+    ├── HostError                this computer lacks something that a machine needs
+    │   ├── QemuNotFound
+    │   ├── AcceleratorUnavailable
+    │   ├── SealUnavailable
+    │   └── OutOfSpace
+    ├── ImageError               the base image is refused, before anything starts
+    ├── BaseImageChanged         the base image is no longer what it was when the run opened it
+    ├── StartFailed              QEMU did not come up
+    ├── GuestDied                QEMU ended while somebody was waiting for the guest
+    ├── MonitorLost              QEMU is alive, but its monitor no longer talks to us
+    ├── WaitTimeout              what was waited for did not come; also a TimeoutError
+    │   └── BootTimeout          ... and what was waited for was a ready guest
+    └── QmpError                 QEMU refused a monitor command
+
+The message of each is one line that says what happened. Evidence (the last console lines, QEMU's stderr, a command
+line that can be pasted) and the next step are in its notes (`BaseException.add_note`), which pytest prints below it.
+"""
+
+from collections.abc import Mapping
+
+
+class VmError(Exception):
+    """Anything that this package raises on purpose."""
+
+
+class ConfigurationError(VmError):
+    """A setting has an impossible value, or two settings contradict each other. The message names the origin."""
+
+
+class HostError(VmError):
+    """This computer lacks something that the machine needs."""
+
+
+class QemuNotFound(HostError):
+    """No usable QEMU, or a tool that comes with it, was found. The message names the package to install."""
+
+
+class AcceleratorUnavailable(HostError):
+    """The accelerator that was asked for is missing, denied, or does not run guests. The message says which."""
+
+
+class SealUnavailable(HostError):
+    """``seal=require`` was asked for and the kernel cannot confine QEMU."""
+
+
+class OutOfSpace(HostError):
+    """The folder for temporary snapshots has no room."""
+
+
+class ImageError(VmError):
+    """The base image cannot be used: missing, damaged, encrypted, in use by a writer, or of an unsupported kind."""
+
+
+class BaseImageChanged(VmError):
+    """A file of the base image's backing chain was written, truncated or replaced while the run was using it."""
+
+
+class StartFailed(VmError):
+    """QEMU ended or stayed silent before its monitor answered."""
+
+
+class GuestDied(VmError):
+    """QEMU ended while somebody was waiting for the guest, by whatever hand: guest, test, signal or crash."""
+
+
+class MonitorLost(VmError):
+    """The connection to QEMU's monitor broke although the QEMU process is still running."""
+
+
+class WaitTimeout(VmError, TimeoutError):
+    """A wait for an event, a reply or a console pattern reached its deadline."""
+
+
+class BootTimeout(WaitTimeout):
+    """The guest did not become ready within ``boot_timeout``."""
+
+
+class QmpError(VmError):
+    """QEMU answered a monitor command with an error.
+
+    Attributes: `command` and `arguments` as they were sent, `error_class` (``GenericError``, ``CommandNotFound``,
+    ``DeviceNotFound``, …: QMP's own names) and `description`, QEMU's sentence.
+    """
+
+    def __init__(self, command: str, arguments: Mapping[str, object], error_class: str, description: str) -> None:
+        super().__init__(f"{command}: {description} ({error_class})")
+        self.command = command
+        self.arguments = dict(arguments)
+        self.error_class = error_class
+        self.description = description

@@ -1,0 +1,74 @@
+"""Owns what a user may not say in extra QEMU arguments. Pure.
+
+Two kinds are refused before anything starts: arguments that a setting already decides (QEMU would take one of the two
+and say nothing), and disks that the guest could write for good.
+"""
+
+import json
+from collections.abc import Sequence
+
+_DECIDED_BY_A_SETTING = {
+    "m": "memory",
+    "smp": "cpus",
+    "cpu": "cpu_model",
+    "M": "machine",
+    "machine": "machine",
+    "accel": "accel",
+    "enable-kvm": "accel",
+    "kernel": "kernel",
+    "initrd": "initrd",
+    "append": "append",
+    "sandbox": "seal",
+}
+_BREAKS_THE_PLUGIN = {
+    "daemonize": "QEMU must stay a child of the test run",
+    "S": "the guest would never start; use readonly_vm.qmp.execute('stop') instead",
+    "incoming": "the guest would wait for a migration stream instead of booting",
+    "loadvm": "a temporary snapshot has no saved state to load",
+    "add-fd": "descriptors are not inherited by QEMU",
+}
+_WRITABLE_DISK_OPTIONS = ("hda", "hdb", "hdc", "hdd", "fda", "fdb", "mtdblock", "sd", "pflash")
+
+
+def objection(arguments: Sequence[str]) -> str | None:
+    """Why these arguments cannot be used, in one sentence, or None when they can."""
+    values = (*arguments[1:], "")
+    for argument, value in zip(arguments, values, strict=True):
+        option = argument.lstrip("-") if argument.startswith("-") else ""
+        if setting := _DECIDED_BY_A_SETTING.get(option):
+            return f"{argument} is decided by the setting {setting!r}; use that instead"
+        if reason := _BREAKS_THE_PLUGIN.get(option):
+            return f"{argument} cannot be used: {reason}"
+        if option in _WRITABLE_DISK_OPTIONS:
+            return f"{argument} would be written for good; use -drive file=...,format=...,snapshot=on instead"
+        if option == "drive" and not _is_protected_drive(value):
+            return f"-drive {value} would be written for good; add snapshot=on or readonly=on"
+        if option == "blockdev" and not _is_read_only_node(value):
+            return f"-blockdev {value} would be written for good; add read-only=on (snapshot=on does not cover it)"
+    return None
+
+
+def _is_protected_drive(value: str) -> bool:
+    parts = _parts(value)
+    return "file" not in parts or any(parts.get(key) == "on" for key in ("snapshot", "readonly", "read-only"))
+
+
+def _is_read_only_node(value: str) -> bool:
+    if value.startswith("{"):
+        try:
+            node = json.loads(value)
+        except ValueError:
+            return True  # QEMU's own complaint is better than ours
+        return isinstance(node, dict) and (node.get("read-only") is True or node.get("driver") in _HARMLESS_DRIVERS)
+    parts = _parts(value)
+    return parts.get("read-only") == "on" or parts.get("driver") in _HARMLESS_DRIVERS
+
+
+_HARMLESS_DRIVERS = ("null-co", "null-aio")
+
+
+def _parts(value: str) -> dict[str, str]:
+    """QEMU's ``key=value,key=value`` notation, in which a doubled comma stands for one."""
+    joined = value.replace(",,", "\0")
+    pairs = (part.partition("=") for part in joined.split(","))
+    return {key: text.replace("\0", ",") for key, _, text in pairs}

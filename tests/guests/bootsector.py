@@ -1,0 +1,274 @@
+"""Owns the guests that are one boot sector each: 512 bytes of 16-bit machine code, written here as bytes.
+
+Each function returns a sector for a BIOS PC (``-M pc`` or ``-M q35``). Every guest sets COM1 to 115200 8N1, prints
+`text` there and then does the one thing that it is named after. This file knows neither pytest nor QEMU's options.
+
+    sector = bootsector.hello("hello\\n")
+    image = bootsector.write_image(tmp_path / "hello.img", sector)      # raw; any hard disk interface of the BIOS
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SECTOR_SIZE = 512
+"""Bytes in a disk sector, and in each guest."""
+
+DATA_SECTOR = 8
+"""The sector (LBA) that `writer` reads and overwrites; `write_image` puts `PRISTINE` there."""
+
+PRISTINE = b"pristine"
+"""The first eight bytes of the data sector in a new image."""
+
+MODIFIED = b"modified"
+"""The first eight bytes of the data sector after `writer` has run."""
+
+_ORIGIN = 0x7C00  # where the BIOS loads and starts a boot sector
+_BUFFER = 0x8000  # a free sector's worth of memory behind it
+_SIGNATURE = b"\x55\xaa"
+
+
+class _Assembler:
+    """Machine code with labels; references are filled in by `sector()`, so they may point forwards."""
+
+    def __init__(self) -> None:
+        self._code = bytearray()
+        self._labels: dict[str, int] = {}
+        self._references: list[tuple[int, int, bool, str]] = []
+
+    def emit(self, *parts: bytes | str) -> None:
+        """Append code: each part is bytes, or hexadecimal digits."""
+        for part in parts:
+            self._code += bytes.fromhex(part) if isinstance(part, str) else part
+
+    def label(self, name: str) -> None:
+        """Name the current position."""
+        self._labels[name] = len(self._code)
+
+    def short(self, opcode: str, target: str) -> None:
+        """Append a jump with an 8-bit displacement: ``eb`` jmp, ``74`` jz, ``75`` jnz, ``72`` jc, ``76`` jbe."""
+        self._refer(opcode, target, size=1, relative=True)
+
+    def call(self, target: str) -> None:
+        """Append ``call target``."""
+        self._refer("e8", target, size=2, relative=True)
+
+    def address(self, opcode: str, target: str) -> None:
+        """Append an instruction that ends with a 16-bit address: ``be`` mov si, ``bb`` mov bx, ..."""
+        self._refer(opcode, target, size=2, relative=False)
+
+    def _refer(self, opcode: str, target: str, *, size: int, relative: bool) -> None:
+        self.emit(opcode)
+        self._references.append((len(self._code), size, relative, target))
+        self._code += bytes(size)
+
+    def sector(self) -> bytes:
+        """The finished boot sector; `ValueError` when it does not fit."""
+        room = SECTOR_SIZE - len(_SIGNATURE)
+        if len(self._code) > room:
+            raise ValueError(f"the guest needs {len(self._code)} bytes, a boot sector has {room}: shorten the text")
+        for at, size, relative, target in self._references:
+            value = self._labels[target]
+            value = value - (at + size) if relative else _ORIGIN + value
+            self._code[at : at + size] = value.to_bytes(size, "little", signed=relative)
+        return bytes(self._code).ljust(room, b"\0") + _SIGNATURE
+
+
+def _start(text: str) -> _Assembler:
+    """The beginning that all guests share: segments, stack, serial port, `text`.
+
+    Afterwards ``putc`` prints AL and ``puts`` the zero-terminated string at SI. Both keep everything but AX and SI.
+    """
+    asm = _Assembler()
+    asm.emit(
+        "fa fc",  # cli; cld
+        "31c0 8ed8 8ec0 8ed0",  # xor ax, ax; mov ds, ax; mov es, ax; mov ss, ax
+        "bc 007c",  # mov sp, 0x7c00
+        "ea 0f7c 0000",  # jmp 0:next                   (some BIOSes start us at 07c0:0000)
+        "8816 ff7b",  # next: mov [0x7bff], dl          (the boot drive; just below is the stack)
+        "bc fe7b",  # mov sp, 0x7bfe
+        "fb",  # sti
+    )
+    for port, value in ((0x3F9, 0), (0x3FB, 0x80), (0x3F8, 1), (0x3F9, 0), (0x3FB, 3), (0x3FA, 0xC7), (0x3FC, 3)):
+        # No interrupts; divisor 1 = 115200 baud; 8N1; 16-byte FIFOs, cleared; DTR and RTS.
+        asm.emit("ba", port.to_bytes(2, "little"), "b0", bytes([value]), "ee")  # mov dx, port; mov al, value; out dx, al
+    asm.address("be", "text")  # mov si, text
+    asm.call("puts")
+    asm.short("eb", "main")  # jmp main
+
+    asm.label("putc")
+    asm.emit("52 50", "ba fd03")  # push dx; push ax; mov dx, 0x3fd      (line status)
+    asm.label("putc.wait")
+    asm.emit("ec", "a8 20")  # in al, dx; test al, 0x20                  (transmitter empty?)
+    asm.short("74", "putc.wait")  # jz
+    asm.emit("58", "b2 f8", "ee", "5a c3")  # pop ax; mov dl, 0xf8; out dx, al; pop dx; ret
+
+    asm.label("puts")
+    asm.emit("ac", "84c0")  # lodsb; test al, al
+    asm.short("74", "puts.end")  # jz
+    asm.call("putc")
+    asm.short("eb", "puts")  # jmp
+    asm.label("puts.end")
+    asm.emit("c3")  # ret
+
+    _string(asm, "text", text.encode("ascii"))
+    asm.label("main")
+    return asm
+
+
+def _string(asm: _Assembler, label: str, text: bytes) -> None:
+    asm.label(label)
+    asm.emit(text + b"\0")
+
+
+def _halt(asm: _Assembler) -> None:
+    asm.emit("fa", "f4", "eb fd")  # cli; again: hlt; jmp again
+
+
+def _output(text: str, code: str) -> bytes:
+    asm = _start(text)
+    asm.emit(code)
+    _halt(asm)
+    return asm.sector()
+
+
+def hello(text: str) -> bytes:
+    """Print `text` and halt for ever, interrupts off."""
+    return _output(text, "")
+
+
+def spin(text: str) -> bytes:
+    """Print `text` and keep the processor busy for ever."""
+    return _output(text, "eb fe")  # jmp $
+
+
+def powers_off(text: str) -> bytes:
+    """Print `text` and power off: ACPI's sleep state S5, as QEMU's pc and q35 want it with their BIOS."""
+    return _output(text, "ba 0406 b8 0020 ef")  # mov dx, 0x604; mov ax, 0x2000; out dx, ax
+
+
+def resets(text: str) -> bytes:
+    """Print `text` and reset the machine through the keyboard controller."""
+    return _output(text, "b0 fe e6 64")  # mov al, 0xfe; out 0x64, al
+
+
+def panics(text: str) -> bytes:
+    """Print `text` and report a panic to the device ``pvpanic`` (which the machine must have), then halt."""
+    return _output(text, "ba 0505 b0 01 ee")  # mov dx, 0x505; mov al, 1; out dx, al
+
+
+def triple_fault(text: str) -> bytes:
+    """Print `text` and cause an exception that no handler can take, so that the processor resets."""
+    asm = _start(text)
+    asm.address("0f01 1e", "empty")  # lidt [empty]
+    asm.emit("cc")  # int3
+    asm.label("empty")
+    asm.emit(bytes(6))
+    return asm.sector()
+
+
+def echo(text: str) -> bytes:
+    """Print `text`, then send back every byte that arrives."""
+    asm = _start(text)
+    asm.label("echo")
+    asm.emit("ba fd03", "ec", "a8 01")  # mov dx, 0x3fd; in al, dx; test al, 1   (data ready?)
+    asm.short("74", "echo")  # jz
+    asm.emit("b2 f8", "ec")  # mov dl, 0xf8; in al, dx
+    asm.call("putc")
+    asm.short("eb", "echo")  # jmp
+    return asm.sector()
+
+
+def chatter(text: str) -> bytes:
+    """Print `text`, then ``line 00000001``, ``line 00000002``, ... as fast as the port takes them, for ever."""
+    asm = _start(text)
+    asm.label("next")
+    asm.address("bb", "last")  # mov bx, last
+    asm.label("carry")
+    asm.emit("fe07", "803f 39")  # inc byte [bx]; cmp byte [bx], '9'
+    asm.short("76", "print")  # jbe
+    asm.emit("c607 30", "4b")  # mov byte [bx], '0'; dec bx
+    asm.short("eb", "carry")  # jmp
+    asm.label("print")
+    asm.address("be", "line")  # mov si, line
+    asm.call("puts")
+    asm.short("eb", "next")  # jmp
+    asm.label("line")
+    asm.emit(b"line 0000000")
+    asm.label("last")
+    asm.emit(b"0\n\0")
+    return asm.sector()
+
+
+def writer(text: str) -> bytes:
+    """Print `text`, what the data sector holds and what became of writing to it; then halt.
+
+    The second line is ``sector=pristine`` on a new image and ``sector=modified`` once a write has persisted. The third is
+    ``written`` when `MODIFIED` was written and read back, ``lost`` when something else was read back. ``error`` stands
+    in the place of either line, as the last one, when the BIOS reports a failure.
+    """
+    asm = _start(text)
+    asm.emit("b4 42")  # mov ah, 0x42                   (extended read)
+    asm.call("disk")
+    asm.address("be", "sector")  # mov si, sector
+    asm.call("puts")
+    asm.emit("be", _BUFFER.to_bytes(2, "little"), "c644 08 00")  # mov si, buffer; mov byte [si + 8], 0
+    asm.call("puts")
+    asm.emit("b0 0a")  # mov al, '\n'
+    asm.call("putc")
+
+    asm.call("copy")  # the marker over the buffer
+    asm.emit("b8 0043")  # mov ax, 0x4300               (extended write, no verify)
+    asm.call("disk")
+    asm.emit("c606", _BUFFER.to_bytes(2, "little"), "00")  # mov byte [buffer], 0
+    asm.emit("b4 42")  # mov ah, 0x42
+    asm.call("disk")
+    asm.call("load")
+    asm.emit("f3 a6")  # repe cmpsb
+    asm.address("be", "lost")  # mov si, lost
+    asm.short("75", "end")  # jne
+    asm.address("be", "written")  # mov si, written
+    asm.label("end")
+    asm.call("puts")
+    _halt(asm)
+
+    asm.label("disk")  # AH = what to do
+    asm.emit("8a16 ff7b")  # mov dl, [0x7bff]
+    asm.address("be", "packet")  # mov si, packet
+    asm.emit("cd 13")  # int 0x13
+    asm.address("be", "error")  # mov si, error
+    asm.short("72", "end")  # jc
+    asm.emit("c3")  # ret
+
+    asm.label("copy")
+    asm.call("load")
+    asm.emit("f3 a4", "c3")  # rep movsb; ret
+
+    asm.label("load")
+    asm.address("be", "marker")  # mov si, marker
+    asm.emit("bf", _BUFFER.to_bytes(2, "little"), "b9", len(MODIFIED).to_bytes(2, "little"))  # mov di, buffer; mov cx, 8
+    asm.emit("c3")  # ret
+
+    asm.label("packet")  # disk address packet: size, sectors, offset, segment, LBA
+    asm.emit("10 00 0100", _BUFFER.to_bytes(2, "little"), "0000", DATA_SECTOR.to_bytes(8, "little"))
+    asm.label("marker")
+    asm.emit(MODIFIED)
+    _string(asm, "sector", b"sector=")
+    _string(asm, "written", b"written\n")
+    _string(asm, "lost", b"lost\n")
+    _string(asm, "error", b"error\n")
+    return asm.sector()
+
+
+def write_image(path: Path, sector: bytes, *, size: int = 1 << 20) -> Path:
+    """Write a raw disk image of `size` bytes that starts with `sector` and return `path`."""
+    if len(sector) != SECTOR_SIZE or sector[-2:] != _SIGNATURE:
+        raise ValueError("a boot sector has 512 bytes and ends with 55 aa")
+    if size < (DATA_SECTOR + 1) * SECTOR_SIZE or size % SECTOR_SIZE:
+        raise ValueError(f"size={size}: a whole number of sectors, at least {DATA_SECTOR + 1}, is needed")
+    with path.open("wb") as image:
+        image.write(sector)
+        image.seek(DATA_SECTOR * SECTOR_SIZE)
+        image.write(PRISTINE)
+        image.truncate(size)
+    return path
