@@ -170,7 +170,9 @@ class VmConfig:
     )  # fmt: skip
     memory: int = _setting(1 << 30, _size, "SIZE", "guest memory, like 512M or 2G (default: 1G)")
     cpus: int = _setting(1, _count, "N", "virtual CPUs (default: 1)", kind=int)
-    cpu_model: str = _setting("max", _text, "NAME", "QEMU CPU model (default: max, all that the accelerator can do)")
+    cpu_model: str | None = _setting(
+        None, _text, "NAME", "QEMU CPU model (default: max for x86 and Arm guests, all that the accelerator can do)"
+    )
     machine: str | None = _setting(
         None, _text, "TYPE", "QEMU machine type (default: pc for x86 guests, virt for Arm and RISC-V)"
     )
@@ -239,7 +241,7 @@ class VmConfig:
 
         :raises ConfigurationError: an unknown name or an impossible value; the message names the origin.
         """
-        changes = {name: parse(name, value) for name, value in given.items()}
+        changes: dict[str, Any] = {name: parse(name, value) for name, value in given.items()}
         origins = {**self.origins, **{name: value.origin for name, value in given.items()}}
         return replace(self, **changes, origins=MappingProxyType(origins))
 

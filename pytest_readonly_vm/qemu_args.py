@@ -6,6 +6,7 @@ and say nothing), and disks that the guest could write for good.
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 
 _DECIDED_BY_A_SETTING = {
     "m": "memory",
@@ -32,8 +33,7 @@ _WRITABLE_DISK_OPTIONS = ("hda", "hdb", "hdc", "hdd", "fda", "fdb", "mtdblock", 
 
 def objection(arguments: Sequence[str]) -> str | None:
     """Why these arguments cannot be used, in one sentence, or None when they can."""
-    values = (*arguments[1:], "")
-    for argument, value in zip(arguments, values, strict=True):
+    for argument, value in zip_longest(arguments, arguments[1:], fillvalue=""):
         option = argument.lstrip("-") if argument.startswith("-") else ""
         if setting := _DECIDED_BY_A_SETTING.get(option):
             return f"{argument} is decided by the setting {setting!r}; use that instead"

@@ -1,0 +1,73 @@
+"""Tests inside virtual machines: every test a pristine QEMU guest, the base image provably untouched.
+
+The public names. They are looked up when first used, so that pytest loads the plugin without loading asyncio.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.errors import (
+    AcceleratorUnavailable,
+    BaseImageChanged,
+    BootTimeout,
+    ConfigurationError,
+    GuestDied,
+    HostError,
+    ImageError,
+    MonitorLost,
+    OutOfSpace,
+    QemuNotFound,
+    QmpError,
+    SealUnavailable,
+    StartFailed,
+    VmError,
+    WaitTimeout,
+)
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.channels.console import Console
+    from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
+    from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+    from pytest_readonly_vm.plugin.fixtures import VmFactory
+
+_WHERE = {
+    "Console": "pytest_readonly_vm.channels.console",
+    "Lab": "pytest_readonly_vm.machine.lab",
+    "Qmp": "pytest_readonly_vm.channels.qmp",
+    "QmpEvent": "pytest_readonly_vm.channels.qmp",
+    "VirtualMachine": "pytest_readonly_vm.machine.vm",
+    "VmFactory": "pytest_readonly_vm.plugin.fixtures",
+}
+
+__all__ = [
+    "AcceleratorUnavailable",
+    "BaseImageChanged",
+    "BootTimeout",
+    "ConfigurationError",
+    "Console",
+    "GuestDied",
+    "HostError",
+    "ImageError",
+    "Lab",
+    "MonitorLost",
+    "OutOfSpace",
+    "QemuNotFound",
+    "Qmp",
+    "QmpError",
+    "QmpEvent",
+    "SealUnavailable",
+    "StartFailed",
+    "VirtualMachine",
+    "VmConfig",
+    "VmError",
+    "VmFactory",
+    "WaitTimeout",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

@@ -1,0 +1,132 @@
+"""Owns the guest's serial port: every byte to a log on disk, the latest text in memory, patterns to wait for."""
+
+import asyncio
+import codecs
+import contextlib
+import re
+import socket
+from pathlib import Path
+
+from pytest_readonly_vm.errors import WaitTimeout
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.process import Process
+
+_KEPT = 1 << 20  # characters
+_LINES_SHOWN = 20
+
+
+class Console:
+    """The serial console of one machine, as text (UTF-8; other bytes become U+FFFD).
+
+    It is read from the first byte on, whether anybody looks or not: a serial port that nobody reads stops the guest.
+    """
+
+    def __init__(self, loop: LoopThread, process: Process, port: socket.socket, log: Path, name: str) -> None:
+        self._loop = loop
+        self._process = process
+        self._port = port
+        self._name = name
+        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        self._recent = ""
+        self._unread = ""
+        self._news = asyncio.Event()
+        self.log_path = log
+        """The whole log, as the guest sent it, for as long as the machine lives."""
+        self._log = log.open("wb", buffering=0)
+        port.setblocking(False)
+        process.drains.append(self._read_rest)
+        process.witnesses.append(self._testify)
+        loop.loop.call_soon_threadsafe(loop.loop.add_reader, port.fileno(), self._read)
+
+    # On the loop's thread.
+
+    def _read(self) -> bool:
+        """Take what there is, at most 64 KiB; whether there was anything."""
+        try:
+            data = self._port.recv(1 << 16)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.loop.remove_reader(self._port.fileno())
+            return False
+        self._log.write(data)
+        text = self._decode(data)
+        self._recent = (self._recent + text)[-_KEPT:]
+        self._unread = (self._unread + text)[-_KEPT:]
+        self._news.set()
+        return True
+
+    async def _read_rest(self) -> None:
+        while self._port.fileno() != -1 and self._read():
+            pass
+
+    def _testify(self) -> str:
+        return f"Last console lines:\n{tail}" if (tail := self.tail()) else "The console stayed silent."
+
+    async def found(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
+        """As `expect`, on the loop."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._process.race(self._search(pattern))
+        except TimeoutError:
+            error = WaitTimeout(f"{self._name}: the console did not show {pattern.pattern!r} within {timeout:g} s")
+            error.add_note(self._testify())
+            raise error from None
+
+    async def _search(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        while True:
+            self._news.clear()
+            if match := pattern.search(self._unread):
+                self._unread = self._unread[match.end() :]
+                return match
+            await self._news.wait()
+
+    async def _write(self, data: bytes, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._process.race(self._loop.loop.sock_sendall(self._port, data))
+        except TimeoutError:
+            raise WaitTimeout(f"{self._name}: the guest did not take what was sent to its console") from None
+
+    def close(self) -> None:
+        """Let go of socket and log; on the loop."""
+        self._loop.loop.remove_reader(self._port.fileno())
+        self._port.close()
+        self._log.close()
+
+    # On any thread.
+
+    @property
+    def text(self) -> str:
+        """All that the guest has sent since it was started; once the machine has ended, the last 2**20 characters."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.log_path.read_text(encoding="utf-8", errors="replace")
+        return self._recent
+
+    def tail(self, lines: int = _LINES_SHOWN) -> str:
+        """The last lines, blank ones at the end apart."""
+        return "\n".join(self._recent.rstrip().splitlines()[-lines:])
+
+    def expect(self, pattern: str | re.Pattern[str], timeout: float = 30.0) -> re.Match[str]:
+        """Wait until the console shows a pattern, in what came after the previous `expect` found its own.
+
+        At most the last 2**20 characters are looked at.
+
+        :param pattern: a regular expression; a text is compiled with `re.MULTILINE`, so ``$`` means a line's end.
+        :param timeout: seconds to wait.
+        :raises WaitTimeout: it did not show; a note has the last lines.
+        :raises GuestDied: QEMU ended while waiting.
+        """
+        compiled = re.compile(pattern, re.MULTILINE) if isinstance(pattern, str) else pattern
+        return self._loop.run(self.found(compiled, timeout))
+
+    def send(self, text: str | bytes, timeout: float = 30.0) -> None:
+        r"""Type something; a line needs its ``\n``.
+
+        :param timeout: seconds that the guest may take to accept it.
+        :raises WaitTimeout: the guest did not take it all.
+        :raises GuestDied: QEMU ended.
+        """
+        self._loop.run(self._write(text.encode() if isinstance(text, str) else text, timeout))

@@ -1,0 +1,228 @@
+"""Owns the conversation with QEMU's monitor (QMP): commands, events, the end of both. The only importer of `qemu.qmp`.
+
+The protocol: https://www.qemu.org/docs/master/interop/qmp-spec.html, the commands and events:
+https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
+
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
+from qemu.qmp.message import Message
+
+from pytest_readonly_vm.errors import GuestDied, MonitorLost, QmpError, WaitTimeout
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.process import Process
+
+T = TypeVar("T")
+
+_EVENTS_KEPT = 1000
+_LONGEST_REPLY = 256 << 20  # bytes; a longer line would break the connection
+
+
+@dataclass(frozen=True, slots=True)
+class QmpEvent:
+    """Something that QEMU reported by itself. `time` is the host's clock, seconds since the epoch."""
+
+    name: str
+    data: Mapping[str, Any]
+    time: float
+    number: int = field(compare=False)
+    """Counts the events of one machine, from 0."""
+
+
+Match = Callable[[QmpEvent], bool] | Mapping[str, object] | None
+"""Which event of a name is meant: a function of the event, items that its data must have, or any."""
+
+
+class Qmp:
+    """The monitor of one machine.
+
+    Every method may be called from any thread; the ones with an ``a`` in front, from any event loop.
+    """
+
+    def __init__(self, loop: LoopThread, process: Process, name: str) -> None:
+        self._loop = loop
+        self._process = process
+        self._name = name
+        self._client = QMPClient("readonly-vm", readbuflen=_LONGEST_REPLY)
+        self._client.logger.setLevel(logging.CRITICAL)  # it logs expected ends as errors
+        # A filter that keeps nothing: the library would remember every event for ever.
+        self._client.events.event_filter = self._hear
+        self._events: deque[QmpEvent] = deque(maxlen=_EVENTS_KEPT)
+        self._taken: set[int] = set()
+        self._forgotten = 0
+        self._heard = 0
+        self._news = asyncio.Event()
+        process.drains.append(self._hear_out)
+        process.witnesses.append(self._history)
+
+    # On the loop's thread.
+
+    async def connect(self, monitor: socket.socket) -> Self:
+        """Greet QEMU at the other end of a socket; on the loop.
+
+        :raises GuestDied: QEMU ended instead of answering.
+        """
+        await self._process.race(self._greet(monitor))
+        return self
+
+    async def _greet(self, monitor: socket.socket) -> None:
+        try:
+            await self._client.connect(monitor)
+        except ConnectError as error:
+            raise await self._lost(error) from None
+
+    def _hear(self, message: Message) -> bool:
+        stamp = message.get("timestamp", {})
+        time = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6 if isinstance(stamp, dict) else 0.0
+        data = message.get("data", {})
+        self._events.append(QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, time, self._heard))
+        self._heard += 1
+        if self._taken and (oldest := self._events[0].number) > min(self._taken):
+            self._taken = {number for number in self._taken if number >= oldest}
+        self._news.set()
+        self._news = asyncio.Event()
+        return False
+
+    async def command(
+        self, name: str, arguments: Mapping[str, object] = MappingProxyType({}), timeout: float = 60.0
+    ) -> Any:
+        """As `execute`, on the loop."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._process.race(self._exchange(name, arguments))
+        except TimeoutError:
+            raise WaitTimeout(f"{self._name}: QEMU did not answer {name} within {timeout:g} s") from None
+
+    async def _exchange(self, name: str, arguments: Mapping[str, object]) -> Any:
+        try:
+            return await self._client.execute(name, arguments or None)
+        except ExecuteError as error:
+            raise QmpError(name, arguments, error.error_class, str(error)) from None
+        except (ExecInterruptedError, StateError, EOFError, OSError) as error:
+            raise await self._lost(error) from None
+
+    async def _lost(self, cause: BaseException) -> GuestDied | MonitorLost:
+        """What a broken connection means: nearly always that the process ends, which may take a moment to show."""
+        if await self._process.wait_ended(2.0):
+            return self._process.death()
+        return MonitorLost(f"{self._name}: the connection to QEMU's monitor broke: {cause}")
+
+    async def next_event(self, name: str, match: Match = None, timeout: float = 30.0) -> QmpEvent:
+        """As `wait_event`, on the loop."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._process.race(self._arrival(name, match))
+        except TimeoutError:
+            error = WaitTimeout(f"{self._name}: no event {name} came within {timeout:g} s")
+            error.add_note(self._history())
+            raise error from None
+
+    async def _arrival(self, name: str, match: Match) -> QmpEvent:
+        while True:
+            news = self._news
+            if event := self._find(name, match):
+                return event
+            await news.wait()
+
+    def _find(self, name: str, match: Match) -> QmpEvent | None:
+        for event in self._events:
+            known = event.number < self._forgotten or event.number in self._taken
+            if event.name == name and not known and _matches(event, match):
+                self._taken.add(event.number)
+                return event
+        return None
+
+    def _history(self) -> str:
+        events = [f"{event.name} {dict(event.data)}" if event.data else event.name for event in self._events]
+        return "Events so far: " + (", ".join(events[-10:]) or "none")
+
+    async def _hear_out(self) -> None:
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+
+    async def disconnect(self) -> None:
+        """Let go of the connection, in whatever state it is; on the loop."""
+        # After the end of QEMU the library reports the broken connection once more.
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            await self._client.disconnect()
+
+    # On any thread.
+
+    def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None, /, *, timeout: float = 60.0, **named: object
+    ) -> Any:
+        """Run a QMP command and return its answer: usually a dict, as QEMU's reference says.
+
+        Arguments given by name are sent with hyphens for underscores, ``job_id=`` as ``job-id``; those in the mapping
+        ``arguments`` are sent as they are.
+
+        :param timeout: seconds to wait for the answer.
+        :raises QmpError: QEMU refused the command.
+        :raises GuestDied: QEMU ended, before or meanwhile; raised at once.
+        :raises WaitTimeout: no answer came in time.
+        :raises MonitorLost: the connection broke although QEMU lives.
+        """
+        return self._loop.run(self.command(command, _merged(arguments, named), timeout))
+
+    async def aexecute(
+        self, command: str, arguments: Mapping[str, object] | None = None, /, *, timeout: float = 60.0, **named: object
+    ) -> Any:
+        """As `execute`, for async tests, under asyncio, pytest-asyncio, and anyio with either back end."""
+        return await self._from_elsewhere(self.command(command, _merged(arguments, named), timeout))
+
+    def wait_event(
+        self,
+        name: str,
+        match: Match = None,
+        timeout: float = 30.0,
+    ) -> QmpEvent:
+        """Return the first event of this name that no wait has returned before; one that already came counts.
+
+        :param match: a function of the event, or a mapping whose items the event's ``data`` must have.
+        :param timeout: seconds to wait.
+        :raises WaitTimeout: it did not come; a note lists the events that did.
+        :raises GuestDied: QEMU ended while waiting.
+        """
+        return self._loop.run(self.next_event(name, match, timeout))
+
+    async def await_event(
+        self,
+        name: str,
+        match: Match = None,
+        timeout: float = 30.0,
+    ) -> QmpEvent:
+        """As `wait_event`, for async tests."""
+        return await self._from_elsewhere(self.next_event(name, match, timeout))
+
+    async def _from_elsewhere(self, work: Coroutine[Any, Any, T]) -> T:
+        return await self._loop.run_from_elsewhere(work)
+
+    @property
+    def events(self) -> tuple[QmpEvent, ...]:
+        """The latest events, oldest first, at most 1000, whether a wait returned them or not."""
+        return tuple(self._events)
+
+    def forget_events(self) -> None:
+        """Let waits see only what comes from now on. `events` still shows the past."""
+        self._forgotten = self._heard
+
+
+def _matches(event: QmpEvent, match: Match) -> bool:
+    if match is None:
+        return True
+    if isinstance(match, Mapping):
+        return all(key in event.data and event.data[key] == value for key, value in match.items())
+    return bool(match(event))
+
+
+def _merged(arguments: Mapping[str, object] | None, named: Mapping[str, object]) -> dict[str, object]:
+    return {**(arguments or {}), **{key.replace("_", "-"): value for key, value in named.items()}}

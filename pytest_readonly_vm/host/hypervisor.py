@@ -1,0 +1,37 @@
+"""Owns the answer to "with what would this configuration run here": emulator, accelerator and seal together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.host.accel import Accelerator, choose
+from pytest_readonly_vm.host.qemu import Qemu, find_qemu, find_qemu_img
+from pytest_readonly_vm.host.seal import Seal, choose_seal
+
+
+@dataclass(frozen=True, slots=True)
+class Hypervisor:
+    """What runs machines of one kind on this computer."""
+
+    qemu: Qemu
+    qemu_img: Path
+    accelerator: Accelerator
+    seal: Seal
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"QEMU {self.qemu.version} {self.qemu.arch}, {self.accelerator.name} ({self.accelerator.reason})"
+
+
+def find_hypervisor(config: VmConfig) -> Hypervisor:
+    """Find and probe what `config` asks for.
+
+    :raises HostError: something is missing or does not work; the message says what and what to do.
+    """
+    qemu = find_qemu(config.qemu, origin=config.origin("qemu"))
+    return Hypervisor(
+        qemu=qemu,
+        qemu_img=find_qemu_img(qemu),
+        accelerator=choose(config.accel, qemu, origin=config.origin("accel")),
+        seal=choose_seal(config.seal, has_sandbox=qemu.has_sandbox, origin=config.origin("seal")),
+    )

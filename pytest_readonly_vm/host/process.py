@@ -1,0 +1,295 @@
+"""Owns every process that the package starts: the leash, the drained stderr, the verdict, the certain end.
+
+The only file that starts processes. A process started here dies with this one, however this one dies.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pytest_readonly_vm.errors import GuestDied
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.seal import restrict_self
+
+T = TypeVar("T")
+
+_PR_SET_PDEATHSIG = 1
+_STDERR_KEPT = 256 * 1024
+_DRAIN_PATIENCE = 1.0
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def _leash(parent: int, ruleset: int | None) -> Callable[[], None]:
+    """What a child does between fork and exec. Everything is looked up beforehand: the fork may have other threads."""
+
+    def hold() -> None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # the parent died between the fork and the line above
+            os._exit(1)
+        if ruleset is not None:
+            restrict_self(ruleset)
+
+    return hold
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a short-lived helper tool ended. `returncode` is None when it was killed at its deadline."""
+
+    argv: tuple[str, ...]
+    returncode: int | None
+    stdout: str
+    stderr: str
+
+
+def run_tool(argv: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+    """Run a helper tool to its end, at most `timeout` seconds, without a shell and without input.
+
+    :raises OSError: it cannot be started.
+    """
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env=env,
+            preexec_fn=_leash(os.getpid(), None),
+        )
+    except subprocess.TimeoutExpired as expired:
+        return Completed(tuple(argv), None, _decoded(expired.stdout), _decoded(expired.stderr))
+    return Completed(tuple(argv), done.returncode, _decoded(done.stdout), _decoded(done.stderr))
+
+
+def _decoded(data: bytes | None) -> str:
+    return (data or b"").decode(errors="replace")
+
+
+def ending(returncode: int) -> str:
+    """How a process ended, in words: ``was killed by SIGSEGV``, ``exited with status 1``."""
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    try:
+        return f"was killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was killed by signal {-returncode}"
+
+
+class Spawner:
+    """Starts processes from one thread that lives as long as it does.
+
+    The kernel sends a parent-death signal when the *thread* that forked ends (prctl(2)), so a process must not be
+    started from a thread that ends early. And a Ctrl-C or a timeout's signal only ever interrupts the main thread, so
+    here a process cannot be forked and then forgotten.
+    """
+
+    def __init__(self, loop: LoopThread) -> None:
+        self._loop = loop
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="readonly-vm spawner")
+        self._alive: set[Process] = set()
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        name: str,
+        env: Mapping[str, str],
+        pass_fds: Sequence[int],
+        ruleset: int | None,
+    ) -> "Process":
+        """Start a process on the leash, in a session of its own so that a Ctrl-C in the terminal does not reach it.
+
+        :raises OSError: it cannot be started.
+        """
+        try:
+            return self._thread.submit(self._start, tuple(argv), name, env, tuple(pass_fds), ruleset).result()
+        except subprocess.SubprocessError as error:
+            raise OSError(f"what was to be done before its start failed: {error}") from error
+
+    def _start(
+        self, argv: tuple[str, ...], name: str, env: Mapping[str, str], pass_fds: tuple[int, ...], ruleset: int | None
+    ) -> "Process":
+        popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=env,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            preexec_fn=_leash(os.getpid(), ruleset),
+        )
+        process = Process(self._loop, popen, name, argv, self._alive.discard)
+        self._alive.add(process)
+        return process
+
+    def close(self) -> None:
+        """Kill what is still alive, whoever forgot it, and end the thread."""
+        self._thread.submit(lambda: None).result()
+        for process in tuple(self._alive):
+            process.kill()
+        self._thread.shutdown()
+
+
+class Process:
+    """A running process: its end as an event, the tail of its stderr, and the ways to end it."""
+
+    def __init__(
+        self,
+        loop: LoopThread,
+        popen: subprocess.Popen[bytes],
+        name: str,
+        argv: tuple[str, ...],
+        on_end: Callable[["Process"], None],
+    ) -> None:
+        self.name = name
+        self.argv = argv
+        self.pid = popen.pid
+        self.witnesses: list[Callable[[], str]] = []
+        """Functions, called on the loop when the process has ended, that each give a piece of evidence."""
+        self.drains: list[Callable[[], Awaitable[None]]] = []
+        """Coroutine functions, run on the loop before anybody hears of the end, to take in what is still on its way."""
+        self._loop = loop
+        self._popen = popen
+        self._on_end = on_end
+        self._burial: asyncio.Task[None] | None = None
+        self._stderr = bytearray()
+        self._pidfd = os.pidfd_open(popen.pid)
+        self._pidfd_lock = threading.Lock()
+        self._ended = asyncio.Event()
+        loop.loop.call_soon_threadsafe(self._watch)
+
+    # On the loop's thread.
+
+    def _watch(self) -> None:
+        assert self._popen.stderr is not None
+        os.set_blocking(self._popen.stderr.fileno(), False)
+        self._loop.loop.add_reader(self._popen.stderr.fileno(), self._drain)
+        self._loop.loop.add_reader(self._pidfd, self._reap)
+
+    def _drain(self) -> None:
+        assert self._popen.stderr is not None
+        try:
+            while data := os.read(self._popen.stderr.fileno(), 65536):
+                self._stderr += data
+                del self._stderr[:-_STDERR_KEPT]
+        except BlockingIOError:
+            return
+        self._loop.loop.remove_reader(self._popen.stderr.fileno())
+
+    def _reap(self) -> None:
+        self._loop.loop.remove_reader(self._pidfd)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # its children; until the wait below nobody else can have this id
+        with self._pidfd_lock:
+            self._popen.wait()
+            os.close(self._pidfd)
+            self._pidfd = -1
+        assert self._popen.stderr is not None
+        self._drain()
+        self._loop.loop.remove_reader(self._popen.stderr.fileno())
+        self._popen.stderr.close()
+        self._burial = self._loop.loop.create_task(self._bury())
+
+    async def _bury(self) -> None:
+        for drain in self.drains:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_PATIENCE):
+                    await drain()
+        self._on_end(self)
+        self._ended.set()
+
+    async def ended(self) -> int:
+        """Wait for the end; on the loop. The return code is negative for a signal, as in `subprocess`."""
+        await self._ended.wait()
+        assert self._popen.returncode is not None
+        return self._popen.returncode
+
+    async def race(self, work: Awaitable[T]) -> T:
+        """Await something, on the loop, unless the process ends first.
+
+        :raises GuestDied: the process ended first, or had ended.
+        """
+        task = asyncio.ensure_future(work)
+        end = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait((task, end), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            for future in (task, end):
+                future.cancel()
+            await asyncio.gather(task, end, return_exceptions=True)
+        raise self.death()
+
+    def death(self) -> GuestDied:
+        """The error for whoever waited for a process that has ended, with what is left of it as evidence."""
+        error = GuestDied(f"{self.name}: QEMU {self.verdict()}")
+        for witness in self.witnesses:
+            error.add_note(witness())
+        error.add_note(f"Command line: {self.command_line()}")
+        return error
+
+    # On any thread.
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs, and once it has ended as in `subprocess`."""
+        return self._popen.returncode if self._ended.is_set() else None
+
+    def stderr(self) -> str:
+        """The last 256 KiB that the process wrote to its stderr."""
+        return bytes(self._stderr).decode(errors="replace")
+
+    def verdict(self) -> str:
+        """How it ended, with its last words: ``exited with status 1: Could not open …``."""
+        if self._popen.returncode is None:
+            return "is running"
+        last_words = self.stderr().strip().splitlines()[-1:]
+        return ": ".join([ending(self._popen.returncode), *last_words])
+
+    def command_line(self) -> str:
+        """What was started, quoted so that it can be pasted into a shell (descriptors apart, which are not there)."""
+        return shlex.join(self.argv)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens when the process has ended. Its id cannot be another's by now."""
+        with self._pidfd_lock, contextlib.suppress(ProcessLookupError):
+            if self._pidfd != -1:
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    async def wait_ended(self, timeout: float) -> bool:
+        """Whether it ended within `timeout` seconds; on the loop."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def end(self) -> None:
+        """SIGTERM, after a second SIGKILL; on the loop.
+
+        :raises TimeoutError: the kernel did not end the process within ten seconds of the SIGKILL.
+        """
+        for number, patience in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 10.0)):
+            if not self._ended.is_set():
+                self.signal(number)
+            if await self.wait_ended(patience):
+                return
+        raise TimeoutError(f"{self.name}: process {self.pid} survived SIGKILL for 10 s (it hangs in the kernel)")
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until the process is gone, at most ten seconds."""
+        self.signal(signal.SIGKILL)
+        self._loop.run(self.wait_ended(10.0))

@@ -1,0 +1,131 @@
+"""Owns the private folder of a run: what temporary files and sockets live in, and the sweeping of what dead runs left.
+
+``$TMPDIR`` or ``/var/tmp``, then ``pytest-readonly-vm-UID/RUN/``: on a disk, because the guests' writes go there, and
+short, because a socket's path has at most 107 bytes. A run holds a lock on its folder as long as it lives, so whoever
+can take that lock knows that the run is dead, however it died.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import stat
+from pathlib import Path
+from typing import Self
+
+from pytest_readonly_vm.errors import HostError, OutOfSpace
+
+COOKIE = "READONLY_VM_RUN"
+"""Environment variable that a QEMU carries: the folder of the run that it belongs to."""
+
+_ENOUGH = 64 << 20
+
+
+class Workspace:
+    """A run's folder, mode 0700, in use until `close` removes it with everything in it."""
+
+    def __init__(self) -> None:
+        """Sweep what dead runs of this user left, then make the folder.
+
+        :raises HostError: the folder above cannot be made or is not this user's alone.
+        """
+        parent = _private_parent()
+        _sweep(parent)
+        while True:
+            self.path = parent / secrets.token_hex(4)
+            self.path.mkdir(mode=0o700)
+            self._lock = _locked(self.path)
+            if self._lock is not None and self.path.exists():
+                break  # else a sweeping run took it for dead in the moment before it was locked
+
+    def machine_folder(self, number: int) -> Path:
+        """A new folder for one machine.
+
+        :raises OutOfSpace: fewer than 64 MiB are free.
+        """
+        self.require_space()
+        folder = self.path / str(number)
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def require_space(self) -> None:
+        """:raises OutOfSpace: fewer than 64 MiB are free, which a booting guest can fill with its first writes."""
+        free = shutil.disk_usage(self.path).free
+        if free < _ENOUGH:
+            raise OutOfSpace(
+                f"{self.path.parent.parent} has {free >> 20} MiB free, too little for a guest's temporary writes; "
+                "make room or set TMPDIR to a folder on a larger disk"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _private_parent() -> Path:
+    place = Path(os.environ.get("TMPDIR") or "/var/tmp")
+    parent = place / f"pytest-readonly-vm-{os.getuid()}"
+    try:
+        parent.mkdir(mode=0o700, exist_ok=True)
+        found = parent.lstat()
+    except OSError as error:
+        raise HostError(f"no folder for temporary files: {error}; set TMPDIR to a folder that can be written") from None
+    # Anybody may have made a folder of this name in a place that all can write.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise HostError(
+            f"{parent} is not a folder that only you can use (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}); "
+            "remove it or set TMPDIR to another folder"
+        )
+    return parent
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock, or None when somebody else does or the folder is gone."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep(parent: Path) -> None:
+    for folder in parent.iterdir():
+        lock = _locked(folder)
+        if lock is None:
+            continue
+        try:
+            _kill_carriers(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _kill_carriers(folder: Path) -> None:
+    """Kill processes that carry the dead run's cookie: those that lost their leash, as a child of QEMU may."""
+    cookie = f"{COOKIE}={folder}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        # The descriptor comes first: it stays with this process even when its id becomes another's.
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(int(entry.name))
+            try:
+                if cookie in (entry / "environ").read_bytes().split(b"\0"):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)

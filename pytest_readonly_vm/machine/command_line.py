@@ -1,0 +1,156 @@
+"""Owns the translation of a configuration into QEMU's arguments. Pure: the same in, the same out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.host.seal import SANDBOX_ARGUMENT
+
+_DEFAULT_MACHINE = {
+    "x86_64": "pc",
+    "i386": "pc",
+    "aarch64": "virt",
+    "arm": "virt",
+    "riscv64": "virt",
+    "riscv32": "virt",
+}
+_X86 = ("x86_64", "i386")
+
+_DISKS = {
+    "virtio": ("virtio-blk-{bus},drive=disk0",),
+    "scsi": ("virtio-scsi-{bus},id=scsi0", "scsi-hd,drive=disk0,bus=scsi0.0"),
+    "sata": ("ich9-ahci,id=sata0", "ide-hd,drive=disk0,bus=sata0.0"),
+    "ide": ("ide-hd,drive=disk0,bus=ide.0",),
+    "nvme": ("nvme,drive=disk0,serial=disk0",),
+    "usb": ("qemu-xhci,id=usb0", "usb-storage,drive=disk0,bus=usb0.0"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLayer:
+    """One file of the backing chain, as QEMU gets it: an inherited read-only descriptor and its format."""
+
+    descriptor: int
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What a machine is connected to on the host. Descriptors are those that QEMU inherits."""
+
+    monitor: int
+    console: int
+    layers: tuple[DiskLayer, ...] = ()
+    overlay: Path | None = None
+    human_monitor: Path | None = None
+    sandboxed: bool = False
+
+
+def command_line(
+    config: VmConfig, *, qemu: Path, arch: str, accelerator: str, name: str, wiring: Wiring
+) -> tuple[str, ...]:
+    """The arguments, program first, for a machine that boots `config` under `accelerator`.
+
+    `arch` is the guest's architecture in QEMU's words; `name` is shown by tools that list processes.
+    """
+    machine = config.machine or _DEFAULT_MACHINE.get(arch)
+    cpu = config.cpu_model or ("max" if arch in (*_X86, "aarch64") else None)
+    bus = _virtio_bus(machine, arch)
+    return (
+        str(qemu),
+        "-nodefaults",
+        "-no-user-config",
+        "-display", "none",
+        "-name", f"guest={_escaped(name)}",
+        *(("-machine", machine) if machine else ()),
+        "-accel", accelerator,
+        *(("-cpu", cpu) if cpu else ()),
+        "-smp", str(config.cpus),
+        "-m", f"size={config.memory >> 10}K",
+        # A guest that reboots by itself while it boots has crashed, or will never be ready. Allowed again once ready.
+        "-action", "reboot=shutdown",
+        *(("-sandbox", SANDBOX_ARGUMENT) if wiring.sandboxed else ()),
+        "-chardev", f"socket,id=monitor,fd={wiring.monitor}",
+        "-mon", "chardev=monitor,mode=control",
+        "-chardev", f"socket,id=console,fd={wiring.console}",
+        "-serial", "chardev:console",
+        *_human_monitor(wiring.human_monitor),
+        *_direct_boot(config),
+        *_disk(config, wiring, bus),
+        *_network(config, bus),
+        "-device", f"virtio-rng-{bus}",
+        *(("-vga", "std") if arch in _X86 and _type_of(machine) != "microvm" else ()),
+        *config.qemu_args,
+    )  # fmt: skip
+
+
+def _chain_options(layers: Sequence[DiskLayer], prefix: str) -> str:
+    """QEMU's block options for a chain of layers, each by its descriptor set and with its format stated.
+
+    Without them QEMU opens what is below a layer by the name in that layer's header, and guesses its format.
+    """
+    options = []
+    for layer in layers:
+        options.append(f"{prefix}.driver={layer.format}")
+        options.append(f"{prefix}.file.driver=file,{prefix}.file.filename=/dev/fdset/{layer.descriptor}")
+        prefix = f"{prefix}.backing"
+    return ",".join(options)
+
+
+def _human_monitor(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    return (
+        "-chardev", f"socket,id=human,path={_escaped(str(path))},server=on,wait=off",
+        "-mon", "chardev=human,mode=control",
+    )  # fmt: skip
+
+
+def _direct_boot(config: VmConfig) -> tuple[str, ...]:
+    arguments: list[str] = []
+    for option in ("kernel", "initrd", "append"):
+        if (value := getattr(config, option)) is not None:
+            arguments += [f"-{option}", str(value)]
+    return tuple(arguments)
+
+
+def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
+    if not wiring.layers:
+        return ()
+    top, *below = wiring.layers
+    if wiring.overlay is None:
+        drive = f"if=none,id=disk0,snapshot=on,format={top.format},file=/dev/fdset/{top.descriptor}"
+        backing = _chain_options(below, "backing")
+    else:
+        # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before.
+        drive = f"if=none,id=disk0,cache=unsafe,format=qcow2,file={_escaped(str(wiring.overlay))}"
+        backing = _chain_options(wiring.layers, "backing")
+    arguments: list[str] = []
+    for layer in wiring.layers:
+        arguments += ["-add-fd", f"fd={layer.descriptor},set={layer.descriptor}"]
+    arguments += ["-drive", f"{drive},{backing}" if backing else drive]
+    for device in _DISKS[config.disk_interface]:
+        arguments += ["-device", device.format(bus=bus)]
+    return tuple(arguments)
+
+
+def _network(config: VmConfig, bus: str) -> tuple[str, ...]:
+    if config.network == "none":
+        return ("-nic", "none")
+    no_boot_rom = ",romfile=" if bus == "pci" else ""
+    return ("-netdev", "user,id=net0", "-device", f"virtio-net-{bus},netdev=net0{no_boot_rom}")
+
+
+def _virtio_bus(machine: str | None, arch: str) -> str:
+    if arch == "s390x":
+        return "ccw"
+    return "device" if _type_of(machine) == "microvm" else "pci"
+
+
+def _type_of(machine: str | None) -> str:
+    return (machine or "").partition(",")[0]
+
+
+def _escaped(value: str) -> str:
+    return value.replace(",", ",,")

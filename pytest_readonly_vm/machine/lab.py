@@ -1,0 +1,170 @@
+"""Owns what the machines of one run share: the loop, the process spawner, the workspace, the open base images."""
+
+import itertools
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError
+from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
+from pytest_readonly_vm.host.image import BaseImage, open_base
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.process import Spawner
+from pytest_readonly_vm.host.workspace import Workspace
+from pytest_readonly_vm.machine.cold_start import cold_start
+from pytest_readonly_vm.machine.vm import VirtualMachine
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """A boot that succeeded. `image` is the base's file name, or the kernel's where there is no image."""
+
+    image: str
+    seconds: float
+
+
+class Lab:
+    """Where machines are started. A context manager; leaving it ends every machine and removes every file.
+
+    Nothing is opened or started before the first machine needs it.
+    """
+
+    def __init__(self) -> None:
+        self.boots: list[Boot] = []
+        self._stack = ExitStack()
+        self._numbers = itertools.count(1)
+        self._hypervisors: dict[tuple[object, ...], Hypervisor] = {}
+        self._bases: dict[tuple[Path, str | None], BaseImage] = {}
+        self._watched: set[BaseImage] = set()
+        self._digests: dict[BaseImage, tuple[str, ...]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what is still running and remove what is still there."""
+        self._stack.close()
+
+    @cached_property
+    def _workspace(self) -> Workspace:
+        return self._stack.enter_context(Workspace())
+
+    @cached_property
+    def _loop(self) -> LoopThread:
+        loop = LoopThread()
+        self._stack.callback(loop.close)
+        return loop
+
+    @cached_property
+    def _spawner(self) -> Spawner:
+        spawner = Spawner(self._loop)
+        self._stack.callback(spawner.close)
+        return spawner
+
+    def start(self, config: VmConfig, *, name: str) -> VirtualMachine:
+        """Boot a machine and return it when its guest is ready. The caller closes it; `close` does so at the latest.
+
+        :raises ConfigurationError: the settings make no sense together or on this computer.
+        :raises HostError: this computer lacks something.
+        :raises ImageError: the base image is refused.
+        :raises BaseImageChanged: it was found changed earlier in this run.
+        :raises StartFailed: QEMU did not come up.
+        :raises GuestDied: it ended while the guest was booting.
+        :raises BootTimeout: the guest did not become ready in time.
+        """
+        config.check()
+        _refuse_what_is_not_there(config)
+        hypervisor = self.hypervisor(config)
+        base = self._base(config, hypervisor)
+        workspace, loop, spawner = self._workspace, self._loop, self._spawner
+        vm = cold_start(
+            config,
+            name=name,
+            hypervisor=hypervisor,
+            base=base,
+            folder=workspace.machine_folder(next(self._numbers)),
+            loop=loop,
+            spawner=spawner,
+        )
+        booted = config.image or config.kernel
+        self.boots.append(Boot(booted.name if booted else "", vm.boot_seconds))
+        return vm
+
+    def hypervisor(self, config: VmConfig) -> Hypervisor:
+        """What `config` runs with here; probed once for each combination.
+
+        :raises HostError: something is missing or does not work.
+        """
+        key = (config.qemu, config.accel, config.seal)
+        if key not in self._hypervisors:
+            self._hypervisors[key] = find_hypervisor(config)
+        return self._hypervisors[key]
+
+    def _base(self, config: VmConfig, hypervisor: Hypervisor) -> BaseImage | None:
+        if config.image is None:
+            return None
+        key = (config.image, config.format)
+        if key not in self._bases:
+            base = open_base(
+                config.image, format=config.format, origin=config.origin("image"), qemu_img=hypervisor.qemu_img
+            )
+            self._stack.callback(base.close)
+            self._bases[key] = base
+        base = self._bases[key]
+        if base.broken:
+            raise BaseImageChanged(f"{config.image} is not used any more: {base.broken}")
+        if config.verify != "off":
+            self._watched.add(base)
+        if config.verify == "hash" and base not in self._digests:
+            self._digests[base] = base.sha256()
+        return base
+
+    def check_bases(self, *, during: str) -> tuple[Path, ...]:
+        """Compare every base in use with what it was when it was opened; return those that were compared.
+
+        Costs microseconds. A base that changed is not used for further machines.
+
+        :param during: what ran meanwhile, for the message: a test's node id.
+        :raises BaseImageChanged: one is not what it was.
+        """
+        sound = []
+        for base in [base for base in self._watched if not base.broken]:
+            if difference := base.difference():
+                base.broken = f"{difference} while {during} ran"
+            else:
+                sound.append(base.path)
+        broken = [base.broken for base in self._watched if base.broken and base.broken.endswith(f"{during} ran")]
+        if broken:
+            raise BaseImageChanged(f"the base image is no longer what it was: {'; '.join(broken)}")
+        return tuple(sound)
+
+    def compare_digests(self) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+        """Read every base that was opened with ``verify=hash`` once more: those that are the same, and complaints."""
+        same, complaints = [], []
+        for base, before in self._digests.items():
+            for layer, old, new in zip(base.layers, before, base.sha256(), strict=True):
+                if old == new:
+                    same.append(layer.path)
+                else:
+                    complaints.append(f"{layer.path} has the SHA-256 {new} and had {old} when it was opened")
+        return tuple(same), tuple(complaints)
+
+
+def _refuse_what_is_not_there(config: VmConfig) -> None:
+    for name in ("image", "kernel", "initrd"):
+        path = getattr(config, name)
+        if path is not None and not path.exists():
+            raise ConfigurationError(f"{config.origin(name)}: {name}: {path} does not exist")
+    there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if config.memory > there_is:
+        raise ConfigurationError(
+            f"{config.origin('memory')}: memory: {config.memory >> 20}M is more than this computer has "
+            f"({there_is >> 20}M)"
+        )

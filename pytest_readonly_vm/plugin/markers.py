@@ -1,0 +1,67 @@
+"""Owns the marker ``vm``: what it sets, and the complaints about markers that cannot work."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from pytest_readonly_vm.config import SCOPES, Given, VmConfig, parse
+from pytest_readonly_vm.errors import ConfigurationError
+
+_OWN_MACHINE = frozenset({"readonly_vm", "readonly_vm_factory", "vm_config"})
+_SHARED_MACHINES = frozenset(f"readonly_vm_{scope}" for scope in SCOPES[1:])
+
+
+def declare(config: pytest.Config) -> None:
+    """Make ``@pytest.mark.vm`` known to ``pytest --markers`` and ``--strict-markers``."""
+    config.addinivalue_line(
+        "markers",
+        "vm(**settings): settings of this test's virtual machine, named like the options without --vm-: "
+        'vm(memory="2G", cpus=2). On a module or class they count for its shared machine too.',
+    )
+
+
+def settings_of(node: pytest.Item | pytest.Collector) -> list[dict[str, Given]]:
+    """What the markers on a node and on those above it say, the outermost first.
+
+    :raises ConfigurationError: a marker with positional arguments.
+    """
+    found = []
+    for owner, mark in node.iter_markers_with_node("vm"):
+        origin = f"marker on {owner.nodeid or 'the session'}"
+        if mark.args:
+            raise ConfigurationError(f'{origin}: vm takes settings by name, like vm(memory="2G"), not {mark.args!r}')
+        folder = node.path if node.path.is_dir() else node.path.parent
+        found.append({name: Given(value, origin, folder) for name, value in mark.kwargs.items()})
+    return found[::-1]
+
+
+def check(items: Iterable[pytest.Item]) -> None:
+    """Complain about the markers of collected tests before any of them runs.
+
+    :raises pytest.UsageError: an unknown name, an impossible value, or a marker on a test that cannot change its
+        machine because it shares it with others.
+    """
+    for item in items:
+        try:
+            for settings in settings_of(item):
+                for name, given in settings.items():
+                    parse(name, given)
+        except ConfigurationError as error:
+            raise pytest.UsageError(str(error)) from None
+        fixtures = set(getattr(item, "fixturenames", ()))
+        shared = sorted(fixtures & _SHARED_MACHINES)
+        if shared and not fixtures & _OWN_MACHINE and any(mark.name == "vm" for mark in item.own_markers):
+            raise pytest.UsageError(
+                f"marker on {item.nodeid}: vm cannot change {shared[0]}, which other tests share; "
+                "put the marker where the machine's scope begins, or use readonly_vm"
+            )
+
+
+def applied(config: VmConfig, node: pytest.Item | pytest.Collector) -> VmConfig:
+    """`config` as changed by the markers that a node has.
+
+    :raises ConfigurationError: as `settings_of`, an unknown name, an impossible value.
+    """
+    for settings in settings_of(node):
+        config = config.with_settings(settings)
+    return config

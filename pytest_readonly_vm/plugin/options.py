@@ -1,0 +1,89 @@
+"""Owns the four places in which a setting can be given: option, environment, ini file, and the order among them.
+
+Markers and fixtures come later, and win; see `markers` and `fixtures`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm.config import SETTINGS, Given, nearest, parse
+from pytest_readonly_vm.errors import ConfigurationError
+
+_PREFIX = "PYTEST_VM_"
+_INI_TYPES = {str: "string", int: "int", float: "float", bool: "bool"}
+
+_given = pytest.StashKey[Mapping[str, Given]]()
+_images = pytest.StashKey[tuple[Given, ...]]()
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare ``--vm-NAME`` and the ini key ``vm_NAME`` for every setting."""
+    group = parser.getgroup("vm", "virtual machines (pytest-readonly-vm)")
+    for name, setting in SETTINGS.items():
+        option = f"--vm-{name.replace('_', '-')}"
+        if setting.kind is bool:
+            group.addoption(option, dest=f"vm_{name}", action="store_const", const=True, help=setting.help)
+        else:
+            action = "append" if setting.repeatable else "store"
+            group.addoption(option, dest=f"vm_{name}", action=action, metavar=setting.metavar, help=setting.help)
+        kind = {"image": "linelist", "qemu_args": "args"}.get(name, _INI_TYPES[setting.kind])
+        parser.addini(f"vm_{name}", f"as {option}: {setting.help}", type=kind, default=None)  # type: ignore[arg-type]
+
+
+def read_settings(config: pytest.Config) -> None:
+    """Read and check what was given, so that a wrong value ends the run before anything is collected.
+
+    :raises pytest.UsageError: an impossible value, or an environment variable that resembles none of the settings.
+    """
+    for variable in os.environ:
+        name = variable.removeprefix(_PREFIX).lower()
+        if variable.startswith(_PREFIX) and name not in SETTINGS:
+            hint = nearest(variable, [_PREFIX + known.upper() for known in SETTINGS])
+            raise pytest.UsageError(f"{variable} in the environment is no setting of pytest-readonly-vm{hint}")
+    try:
+        found = {name: given for name in SETTINGS if (given := _find(config, name)) is not None}
+        images = _each_image(found.pop("image", None))
+        config.stash[_given] = {name: Given(parse(name, given), given.origin) for name, given in found.items()}
+        config.stash[_images] = tuple(Given(parse("image", given), given.origin) for given in images)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
+    for image in config.stash[_images]:
+        if image.origin == "--vm-image" and isinstance(image.value, Path) and not image.value.exists():
+            raise pytest.UsageError(f"--vm-image: {image.value} does not exist")
+
+
+def given_settings(config: pytest.Config) -> Mapping[str, Given]:
+    """What option, environment and ini file give, each value parsed, image apart. What nobody gave is missing."""
+    return config.stash[_given]
+
+
+def given_images(config: pytest.Config) -> tuple[Given, ...]:
+    """The base images to run with, none or several; paths are absolute."""
+    return config.stash[_images]
+
+
+def _find(config: pytest.Config, name: str) -> Given | None:
+    here = Path(config.invocation_params.dir)
+    if (value := config.getoption(f"vm_{name}")) is not None:
+        # Repeated --vm-qemu-args add up to one list of arguments.
+        value = " ".join(value) if name == "qemu_args" else value
+        return Given(value, f"--vm-{name.replace('_', '-')}", here)
+    if (value := os.environ.get(_PREFIX + name.upper())) is not None:
+        value = value.split(os.pathsep) if name == "image" else value
+        return Given(value, _PREFIX + name.upper(), here)
+    origin = f"{config.inipath.name if config.inipath else 'ini'}: vm_{name}"
+    try:
+        value = config.getini(f"vm_{name}")
+    except (TypeError, ValueError, pytest.UsageError) as error:
+        raise pytest.UsageError(f"{origin}: {error}") from None
+    return None if value is None else Given(value, origin, config.inipath.parent if config.inipath else config.rootpath)
+
+
+def _each_image(given: Given | None) -> list[Given]:
+    if given is None:
+        return []
+    values = given.value if isinstance(given.value, list) else [given.value]
+    return [Given(value, given.origin, given.folder) for value in values]

@@ -1,0 +1,103 @@
+"""Owns what a test's report says of its machines: the console, a readable error, the verdict on the base."""
+
+from collections.abc import Generator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+import pytest_readonly_vm
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.plugin.run import NEWS, Run, machines_of, note_failure
+
+_OURS = str(Path(pytest_readonly_vm.__file__).parent)
+_LINES_SHOWN = 40
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """When all of a test has been torn down, compare the bases; so a change fails the test that made it, by name."""
+    try:
+        return (yield)
+    finally:
+        Run.of(item.config).check_bases(item)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what is known of the machines; errors are shown where the user's code met them, not where ours raised."""
+    ours = call.excinfo if call.excinfo and isinstance(call.excinfo.value, VmError | pytest.UsageError) else None
+    users = ours is not None and _cut_below_users_code(ours.tb, item.config.rootpath)
+    report = yield
+    if report.failed:
+        note_failure(item)
+        if ours is not None and not users:
+            report.longrepr = _without_traceback(ours)
+        for vm in machines_of(item):
+            title = f"Captured serial console of {vm.name}"
+            report.sections.append((title, vm.console.tail(_LINES_SHOWN) or "(silent)"))
+    if news := Run.of(item.config).take_news():
+        vars(report)[NEWS] = news
+    return report
+
+
+def _cut_below_users_code(traceback: TracebackType, root: Path) -> bool:
+    """Drop from a traceback what libraries did below the last line of the user's code; whether there is such a line.
+
+    What a fixture of ours raises by itself has only libraries' lines.
+    """
+    last = None
+    entry: TracebackType | None = traceback
+    while entry is not None:
+        path = Path(entry.tb_frame.f_code.co_filename)
+        if path.is_relative_to(root) and "site-packages" not in path.parts and not str(path).startswith(_OURS):
+            last = entry
+        entry = entry.tb_next
+    if last is not None:
+        last.tb_next = None
+    return last is not None
+
+
+def _without_traceback(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    """An error as its message and its notes; what pytest shows in the place of a traceback."""
+    shown = excinfo.getrepr(style="value")
+    if notes := getattr(excinfo.value, "__notes__", ()):
+        shown.addsection("Evidence", "\n".join(notes))
+    return shown
+
+
+def report_header(config: pytest.Config) -> list[str]:
+    """With what the run's machines run, if an image is given; problems are left to the tests that meet them."""
+    from pytest_readonly_vm.plugin.options import given_images, given_settings
+
+    images = given_images(config)
+    if not images:
+        return []
+    return _describe(config, images, given_settings(config))
+
+
+def _describe(config: pytest.Config, images: Any, settings: Any) -> list[str]:
+    from pytest_readonly_vm.config import VmConfig
+    from pytest_readonly_vm.host.hypervisor import find_hypervisor
+    from pytest_readonly_vm.host.inspection import inspect_chain
+
+    wanted = VmConfig().with_settings(settings)
+    try:
+        hypervisor = find_hypervisor(wanted)
+    except VmError as error:
+        return [f"vm: {error}"]
+    lines = [f"vm: {hypervisor.describe()}", f"vm: seal: {hypervisor.seal.describe()}; verify: {wanted.verify}"]
+    for image in images:
+        try:
+            chain = inspect_chain(
+                image.value, format=wanted.format, shown=f"base image {image.value}", qemu_img=hypervisor.qemu_img
+            )
+        except VmError as error:
+            lines.append(f"vm: {error}")
+            continue
+        below = f", {len(chain)} layers" if len(chain) > 1 else ""
+        lines.append(f"vm: base {image.value} ({chain[0].format}{below}, from {image.origin})")
+    return lines

@@ -1,0 +1,132 @@
+"""Owns one pytest process's use of machines: its lab, whose machines are whose, what there is to tell of them."""
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import pytest
+
+from pytest_readonly_vm.config import VmConfig
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+_run = pytest.StashKey["Run"]()
+_machines = pytest.StashKey[list["VirtualMachine"]]()
+_failed = pytest.StashKey[bool]()
+
+NEWS = "readonly_vm"
+"""Attribute of a test report that holds its `News`; pytest and xdist carry a report's attributes along."""
+
+_LONGEST_FOLDER_NAME = 100
+
+
+class News(TypedDict):
+    """What a test's reports carry to the summary, also from an xdist worker: only what can be serialised."""
+
+    boots: list[tuple[str, float]]
+    checked: list[str]
+    kept: list[str]
+
+
+class Run:
+    """Everything that a pytest process holds of machines. Made at the start, empty until a test wants a machine."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._checked: list[str] = []
+        self._kept: list[str] = []
+        config.stash[_run] = self
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> "Run":
+        return config.stash[_run]
+
+    @cached_property
+    def lab(self) -> "Lab":
+        """The lab; asking for it is what loads asyncio, qemu.qmp and the rest."""
+        from pytest_readonly_vm.machine.lab import Lab
+
+        lab = Lab()
+        self._config.add_cleanup(lab.close)
+        return lab
+
+    @property
+    def has_lab(self) -> bool:
+        """Whether a test has asked for a machine so far."""
+        return "lab" in vars(self)
+
+    @contextlib.contextmanager
+    def machine(self, config: VmConfig, node: Any, label: str) -> Iterator["VirtualMachine"]:
+        """A booted machine that belongs to a node of the collection tree and ends when this is left."""
+        name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
+        vm = self.lab.start(config, name=name)
+        try:
+            node.stash.setdefault(_machines, []).append(vm)
+            if vm.monitor_command:
+                self._print(f"{name}: second monitor: {vm.monitor_command}")
+            yield vm
+        finally:
+            destination = self._overlay_destination(config, node, label)
+            vm.close(keep_overlay_as=destination)
+            if destination:
+                self._kept.append(str(destination))
+
+    def _overlay_destination(self, config: VmConfig, node: Any, label: str) -> Path | None:
+        if config.keep == "never" or (config.keep == "on-failure" and not node.stash.get(_failed, False)):
+            return None
+        folder = Path(self._config.invocation_params.dir) / config.output / folder_name(node.nodeid or "session")
+        return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
+
+    def _print(self, line: str) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        if reporter is not None:
+            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+                reporter.ensure_newline()
+                reporter.write_line(line)
+
+    def check_bases(self, item: pytest.Item) -> None:
+        """Prove, when a test has ended, that the bases are what they were.
+
+        :raises BaseImageChanged: one is not.
+        """
+        if self.has_lab:
+            self._checked += map(str, self.lab.check_bases(during=item.nodeid))
+
+    def take_news(self) -> News | None:
+        """What happened since the last call, for the next report; None when nothing did."""
+        if not self.has_lab:
+            return None
+        boots = [(boot.image, boot.seconds) for boot in self.lab.boots]
+        news = News(boots=boots, checked=self._checked, kept=self._kept)
+        self.lab.boots.clear()
+        self._checked, self._kept = [], []
+        return news if any(news.values()) else None
+
+
+def note_failure(item: pytest.Item) -> None:
+    """Remember for the machines of a test, and for those that it shares, that something failed with them."""
+    for node in item.listchain():
+        node.stash[_failed] = True
+
+
+def machines_of(item: pytest.Item) -> list["VirtualMachine"]:
+    """The machines that a test had or shared, whether they still run or not."""
+    had = item.stash.get(_machines, [])
+    known = [vm for node in item.listchain()[:-1] for vm in node.stash.get(_machines, [])]
+    used = getattr(item, "funcargs", {}).values()
+    return [vm for vm in known if any(vm is value for value in used)] + had
+
+
+def folder_name(text: str) -> str:
+    """A text, such as a node id, as the name of a file: safe, bounded, and different for different texts."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "_"
+    if name == text:
+        return name
+    return f"{name[:_LONGEST_FOLDER_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,0 +1,76 @@
+"""Owns the lines at the end of a run: machines, boot times, bases; in a parallel run those of all workers."""
+
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_readonly_vm.plugin.run import NEWS, News, Run
+
+_WORKER_KEY = "readonly_vm"
+
+
+class Summary:
+    """Collects what the reports of all tests carry, and says it once."""
+
+    def __init__(self) -> None:
+        self._boots: list[tuple[str, float]] = []
+        self._checked: Counter[str] = Counter()
+        self._kept: list[str] = []
+        self._hashed: set[str] = set()
+        self._complaints: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        news: News | None = vars(report).get(NEWS)
+        if news:
+            self._boots += news["boots"]
+            self._checked.update(news["checked"])
+            self._kept += news["kept"]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Compare digests, when all machines have ended; a difference fails the run."""
+        run = Run.of(session.config)
+        if run.has_lab:
+            same, complaints = run.lab.compare_digests()
+            self._take_digests([str(path) for path in same], list(complaints))
+        output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+        if output is not None:
+            output[_WORKER_KEY] = (sorted(self._hashed), self._complaints)
+        if self._complaints and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what an xdist worker found; a worker that died has nothing to say."""
+        self._take_digests(*getattr(node, "workeroutput", {}).get(_WORKER_KEY, ((), ())))
+
+    def _take_digests(self, same: list[str], complaints: list[str]) -> None:
+        self._hashed.update(same)
+        self._complaints += complaints
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        for complaint in sorted(set(self._complaints)):
+            terminalreporter.write_line(f"vm: BASE IMAGE CHANGED: {complaint}", red=True, bold=True)
+        if not self._boots and not self._checked:
+            return
+        terminalreporter.section("virtual machines", sep="-")
+        terminalreporter.write_line(self._boots_line())
+        for image, tests in sorted(self._checked.items()):
+            proof = "identity, size and times"
+            if image in self._hashed:
+                proof += "; SHA-256 at the end of the run"
+            terminalreporter.write_line(f"base {Path(image).name} unchanged after {tests} tests ({proof})")
+        for path in self._kept:
+            terminalreporter.write_line(f"kept overlay {path}")
+
+    def _boots_line(self) -> str:
+        seconds = sorted(duration for _, duration in self._boots)
+        if not seconds:
+            return "no machine booted"
+        if len(seconds) == 1:
+            return f"1 machine booted in {seconds[0]:.2f} s"
+        median, slowest = statistics.median(seconds), seconds[-1]
+        return f"{len(seconds)} machines booted, each in {median:.2f} s (median; slowest {slowest:.2f} s)"
