@@ -72,11 +72,10 @@ def _size(value: object) -> int:
 
 
 def _count(value: object) -> int:
-    if isinstance(value, str) and value.strip().isdecimal():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    count = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"{value!r} is not a whole number of at least 1")
-    return value
+    return count
 
 
 def _seconds(value: object) -> float:

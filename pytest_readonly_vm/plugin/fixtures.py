@@ -116,8 +116,9 @@ def _ids(paths: list[str]) -> list[str]:
 
 def _config_fixture(scope: str, name: str) -> object:
     def vm_config(request: pytest.FixtureRequest, **values: object) -> VmConfig:
+        node = _package_of(request) if scope == "package" else request.node
         with _usage_errors():
-            return markers.applied(_from_fixtures(request, values), request.node)
+            return markers.applied(_from_fixtures(request, values), node)
 
     vm_config.__doc__ = (
         f"What the virtual machine of this {scope} is made of, a VmConfig: override it for what no setting can say."
@@ -125,7 +126,7 @@ def _config_fixture(scope: str, name: str) -> object:
     # Asked for one by one, and not through a fixture between, each setting's fixture can be overridden with a scope and
     # parameters of its own, as long as the machine does not outlive it.
     _with_parameters(vm_config, ["request", *(f"vm_{setting}" for setting in SETTINGS)])
-    return pytest.fixture(scope=scope, name=name)(vm_config)  # type: ignore[call-overload]
+    return pytest.fixture(scope=_pytest_scope(scope), name=name)(vm_config)  # type: ignore[call-overload]
 
 
 def _with_parameters(function: Callable[..., object], names: list[str]) -> None:
@@ -154,12 +155,30 @@ def _from_fixtures(request: pytest.FixtureRequest, values: dict[str, object]) ->
 def _shared_machine_fixture(scope: str) -> object:
     def readonly_vm(request: pytest.FixtureRequest, **configs: VmConfig) -> Iterator["VirtualMachine"]:
         [config] = configs.values()
-        with _usage_errors(), Run.of(request.config).machine(config, request.node, scope) as vm:
-            yield vm
+        run = Run.of(request.config)
+        with _usage_errors():
+            if scope == "package":
+                yield run.shared_machine(config, _package_of(request), scope)
+            else:
+                with run.machine(config, request.node, scope) as vm:
+                    yield vm
 
     readonly_vm.__doc__ = f"A virtual machine that all tests of a {scope} share, freshly booted for the first of them."
     _with_parameters(readonly_vm, ["request", f"vm_config_{scope}"])
-    return pytest.fixture(scope=scope, name=f"readonly_vm_{scope}")(readonly_vm)  # type: ignore[call-overload]
+    return pytest.fixture(scope=_pytest_scope(scope), name=f"readonly_vm_{scope}")(readonly_vm)  # type: ignore[call-overload]
+
+
+def _pytest_scope(scope: str) -> str:
+    """pytest's own package scope means the package that *defines* a fixture, so for a plugin's the whole session.
+
+    A machine of the package that a test is in is looked up for each of its modules instead; see `_package_of`.
+    """
+    return "module" if scope == "package" else scope
+
+
+def _package_of(request: pytest.FixtureRequest) -> pytest.Collector:
+    """The innermost package that has the module of a request, or the session for a module outside of any."""
+    return request.node.getparent(pytest.Package) or request.session
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _run = pytest.StashKey["Run"]()
 _machines = pytest.StashKey[list["VirtualMachine"]]()
+_shared = pytest.StashKey[dict[VmConfig, "VirtualMachine"]]()
 _failed = pytest.StashKey[bool]()
 
 NEWS = "readonly_vm"
@@ -76,6 +77,16 @@ class Run:
             vm.close(keep_overlay_as=destination)
             if destination:
                 self._kept.append(str(destination))
+
+    def shared_machine(self, config: VmConfig, node: pytest.Collector, label: str) -> "VirtualMachine":
+        """The machine of this configuration that a node has already, or a new one that ends when the node is left."""
+        machines = node.stash.setdefault(_shared, {})
+        if config not in machines:
+            stack = contextlib.ExitStack()
+            node.addfinalizer(stack.close)
+            stack.callback(machines.pop, config, None)
+            machines[config] = stack.enter_context(self.machine(config, node, label))
+        return machines[config]
 
     def _overlay_destination(self, config: VmConfig, node: Any, label: str) -> Path | None:
         if config.keep == "never" or (config.keep == "on-failure" and not node.stash.get(_failed, False)):

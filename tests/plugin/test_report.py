@@ -1,0 +1,132 @@
+"""What the terminal says: before, when something fails, and at the end; in one process and in several."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_header_and_summary_tell_with_what_the_run_ran(
+    pytester: pytest.Pytester, run_on: Run, workers: tuple[str, ...]
+) -> None:
+    pytester.makepyfile("""
+        import pytest
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(readonly_vm, number): pass
+    """)
+    result = run_on("hello", "--vm-verify=hash", *workers)
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(
+        [
+            "vm: QEMU * x86_64, tcg (asked for by --vm-accel)",
+            "vm: seal: read-only descriptors, *; verify: hash",
+            "vm: base */hello.img (raw, from --vm-image)",
+            "*- virtual machines -*",
+            "4 machines booted, each in * s (median; slowest * s)",
+            "base hello.img unchanged after 4 tests (identity, size and times; SHA-256 at the end of the run)",
+        ]
+    )
+
+
+def test_a_failure_shows_the_console_and_the_users_line_but_not_the_plugins(
+    pytester: pytest.Pytester, run_on: Run
+) -> None:
+    pytester.makepyfile("""
+        def helper(vm):
+            vm.qmp.execute("no-such-command")
+        def test_it(readonly_vm):
+            helper(readonly_vm)
+    """)
+    result = run_on("hello")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            '>       vm.qmp.execute("no-such-command")',
+            "E       *QmpError: no-such-command: The command no-such-command has not been found (CommandNotFound)",
+            "*- Captured serial console of test_it -*",
+            "hello",
+        ]
+    )
+    assert "pytest_readonly_vm/" not in result.stdout.str()
+
+
+def test_a_failed_boot_is_a_sentence_with_its_evidence(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("def test_it(readonly_vm): pass")
+    result = run_on("hello", "--vm-ready=console:something else", "--vm-boot-timeout=1")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at setup of test_it*",
+            "test_it: the guest was not ready within 1 s (boot_timeout, from --vm-boot-timeout): waited for the console"
+            " to show 'something else'",
+            "*- Evidence -*",
+            "Last console lines:",
+            "hello",
+            "Command line: *qemu-system-x86_64 *",
+        ]
+    )
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_a_guest_that_resets_while_booting_is_told_from_a_slow_one(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("def test_it(readonly_vm): pass")
+    result = run_on("triple_fault", "--vm-ready=console:never")
+    result.stdout.fnmatch_lines(
+        [
+            "test_it: the guest ended while booting (guest-reset): QEMU exited with status 0",
+            "Last console lines:",
+            "hello",
+            "A reset while booting is a crash (a triple fault, a panic) or a reboot without end.",
+        ]
+    )
+
+
+def test_a_silent_console_gets_a_hint(pytester: pytest.Pytester, run_on: Run, tmp_path: Path) -> None:
+    blank = tmp_path / "blank.img"
+    blank.write_bytes(bytes(1 << 20))
+    pytester.makepyfile(f"import pytest\n@pytest.mark.vm(image={str(blank)!r})\ndef test_it(readonly_vm): pass")
+    result = run_on("hello", "--vm-boot-timeout=1")
+    result.stdout.fnmatch_lines(["The serial console stayed silent. A Linux guest uses it when *console=ttyS0*"])
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])
+def test_a_digest_that_differs_at_the_end_fails_the_run(
+    pytester: pytest.Pytester, run_on: Run, boot_sector: Callable[[str], Path], workers: tuple[str, ...]
+) -> None:
+    """By a writer whom no time stamp betrays: it writes after the last test's comparison."""
+    image = pytester.path / "mine.img"
+    image.write_bytes(boot_sector("hello").read_bytes())
+    pytester.makeconftest("""
+        import pathlib, pytest
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_sessionfinish(session):
+            if hasattr(session.config, "workerinput") or not session.config.getoption("numprocesses", None):
+                with open("mine.img", "r+b") as file:
+                    file.seek(5000)
+                    file.write(b"x")
+    """)
+    pytester.makepyfile(f"import pytest\n@pytest.mark.vm(image={str(image)!r})\ndef test_it(readonly_vm): pass")
+    result = run_on("hello", "--vm-verify=hash", *workers)
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["vm: BASE IMAGE CHANGED: */mine.img has the SHA-256 * and had * when it was opened"])
+
+
+def test_junit_has_the_sentence_and_the_console(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("def test_it(readonly_vm): pass")
+    run_on("hello", "--vm-ready=console:never", "--vm-boot-timeout=1", "--junit-xml=report.xml")
+    error = ElementTree.parse(pytester.path / "report.xml").getroot().find(".//error")
+    assert error is not None
+    assert "the guest was not ready within 1 s" in (error.get("message") or "")
+    assert "hello" in (error.text or "")
+
+
+def test_the_second_monitor_is_announced(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("def test_it(readonly_vm): assert readonly_vm.monitor_command")
+    result = run_on("hello", "--vm-monitor")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["test_it: second monitor: qmp-shell -H */monitor"])

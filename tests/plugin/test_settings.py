@@ -1,0 +1,160 @@
+"""A setting has one name in four places, an order among them, and complaints that say where to mend it."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., pytest.RunResult]
+
+SHOW = """
+def test_show(readonly_vm):
+    config = readonly_vm.config
+    print(f"memory={config.memory >> 20}M from {config.origin('memory')}")
+"""
+
+
+def shown(result: pytest.RunResult) -> str:
+    return next(
+        (line[line.index("memory=") :] for line in result.outlines if "memory=" in line and " from " in line),
+        "\n".join(result.outlines),
+    )
+
+
+def test_marker_beats_fixture_beats_option(pytester: pytest.Pytester, run_on: Run) -> None:
+    def result() -> str:
+        return shown(run_on("hello", "-s"))
+
+    pytester.makepyfile(test_it=SHOW)
+    assert result() == "memory=16M from --vm-memory"
+    pytester.makeconftest("import pytest\n@pytest.fixture\ndef vm_memory(): return '20M'")
+    assert result() == "memory=20M from fixture vm_memory"
+    pytester.makepyfile(test_it="import pytest\npytestmark = pytest.mark.vm(memory='24M')\n" + SHOW)
+    assert result() == "memory=24M from marker on test_it.py"
+    pytester.makepyfile(
+        test_it="import pytest\npytestmark = pytest.mark.vm(memory='24M')\n@pytest.mark.vm(memory='28M')" + SHOW
+    )
+    assert result() == "memory=28M from marker on test_it.py::test_show"
+
+
+def test_option_beats_environment_beats_ini_beats_default(
+    pytester: pytest.Pytester, boot_sector: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(test_it=SHOW)
+    options = (f"--vm-image={boot_sector('hello')}", "--vm-ready=console:hello", "-s", "-p", "no:cacheprovider")
+    assert shown(pytester.runpytest_subprocess(*options)) == "memory=1024M from the default of memory"
+    pytester.makeini("[pytest]\nvm_memory = 12M")
+    assert shown(pytester.runpytest_subprocess(*options)) == "memory=12M from tox.ini: vm_memory"
+    assert shown(pytester.runpytest_subprocess(*options, "-o", "vm_memory=13M")) == "memory=13M from tox.ini: vm_memory"
+    monkeypatch.setenv("PYTEST_VM_MEMORY", "14M")
+    assert shown(pytester.runpytest_subprocess(*options)) == "memory=14M from PYTEST_VM_MEMORY"
+    assert shown(pytester.runpytest_subprocess(*options, "--vm-memory=15M")) == "memory=15M from --vm-memory"
+
+
+def test_the_native_table_of_pyproject_toml_takes_native_values(
+    pytester: pytest.Pytester, boot_sector: Callable[[str], Path]
+) -> None:
+    (pytester.path / "images").mkdir()
+    (pytester.path / "images" / "base.img").write_bytes(boot_sector("hello").read_bytes())
+    pytester.makepyprojecttoml("""
+        [tool.pytest]
+        vm_image = ["images/base.img"]
+        vm_memory = "16M"
+        vm_cpus = 2
+        vm_boot_timeout = 60
+        vm_monitor = true
+        vm_ready = "console:hello"
+        vm_qemu_args = ["-device", "pvpanic"]
+    """)
+    pytester.mkdir("elsewhere")
+    pytester.makepyfile(
+        test_it="""
+        def test_it(readonly_vm, request):
+            config = readonly_vm.config
+            assert config.image == request.config.rootpath / "images" / "base.img"
+            assert (config.cpus, config.boot_timeout, config.monitor) == (2, 60.0, True)
+            assert config.qemu_args == ("-device", "pvpanic")
+            assert config.origin("cpus") == "pyproject.toml: vm_cpus"
+    """
+    )
+    result = pytester.run(
+        "sh", "-c", f"cd elsewhere && exec {sys.executable} -m pytest -p no:cacheprovider ../test_it.py"
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_paths_are_relative_to_where_they_were_given(
+    pytester: pytest.Pytester, boot_sector: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = boot_sector("hello").read_bytes()
+    for name in ("option", "environment", "ini", "sub/marker", "sub/factory"):
+        path = pytester.path / f"{name}.img"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    pytester.makeini("[pytest]\nvm_image = ini.img\nvm_ready = console:hello\nvm_memory = 16M")
+    (pytester.path / "sub" / "test_it.py").write_text("""
+import os, pytest
+def test_given(readonly_vm):
+    assert readonly_vm.config.image.stem == os.environ["EXPECTED"]
+@pytest.mark.vm(image="marker.img")
+def test_marker(readonly_vm_factory):
+    assert readonly_vm_factory().config.image.stem == "marker"
+    assert readonly_vm_factory(image="factory.img").config.image.stem == "factory"
+""")
+    for expected, options, environment in (
+        ("ini", (), None),
+        ("environment", (), "environment.img"),
+        ("option", ("--vm-image=option.img",), "environment.img"),
+    ):
+        monkeypatch.setenv("EXPECTED", expected)
+        if environment:
+            monkeypatch.setenv("PYTEST_VM_IMAGE", environment)
+        pytester.runpytest_subprocess(*options, "sub").assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--vm-image=nope.img",), "--vm-image: * does not exist"),
+        (("--vm-memory=lots",), "--vm-memory: memory: 'lots' is not a size; write it like 512M or 2G"),
+        (("--vm-accel=kmv",), "--vm-accel: accel: 'kmv' is not one of auto, kvm, tcg (did you mean 'kvm'[?])"),
+        (("-o", "vm_cpus=two"), "*vm_cpus: *two*"),
+        (("--vm-ready=console:(",), "--vm-ready: ready: '(' is not a regular expression: *"),
+    ],
+)
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_a_wrong_value_ends_the_run_before_anything_is_collected(
+    pytester: pytest.Pytester, options: tuple[str, ...], complaint: str, workers: tuple[str, ...]
+) -> None:
+    pytester.makepyfile("def test_it(readonly_vm): pass")
+    result = pytester.runpytest_subprocess(*options, *workers)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {complaint}"])
+    assert not [line for line in result.errlines if "Traceback" in line or "INTERNALERROR" in line]
+
+
+def test_an_unknown_environment_variable_names_the_nearest(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_VM_MEMROY", "1G")
+    result = pytester.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*PYTEST_VM_MEMROY in the environment*(did you mean 'PYTEST_VM_MEMORY'[?])"])
+
+
+def test_help_markers_and_fixtures_list_everything(pytester: pytest.Pytester) -> None:
+    from pytest_readonly_vm.config import SCOPES, SETTINGS
+
+    help_text = pytester.runpytest_subprocess("--help").stdout.str()
+    fixtures = pytester.runpytest_subprocess("--fixtures").stdout.str()
+    for name in SETTINGS:
+        assert f"--vm-{name.replace('_', '-')}" in help_text
+        assert f"vm_{name}" in help_text
+        assert f"vm_{name} [session scope]" in fixtures
+    for scope in SCOPES[1:]:
+        assert f"readonly_vm_{scope} [" in fixtures
+        assert f"vm_config_{scope} [" in fixtures
+    assert not re.search(r"vm_\w+.*\n *no docstring available", fixtures)
+    assert "@pytest.mark.vm(**settings)" in pytester.runpytest_subprocess("--markers").stdout.str()

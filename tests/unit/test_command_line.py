@@ -1,0 +1,108 @@
+"""What a configuration becomes on QEMU's command line: pure, so whole lines are compared."""
+
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import VmConfig
+from pytest_readonly_vm.machine.command_line import DiskLayer, Wiring, command_line
+
+ONE_LAYER = Wiring(monitor=5, console=6, layers=(DiskLayer(9, "qcow2"),))
+
+
+def line(config: VmConfig, wiring: Wiring = ONE_LAYER, arch: str = "x86_64", name: str = "test_x") -> list[str]:
+    return list(
+        command_line(config, qemu=Path("/usr/bin/qemu"), arch=arch, accelerator="tcg", name=name, wiring=wiring)
+    )
+
+
+def test_the_whole_line_of_an_ordinary_machine() -> None:
+    assert line(VmConfig(image=Path("base.qcow2"))) == [
+        "/usr/bin/qemu",
+        "-nodefaults",
+        "-no-user-config",
+        "-display", "none",
+        "-name", "guest=test_x",
+        "-machine", "pc",
+        "-accel", "tcg",
+        "-cpu", "max",
+        "-smp", "1",
+        "-m", "size=1048576K",
+        "-action", "reboot=shutdown",
+        "-chardev", "socket,id=monitor,fd=5",
+        "-mon", "chardev=monitor,mode=control",
+        "-chardev", "socket,id=console,fd=6",
+        "-serial", "chardev:console",
+        "-add-fd", "fd=9,set=9",
+        "-drive", "if=none,id=disk0,snapshot=on,format=qcow2,file=/dev/fdset/9",
+        "-device", "virtio-blk-pci,drive=disk0",
+        "-netdev", "user,id=net0",
+        "-device", "virtio-net-pci,netdev=net0,romfile=",
+        "-device", "virtio-rng-pci",
+        "-vga", "std",
+    ]  # fmt: skip
+
+
+def test_the_base_is_never_named() -> None:
+    for snapshot in ("temporary", "overlay"):
+        config = VmConfig(image=Path("/images/base.qcow2"), snapshot=snapshot)
+        overlay = Path("/run/overlay.qcow2") if snapshot == "overlay" else None
+        wiring = Wiring(monitor=5, console=6, layers=ONE_LAYER.layers, overlay=overlay)
+        assert not [argument for argument in line(config, wiring) if "base.qcow2" in argument]
+
+
+def test_every_layer_of_a_chain_comes_as_a_descriptor_with_its_format() -> None:
+    layers = (DiskLayer(9, "qcow2"), DiskLayer(11, "vmdk"), DiskLayer(12, "raw"))
+    drive = next(word for word in line(VmConfig(), Wiring(5, 6, layers)) if word.startswith("if=none"))
+    assert drive == (
+        "if=none,id=disk0,snapshot=on,format=qcow2,file=/dev/fdset/9,"
+        "backing.driver=vmdk,backing.file.driver=file,backing.file.filename=/dev/fdset/11,"
+        "backing.backing.driver=raw,backing.backing.file.driver=file,backing.backing.file.filename=/dev/fdset/12"
+    )
+
+
+def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
+    wiring = Wiring(5, 6, ONE_LAYER.layers, overlay=Path("/run/a,b/overlay.qcow2"))
+    drive = next(word for word in line(VmConfig(snapshot="overlay"), wiring) if word.startswith("if=none"))
+    assert drive == (
+        "if=none,id=disk0,cache=unsafe,format=qcow2,file=/run/a,,b/overlay.qcow2,"
+        "backing.driver=qcow2,backing.file.driver=file,backing.file.filename=/dev/fdset/9"
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "arch", "words"),
+    [
+        (VmConfig(machine="q35,smm=on"), "x86_64", ["-machine q35,smm=on", "-vga std"]),
+        (VmConfig(machine="microvm"), "x86_64", ["virtio-blk-device,drive=disk0", "virtio-net-device,netdev=net0"]),
+        (VmConfig(), "aarch64", ["-machine virt", "-cpu max"]),
+        (VmConfig(), "riscv64", ["-machine virt"]),
+        (VmConfig(), "s390x", ["virtio-blk-ccw,drive=disk0", "virtio-rng-ccw"]),
+        (VmConfig(network="none"), "x86_64", ["-nic none"]),
+        (VmConfig(disk_interface="nvme"), "x86_64", ["-device nvme,drive=disk0"]),
+        (VmConfig(disk_interface="scsi"), "x86_64", ["-device virtio-scsi-pci,id=scsi0 -device scsi-hd,drive=disk0"]),
+        (VmConfig(kernel=Path("k"), initrd=Path("i"), append="a b"), "x86_64", ["-kernel k -initrd i -append a b"]),
+        (VmConfig(cpu_model="qemu64", cpus=4), "x86_64", ["-cpu qemu64", "-smp 4"]),
+        (VmConfig(qemu_args=("-device", "x")), "x86_64", ["-vga std -device x"]),
+    ],
+)
+def test_settings_show_in_the_line(config: VmConfig, arch: str, words: list[str]) -> None:
+    whole = " ".join(line(config, arch=arch))
+    for word in words:
+        assert word in whole
+
+
+def test_a_machine_without_vga_gets_none() -> None:
+    for machine, arch in (("microvm", "x86_64"), (None, "aarch64")):
+        assert "-vga" not in line(VmConfig(machine=machine), arch=arch)
+
+
+def test_a_name_cannot_smuggle_in_options() -> None:
+    assert "guest=test_x[a,,debug-threads=on]" in line(VmConfig(), name="test_x[a,debug-threads=on]")
+
+
+def test_the_seal_and_the_human_monitor_add_their_arguments() -> None:
+    sealed = Wiring(5, 6, ONE_LAYER.layers, human_monitor=Path("/run/monitor"), sandboxed=True)
+    whole = " ".join(line(VmConfig(), sealed))
+    assert "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in whole
+    assert "socket,id=human,path=/run/monitor,server=on,wait=off -mon chardev=human,mode=control" in whole

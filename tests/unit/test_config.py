@@ -1,0 +1,115 @@
+"""Settings are read, refused with a sentence that names the origin, and looked at together."""
+
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import ConfigurationError, VmConfig
+from pytest_readonly_vm.config import SETTINGS, Given, parse
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "read"),
+    [
+        ("memory", "512M", 512 << 20),
+        ("memory", "2G", 2 << 30),
+        ("memory", "2GiB", 2 << 30),
+        ("memory", "16m", 16 << 20),
+        ("memory", 1 << 30, 1 << 30),
+        ("cpus", "4", 4),
+        ("cpus", 2, 2),
+        ("boot_timeout", "2.5", 2.5),
+        ("boot_timeout", 60, 60.0),
+        ("image", "a b.qcow2", Path("a b.qcow2")),
+        ("image", "~/x", Path.home() / "x"),
+        ("qemu_args", "-device 'a b' -x", ("-device", "a b", "-x")),
+        ("qemu_args", ["-device", "x"], ("-device", "x")),
+        ("monitor", "on", True),
+        ("monitor", "0", False),
+        ("monitor", True, True),
+        ("ready", "console:login: $", "console:login: $"),
+        ("ready", "event:NIC_RX_FILTER_CHANGED", "event:NIC_RX_FILTER_CHANGED"),
+        ("ready", "none", "none"),
+        ("format", None, None),
+    ],
+)
+def test_a_value_is_read_as_text_or_as_itself(name: str, given: object, read: object) -> None:
+    assert parse(name, Given(given, "here")) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "complaint"),
+    [
+        ("memory", "512", "'512' is not a size; write it like 512M or 2G"),
+        ("memory", "lots", "'lots' is not a size"),
+        ("memory", "0G", "less than the smallest machine"),
+        ("memory", 512, "512 is 512 bytes, less than the smallest machine"),
+        ("memory", True, "True is not a size"),
+        ("cpus", "0", "'0' is not a whole number of at least 1"),
+        ("cpus", "two", "'two' is not a whole number"),
+        ("boot_timeout", "-1", "'-1' is not a positive number of seconds"),
+        ("boot_timeout", "inf", "'inf' is not a positive number of seconds"),
+        ("boot_timeout", "soon", "'soon' is not a number of seconds"),
+        ("accel", "kmv", "'kmv' is not one of auto, kvm, tcg (did you mean 'kvm'?)"),
+        ("format", "qcow", "did you mean 'qcow2'?"),
+        ("ready", "login:", "'login:' is none of console:PATTERN, event:QMP_EVENT_NAME, none"),
+        ("ready", "console:(", "'(' is not a regular expression"),
+        ("ready", "event:lower", "is none of"),
+        ("qemu_args", "-x 'unclosed", "cannot be split into arguments"),
+        ("qemu_args", 3, "3 is not a list of texts"),
+        ("monitor", "maybe", "'maybe' is neither on nor off"),
+        ("image", "", "'' is not a path"),
+        ("memroy", "1G", "there is no setting 'memroy' (did you mean 'memory'?)"),
+    ],
+)
+def test_an_impossible_value_is_refused_in_one_line_that_begins_with_its_origin(
+    name: str, given: object, complaint: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        parse(name, Given(given, "pytest.ini: vm_x"))
+    assert str(refusal.value).startswith("pytest.ini: vm_x: ")
+    assert complaint in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_relative_path_is_joined_to_its_givers_folder() -> None:
+    assert parse("kernel", Given("boot/vmlinuz", "x", Path("/project"))) == Path("/project/boot/vmlinuz")
+    assert parse("kernel", Given("/vmlinuz", "x", Path("/project"))) == Path("/vmlinuz")
+
+
+def test_replace_reads_values_and_remembers_where_they_came_from() -> None:
+    config = VmConfig().replace(memory="256M", cpus=3)
+    assert (config.memory, config.cpus) == (256 << 20, 3)
+    assert config.origin("memory") == "replace(memory=…)"
+    assert config.origin("accel") == "the default of accel"
+
+
+def test_where_a_value_came_from_does_not_make_a_configuration_different() -> None:
+    here, there = (VmConfig().with_settings({"cpus": Given(2, origin)}) for origin in ("here", "there"))
+    assert here == there
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({}, "no base image: give one with --vm-image=PATH"),
+        ({"image": "x", "keep": "always"}, "keep=always needs snapshot=overlay"),
+        ({"image": "x", "append": "quiet"}, "append needs kernel"),
+        ({"image": "x", "initrd": "i"}, "initrd needs kernel"),
+        ({"kernel": "k", "format": "raw"}, "format needs image"),
+        ({"kernel": "k", "keep": "always", "snapshot": "overlay"}, "keep=always needs an image"),
+        ({"image": "x", "qemu_args": "-m 4G"}, "-m is decided by the setting 'memory'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint.replace("(", r"\(")):
+        VmConfig().replace(**settings).check()
+
+
+def test_every_setting_explains_itself_and_its_default_can_be_had() -> None:
+    for name, setting in SETTINGS.items():
+        assert setting.help, name
+        assert not setting.help.endswith("."), name
+        default = getattr(VmConfig(), name)
+        if default is not None:
+            assert parse(name, Given(default, "default")) == default

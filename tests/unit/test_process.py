@@ -1,0 +1,142 @@
+"""Processes die with us, speak to the end, and end when told: with real processes."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from pytest_readonly_vm import GuestDied
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.process import Process, Spawner, ending, run_tool
+
+
+@pytest.fixture
+def loop() -> Iterator[LoopThread]:
+    with ExitStack() as stack:
+        thread = LoopThread()
+        stack.callback(thread.close)
+        yield thread
+
+
+@pytest.fixture
+def spawner(loop: LoopThread) -> Iterator[Spawner]:
+    with ExitStack() as stack:
+        started = Spawner(loop)
+        stack.callback(started.close)
+        yield started
+
+
+def start(spawner: Spawner, *argv: str) -> Process:
+    return spawner.start(argv, name="it", env=os.environ, pass_fds=(), ruleset=None)
+
+
+def test_its_end_and_last_words_are_told(spawner: Spawner, loop: LoopThread) -> None:
+    process = start(spawner, "sh", "-c", "echo first >&2; echo 'no such luck' >&2; exit 3")
+    assert loop.run(process.ended()) == 3
+    assert process.returncode == 3
+    assert process.verdict() == "exited with status 3: no such luck"
+    assert process.stderr() == "first\nno such luck\n"
+
+
+def test_a_signal_is_called_by_its_name() -> None:
+    assert ending(-11) == "was killed by SIGSEGV"
+    assert ending(-200) == "was killed by signal 200"
+    assert ending(0) == "exited with status 0"
+
+
+def test_whoever_waits_hears_of_the_death_at_once(spawner: Spawner, loop: LoopThread) -> None:
+    process = start(spawner, "sleep", "600")
+    process.witnesses.append(lambda: "what was seen")
+
+    async def wait_for_ever() -> None:
+        loop.loop.call_soon(process.signal, signal.SIGKILL)
+        await process.race(loop.loop.create_future())
+
+    with pytest.raises(GuestDied, match="it: QEMU was killed by SIGKILL") as death:
+        loop.run(wait_for_ever())
+    assert death.value.__notes__ == ["what was seen", "Command line: sleep 600"]
+
+
+def test_a_flood_on_stderr_neither_blocks_it_nor_fills_memory(spawner: Spawner, loop: LoopThread) -> None:
+    process = start(spawner, "sh", "-c", "yes | head -c 5000000 >&2; echo end >&2")
+    assert loop.run(process.ended()) == 0
+    assert process.stderr().endswith("y\nend\n")
+    assert len(process.stderr()) == 256 * 1024
+
+
+def test_one_that_ignores_sigterm_is_killed(spawner: Spawner, loop: LoopThread) -> None:
+    process = start(spawner, "sh", "-c", "trap '' TERM; echo ready >&2; while :; do sleep 600; done")
+    deadline = time.monotonic() + 10
+    while not process.stderr() and time.monotonic() < deadline:
+        os.sched_yield()
+    loop.run(process.end())
+    assert process.verdict().startswith("was killed by SIGKILL")
+
+
+def test_its_children_end_with_it(spawner: Spawner, loop: LoopThread) -> None:
+    process = start(spawner, "sh", "-c", "sleep 600 & echo $! >&2; wait")
+    deadline = time.monotonic() + 10
+    while not process.stderr().endswith("\n") and time.monotonic() < deadline:
+        os.sched_yield()
+    child = os.pidfd_open(int(process.stderr()))
+    try:
+        process.kill()
+        assert select.select([child], [], [], 5)[0], "the child survived"
+    finally:
+        os.close(child)
+
+
+def test_closing_the_spawner_ends_what_was_forgotten(loop: LoopThread) -> None:
+    spawner = Spawner(loop)
+    process = start(spawner, "sleep", "600")
+    spawner.close()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_what_cannot_be_started_says_so(spawner: Spawner) -> None:
+    with pytest.raises(FileNotFoundError):
+        start(spawner, "/nonexistent/qemu")
+    with pytest.raises(OSError, match="before its start failed"):
+        spawner.start(("true",), name="it", env={}, pass_fds=(), ruleset=2**20)
+
+
+def test_a_process_dies_when_its_starter_is_killed() -> None:
+    code = (
+        "import os, sys\n"
+        "from pytest_readonly_vm.host.loop import LoopThread\n"
+        "from pytest_readonly_vm.host.process import Spawner\n"
+        "process = Spawner(LoopThread()).start(['sleep', '600'], name='', env={}, pass_fds=(), ruleset=None)\n"
+        "print(process.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        child = os.pidfd_open(int(starter.stdout.readline()))
+        starter.kill()
+    try:
+        assert select.select([child], [], [], 2)[0], "the child outlived its parent"
+    finally:
+        os.close(child)
+
+
+def test_a_tool_that_hangs_is_killed_at_its_deadline() -> None:
+    done = run_tool(["sh", "-c", "echo said; exec sleep 600"], timeout=0.5)
+    assert done.returncode is None
+    assert done.stdout == "said\n"
+
+
+def test_a_blocking_call_on_the_loops_own_thread_is_refused(loop: LoopThread) -> None:
+    async def inner() -> None:
+        pass
+
+    async def outer() -> None:
+        loop.run(inner())
+
+    with pytest.raises(RuntimeError, match="cannot make blocking calls"):
+        loop.run(outer())

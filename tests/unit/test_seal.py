@@ -1,0 +1,99 @@
+"""What Landlock lets through and what not: tried with real processes, as root too."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import SealUnavailable
+from pytest_readonly_vm.host.seal import Landlock, choose_seal, landlock_abi, restrict_self
+
+Try = Callable[[str], str]
+
+pytestmark = pytest.mark.skipif(not landlock_abi(), reason="this kernel has no Landlock, so there is nothing to try")
+
+
+@pytest.fixture
+def confined(tmp_path: Path) -> Try:
+    """Run a shell command under a ruleset that allows writing below ``tmp_path/own``; what it complains about."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "base").write_text("precious")
+
+    def attempt(command: str) -> str:
+        ruleset = Landlock(tmp_path / "own")
+        try:
+            done = subprocess.run(
+                ["sh", "-c", command],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                check=False,
+                preexec_fn=lambda: restrict_self(ruleset.fd),
+            )
+        finally:
+            ruleset.close()
+        return done.stderr
+
+    return attempt
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat base",
+        "echo x > own/x",
+        "mkdir own/d && mv own/d own/e && rmdir own/e",
+        "echo x > /dev/null",
+        "rm -rf own/*",
+    ],
+)
+def test_reading_and_its_own_folder_are_allowed(confined: Try, command: str) -> None:
+    assert confined(command) == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo x > base",
+        "echo x >> base",
+        "truncate -s 0 base",
+        "rm base",
+        "mv base own/",
+        "echo x > new",
+        "mkdir new",
+        "ln -s base new",
+        "ln base own/base",
+        "sh -c 'echo x > base'",
+    ],
+)
+def test_every_other_write_is_denied(confined: Try, tmp_path: Path, command: str) -> None:
+    complaint = confined(command)
+    assert "ermission denied" in complaint or "cross-device" in complaint
+    assert (tmp_path / "base").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "own"]
+
+
+def test_require_says_what_is_missing() -> None:
+    with pytest.raises(SealUnavailable, match=r"seal=require \(from --vm-seal\).*without its seccomp sandbox"):
+        choose_seal("require", has_sandbox=False, origin="--vm-seal")
+
+
+def test_a_kernel_without_landlock_is_told_apart() -> None:
+    """Under a seccomp-less stand-in for such a kernel: a child in which the system call does not exist."""
+    code = (
+        "import ctypes\n"
+        "from pytest_readonly_vm.host import seal\n"
+        "seal._SYS_CREATE_RULESET = 100000\n"
+        "print(seal.landlock_abi(), seal.choose_seal('auto', has_sandbox=True, origin='').describe())\n"
+        "try:\n"
+        "    seal.choose_seal('require', has_sandbox=True, origin='x')\n"
+        "except Exception as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "0 read-only descriptors, no Landlock, seccomp sandbox",
+        "seal=require (from x) cannot be had: this kernel has no Landlock (5.13 or later, enabled at boot)",
+    ]
