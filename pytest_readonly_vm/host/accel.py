@@ -53,6 +53,9 @@ class Accelerator:
     name: str
     reason: str
 
+    def describe(self) -> str:
+        return f"{self.name} ({self.reason})"
+
 
 def choose(wanted: str, qemu: Qemu, *, origin: str) -> Accelerator:
     """The accelerator for `wanted`: ``auto``, ``kvm`` or ``tcg``.

@@ -20,7 +20,7 @@ class Hypervisor:
 
     def describe(self) -> str:
         """One line for people."""
-        return f"QEMU {self.qemu.version} {self.qemu.arch}, {self.accelerator.name} ({self.accelerator.reason})"
+        return f"QEMU {self.qemu.version} {self.qemu.arch}, {self.accelerator.describe()}"
 
 
 def find_hypervisor(config: VmConfig) -> Hypervisor:

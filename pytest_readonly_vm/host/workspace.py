@@ -73,7 +73,7 @@ class Workspace:
 
 
 def _private_parent() -> Path:
-    place = Path(os.environ.get("TMPDIR") or "/var/tmp")
+    place = Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()
     parent = place / f"pytest-readonly-vm-{os.getuid()}"
     try:
         parent.mkdir(mode=0o700, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,21 +22,22 @@ from pytest_readonly_vm.machine.vm import VirtualMachine
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A boot that succeeded. `image` is the base's file name, or the kernel's where there is no image."""
+    """A boot that succeeded: how long it took, and under which accelerator and why that one."""
 
-    image: str
     seconds: float
+    accelerator: str
 
 
 class Lab:
     """Where machines are started. A context manager; leaving it ends every machine and removes every file.
 
-    Nothing is opened or started before the first machine needs it.
+    Nothing is opened or started before the first machine needs it. Several threads may start machines at once.
     """
 
     def __init__(self) -> None:
         self.boots: list[Boot] = []
         self._stack = ExitStack()
+        self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._hypervisors: dict[tuple[object, ...], Hypervisor] = {}
         self._bases: dict[tuple[Path, str | None], BaseImage] = {}
@@ -81,9 +83,10 @@ class Lab:
         """
         config.check()
         _refuse_what_is_not_there(config)
-        hypervisor = self.hypervisor(config)
-        base = self._base(config, hypervisor)
-        workspace, loop, spawner = self._workspace, self._loop, self._spawner
+        with self._lock:
+            hypervisor = self._hypervisor(config)
+            base = self._base(config, hypervisor)
+            workspace, loop, spawner = self._workspace, self._loop, self._spawner
         vm = cold_start(
             config,
             name=name,
@@ -93,15 +96,10 @@ class Lab:
             loop=loop,
             spawner=spawner,
         )
-        booted = config.image or config.kernel
-        self.boots.append(Boot(booted.name if booted else "", vm.boot_seconds))
+        self.boots.append(Boot(vm.boot_seconds, hypervisor.accelerator.describe()))
         return vm
 
-    def hypervisor(self, config: VmConfig) -> Hypervisor:
-        """What `config` runs with here; probed once for each combination.
-
-        :raises HostError: something is missing or does not work.
-        """
+    def _hypervisor(self, config: VmConfig) -> Hypervisor:
         key = (config.qemu, config.accel, config.seal)
         if key not in self._hypervisors:
             self._hypervisors[key] = find_hypervisor(config)

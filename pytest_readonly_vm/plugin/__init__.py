@@ -5,7 +5,7 @@ Nothing imported here may load asyncio or qemu.qmp: a project that uses no machi
 
 import pytest
 
-from pytest_readonly_vm.plugin import markers, options, report
+from pytest_readonly_vm.plugin import header, markers, options, report
 from pytest_readonly_vm.plugin.fixtures import fixture_module
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.summary import Summary
@@ -25,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    return report.report_header(config)
+    return header.lines(config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import pytest_readonly_vm
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.plugin.run import NEWS, Run, machines_of, note_failure
+from pytest_readonly_vm.plugin.run import NEWS, Run, machines_of
 
 _OURS = str(Path(pytest_readonly_vm.__file__).parent)
 _LINES_SHOWN = 40
@@ -32,14 +32,16 @@ def pytest_runtest_makereport(
     ours = call.excinfo if call.excinfo and isinstance(call.excinfo.value, VmError | pytest.UsageError) else None
     users = ours is not None and _cut_below_users_code(ours.tb, item.config.rootpath)
     report = yield
+    run = Run.of(item.config)
     if report.failed:
-        note_failure(item)
         if ours is not None and not users:
             report.longrepr = _without_traceback(ours)
-        for vm in machines_of(item):
+        machines = machines_of(item)
+        run.note_failure(machines)
+        for vm in machines:
             title = f"Captured serial console of {vm.name}"
             report.sections.append((title, vm.console.tail(_LINES_SHOWN) or "(silent)"))
-    if news := Run.of(item.config).take_news():
+    if news := run.take_news():
         vars(report)[NEWS] = news
     return report
 
@@ -67,37 +69,3 @@ def _without_traceback(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
     if notes := getattr(excinfo.value, "__notes__", ()):
         shown.addsection("Evidence", "\n".join(notes))
     return shown
-
-
-def report_header(config: pytest.Config) -> list[str]:
-    """With what the run's machines run, if an image is given; problems are left to the tests that meet them."""
-    from pytest_readonly_vm.plugin.options import given_images, given_settings
-
-    images = given_images(config)
-    if not images:
-        return []
-    return _describe(config, images, given_settings(config))
-
-
-def _describe(config: pytest.Config, images: Any, settings: Any) -> list[str]:
-    from pytest_readonly_vm.config import VmConfig
-    from pytest_readonly_vm.host.hypervisor import find_hypervisor
-    from pytest_readonly_vm.host.inspection import inspect_chain
-
-    wanted = VmConfig().with_settings(settings)
-    try:
-        hypervisor = find_hypervisor(wanted)
-    except VmError as error:
-        return [f"vm: {error}"]
-    lines = [f"vm: {hypervisor.describe()}", f"vm: seal: {hypervisor.seal.describe()}; verify: {wanted.verify}"]
-    for image in images:
-        try:
-            chain = inspect_chain(
-                image.value, format=wanted.format, shown=f"base image {image.value}", qemu_img=hypervisor.qemu_img
-            )
-        except VmError as error:
-            lines.append(f"vm: {error}")
-            continue
-        below = f", {len(chain)} layers" if len(chain) > 1 else ""
-        lines.append(f"vm: base {image.value} ({chain[0].format}{below}, from {image.origin})")
-    return lines

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _run = pytest.StashKey["Run"]()
 _machines = pytest.StashKey[list["VirtualMachine"]]()
 _shared = pytest.StashKey[dict[VmConfig, "VirtualMachine"]]()
-_failed = pytest.StashKey[bool]()
 
 NEWS = "readonly_vm"
 """Attribute of a test report that holds its `News`; pytest and xdist carry a report's attributes along."""
@@ -30,7 +29,7 @@ _LONGEST_FOLDER_NAME = 100
 class News(TypedDict):
     """What a test's reports carry to the summary, also from an xdist worker: only what can be serialised."""
 
-    boots: list[tuple[str, float]]
+    boots: list[tuple[float, str]]
     checked: list[str]
     kept: list[str]
 
@@ -42,6 +41,7 @@ class Run:
         self._config = config
         self._checked: list[str] = []
         self._kept: list[str] = []
+        self._failed: set[VirtualMachine] = set()
         config.stash[_run] = self
 
     @classmethod
@@ -73,7 +73,9 @@ class Run:
                 self._print(f"{name}: second monitor: {vm.monitor_command}")
             yield vm
         finally:
-            destination = self._overlay_destination(config, node, label)
+            wanted = config.keep == "always" or (config.keep == "on-failure" and vm in self._failed)
+            destination = self._overlay_destination(config, node, label) if wanted else None
+            self._failed.discard(vm)
             vm.close(keep_overlay_as=destination)
             if destination:
                 self._kept.append(str(destination))
@@ -88,9 +90,7 @@ class Run:
             machines[config] = stack.enter_context(self.machine(config, node, label))
         return machines[config]
 
-    def _overlay_destination(self, config: VmConfig, node: Any, label: str) -> Path | None:
-        if config.keep == "never" or (config.keep == "on-failure" and not node.stash.get(_failed, False)):
-            return None
+    def _overlay_destination(self, config: VmConfig, node: Any, label: str) -> Path:
         folder = Path(self._config.invocation_params.dir) / config.output / folder_name(node.nodeid or "session")
         return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
 
@@ -101,6 +101,10 @@ class Run:
             with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
                 reporter.ensure_newline()
                 reporter.write_line(line)
+
+    def note_failure(self, machines: Iterable["VirtualMachine"]) -> None:
+        """Remember for `keep` that a test failed which used these."""
+        self._failed.update(machines)
 
     def check_bases(self, item: pytest.Item) -> None:
         """Prove, when a test has ended, that the bases are what they were.
@@ -114,17 +118,11 @@ class Run:
         """What happened since the last call, for the next report; None when nothing did."""
         if not self.has_lab:
             return None
-        boots = [(boot.image, boot.seconds) for boot in self.lab.boots]
+        boots = [(boot.seconds, boot.accelerator) for boot in self.lab.boots]
         news = News(boots=boots, checked=self._checked, kept=self._kept)
         self.lab.boots.clear()
         self._checked, self._kept = [], []
         return news if any(news.values()) else None
-
-
-def note_failure(item: pytest.Item) -> None:
-    """Remember for the machines of a test, and for those that it shares, that something failed with them."""
-    for node in item.listchain():
-        node.stash[_failed] = True
 
 
 def machines_of(item: pytest.Item) -> list["VirtualMachine"]:

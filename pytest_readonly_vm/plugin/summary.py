@@ -16,7 +16,7 @@ class Summary:
     """Collects what the reports of all tests carry, and says it once."""
 
     def __init__(self) -> None:
-        self._boots: list[tuple[str, float]] = []
+        self._boots: list[tuple[float, str]] = []
         self._checked: Counter[str] = Counter()
         self._kept: list[str] = []
         self._hashed: set[str] = set()
@@ -67,10 +67,11 @@ class Summary:
             terminalreporter.write_line(f"kept overlay {path}")
 
     def _boots_line(self) -> str:
-        seconds = sorted(duration for _, duration in self._boots)
-        if not seconds:
+        if not self._boots:
             return "no machine booted"
+        seconds = [boot[0] for boot in self._boots]
+        accelerators = " and ".join(sorted({boot[1] for boot in self._boots}))
         if len(seconds) == 1:
-            return f"1 machine booted in {seconds[0]:.2f} s"
-        median, slowest = statistics.median(seconds), seconds[-1]
-        return f"{len(seconds)} machines booted, each in {median:.2f} s (median; slowest {slowest:.2f} s)"
+            return f"1 machine booted in {seconds[0]:.2f} s with {accelerators}"
+        times = f"each in {statistics.median(seconds):.2f} s (median; slowest {max(seconds):.2f} s)"
+        return f"{len(seconds)} machines booted, {times}, with {accelerators}"

@@ -1,0 +1,40 @@
+"""Owns the lines at the beginning of a run: with what the machines run, and what the bases are."""
+
+import pytest
+
+from pytest_readonly_vm.config import Given, VmConfig
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.plugin.options import given_images, given_settings
+
+
+def lines(config: pytest.Config) -> list[str]:
+    """Nothing where neither image nor kernel is given: finding out takes QEMU to be started.
+
+    Problems are shown and left to the tests that will meet them; others of the run may need no machine.
+    """
+    images, settings = given_images(config), given_settings(config)
+    return _describe(images, VmConfig().with_settings(settings)) if images or "kernel" in settings else []
+
+
+def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
+    # These load asyncio and more, which a run without machines is not to pay for.
+    from pytest_readonly_vm.host.hypervisor import find_hypervisor
+    from pytest_readonly_vm.host.inspection import inspect_chain
+
+    try:
+        hypervisor = find_hypervisor(wanted)
+    except VmError as error:
+        return [f"vm: {error}"]
+    found = [f"vm: {hypervisor.describe()}", f"vm: seal: {hypervisor.seal.describe()}; verify: {wanted.verify}"]
+    for image in images:
+        path = VmConfig().with_settings({"image": image}).image
+        assert path is not None
+        shown = f"base image {path} (from {image.origin})"
+        try:
+            chain = inspect_chain(path, format=wanted.format, shown=shown, qemu_img=hypervisor.qemu_img)
+        except VmError as error:
+            found.append(f"vm: {error}")
+            continue
+        below = f", {len(chain)} layers" if len(chain) > 1 else ""
+        found.append(f"vm: base {path} ({chain[0].format}{below}, from {image.origin})")
+    return found
