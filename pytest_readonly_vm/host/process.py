@@ -16,14 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pytest_readonly_vm.errors import GuestDied
+from pytest_readonly_vm.errors import GuestDied, VmError
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.seal import restrict_self
 
 T = TypeVar("T")
+E = TypeVar("E", bound=VmError)
 
 _PR_SET_PDEATHSIG = 1
 _STDERR_KEPT = 256 * 1024
+_STDERR_LINES_SHOWN = 20
 _DRAIN_PATIENCE = 1.0
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
@@ -234,9 +236,14 @@ class Process:
 
     def death(self) -> GuestDied:
         """The error for whoever waited for a process that has ended, with what is left of it as evidence."""
-        error = GuestDied(f"{self.name}: QEMU {self.verdict()}")
+        return self.with_evidence(GuestDied(f"{self.name}: QEMU {self.verdict()}"))
+
+    def with_evidence(self, error: E) -> E:
+        """Add what is known of the process to an error, as notes; on the loop."""
         for witness in self.witnesses:
             error.add_note(witness())
+        if complaints := self.stderr().strip().splitlines():
+            error.add_note("\n".join(["QEMU's stderr:", *complaints[-_STDERR_LINES_SHOWN:]]))
         error.add_note(f"Command line: {self.command_line()}")
         return error
 

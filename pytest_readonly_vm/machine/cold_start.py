@@ -2,16 +2,16 @@
 
 import asyncio
 import os
+import shutil
 import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TypeVar
 
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.config import VmConfig
-from pytest_readonly_vm.errors import BootTimeout, GuestDied, StartFailed, VmError
+from pytest_readonly_vm.errors import BootTimeout, GuestDied, StartFailed
 from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.host.image import BaseImage
 from pytest_readonly_vm.host.loop import LoopThread
@@ -21,8 +21,6 @@ from pytest_readonly_vm.host.workspace import COOKIE
 from pytest_readonly_vm.machine.command_line import DiskLayer, Wiring, command_line
 from pytest_readonly_vm.machine.readiness import Readiness, readiness
 from pytest_readonly_vm.machine.vm import VirtualMachine
-
-E = TypeVar("E", bound=VmError)
 
 _MONITOR_PATIENCE = 30.0
 _QEMU_IMG_PATIENCE = 60.0
@@ -47,8 +45,9 @@ def cold_start(
     :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
     """
     started = time.perf_counter()
-    overlay = _overlay(config, base, folder, hypervisor.qemu_img)
-    with ExitStack() as sockets:
+    with ExitStack() as undo, ExitStack() as sockets:
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        overlay = _overlay(config, base, folder, hypervisor.qemu_img)
         monitor, qemu_monitor = (sockets.enter_context(end) for end in socket.socketpair())
         console, qemu_console = (sockets.enter_context(end) for end in socket.socketpair())
         wiring = Wiring(
@@ -68,26 +67,21 @@ def cold_start(
             wiring=wiring,
         )
         process = _spawn(argv, name, wiring, folder, sealed=bool(hypervisor.seal.landlock), spawner=spawner)
-        try:
-            vm = VirtualMachine(
-                name=name,
-                config=config,
-                loop=loop,
-                process=process,
-                qmp=Qmp(loop, process, name),
-                console=Console(loop, process, console.dup(), folder / "console.log", name),
-                folder=folder,
-                overlay=overlay,
-                human_monitor=wiring.human_monitor,
-            )
-        except BaseException:
-            process.kill()
-            raise
-        try:
-            loop.run(_boot(vm, process, monitor.dup(), readiness(config.ready)))
-        except BaseException:
-            vm.close()
-            raise
+        undo.callback(process.kill)
+        vm = VirtualMachine(
+            name=name,
+            config=config,
+            loop=loop,
+            process=process,
+            qmp=Qmp(loop, process, name),
+            console=Console(loop, process, console.dup(), folder / "console.log", name),
+            folder=folder,
+            overlay=overlay,
+            human_monitor=wiring.human_monitor,
+        )
+        undo.callback(vm.close)
+        loop.run(_boot(vm, process, monitor.dup(), readiness(config.ready)))
+        undo.pop_all()
     vm.boot_seconds = time.perf_counter() - started
     return vm
 
@@ -112,54 +106,48 @@ async def _boot(vm: VirtualMachine, process: Process, monitor: socket.socket, re
     try:
         async with asyncio.timeout(_MONITOR_PATIENCE):
             await vm.qmp.connect(monitor)
-    except (GuestDied, TimeoutError) as error:
-        raise _start_failure(vm, process, error) from None
+    except GuestDied:
+        raise process.with_evidence(_start_failure(vm.name, process)) from None
+    except TimeoutError:
+        silence = StartFailed(f"{vm.name}: QEMU's monitor did not answer within {_MONITOR_PATIENCE:g} s")
+        raise process.with_evidence(silence) from None
     try:
         async with asyncio.timeout(vm.config.boot_timeout):
             await ready.wait(vm.qmp, vm.console)
             await vm.qmp.command("set-action", {"reboot": "reset"})
-    except GuestDied as death:
-        raise _boot_failure(vm, process, death) from None
+    except GuestDied:
+        raise process.with_evidence(_boot_failure(vm, process)) from None
     except TimeoutError:
-        raise _boot_timeout(vm, process, ready) from None
+        raise process.with_evidence(_boot_timeout(vm, ready)) from None
     vm.qmp.forget_events()
 
 
-def _start_failure(vm: VirtualMachine, process: Process, error: GuestDied | TimeoutError) -> StartFailed:
-    if isinstance(error, TimeoutError):
-        failure = StartFailed(f"{vm.name}: QEMU's monitor did not answer within {_MONITOR_PATIENCE:g} s")
-        failure.add_note(f"Command line: {process.command_line()}")
-        return failure
-    failure = _with_notes(StartFailed(f"{vm.name}: QEMU {process.verdict()}"), error)
+def _start_failure(name: str, process: Process) -> StartFailed:
+    failure = StartFailed(f"{name}: QEMU {process.verdict()}")
     if "Permission denied" in process.stderr():
         failure.add_note("QEMU may write only below its own folder; if it must write elsewhere, use seal=off")
     return failure
 
 
-def _boot_failure(vm: VirtualMachine, process: Process, death: GuestDied) -> GuestDied:
+def _boot_failure(vm: VirtualMachine, process: Process) -> GuestDied:
     reasons = [event.data.get("reason") for event in vm.qmp.events if event.name == "SHUTDOWN"]
     because = f" ({reasons[-1]})" if reasons else ""
-    failure = _with_notes(
-        GuestDied(f"{vm.name}: the guest ended while booting{because}: QEMU {process.verdict()}"), death
-    )
+    failure = GuestDied(f"{vm.name}: the guest ended while booting{because}: QEMU {process.verdict()}")
     if "guest-reset" in reasons:
         failure.add_note("A reset while booting is a crash (a triple fault, a panic) or a reboot without end.")
     return failure
 
 
-def _boot_timeout(vm: VirtualMachine, process: Process, ready: Readiness) -> BootTimeout:
+def _boot_timeout(vm: VirtualMachine, ready: Readiness) -> BootTimeout:
     timeout = BootTimeout(
         f"{vm.name}: the guest was not ready within {vm.config.boot_timeout:g} s (boot_timeout, from "
         f"{vm.config.origin('boot_timeout')}): waited for {ready.describe()}"
     )
-    if tail := vm.console.tail():
-        timeout.add_note(f"Last console lines:\n{tail}")
-    else:
+    if not vm.console.tail():
         timeout.add_note(
-            "The serial console stayed silent. A Linux guest uses it when its kernel command line has console=ttyS0; "
-            "with ready=none a guest counts as ready at once."
+            "A Linux guest uses its serial console when its kernel command line has console=ttyS0; with ready=none a "
+            "guest counts as ready at once."
         )
-    timeout.add_note(f"Command line: {process.command_line()}")
     return timeout
 
 
@@ -172,9 +160,3 @@ def _overlay(config: VmConfig, base: BaseImage | None, folder: Path, qemu_img: P
     if done.returncode != 0:
         raise StartFailed(f"the overlay could not be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
     return path
-
-
-def _with_notes(error: E, source: BaseException) -> E:
-    for note in getattr(source, "__notes__", ()):
-        error.add_note(note)
-    return error

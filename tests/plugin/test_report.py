@@ -78,9 +78,10 @@ def test_a_guest_that_resets_while_booting_is_told_from_a_slow_one(pytester: pyt
     result.stdout.fnmatch_lines(
         [
             "test_it: the guest ended while booting (guest-reset): QEMU exited with status 0",
+            "A reset while booting is a crash (a triple fault, a panic) or a reboot without end.",
+            "Events so far: SHUTDOWN {'guest': True, 'reason': 'guest-reset'}",
             "Last console lines:",
             "hello",
-            "A reset while booting is a crash (a triple fault, a panic) or a reboot without end.",
         ]
     )
 
@@ -90,7 +91,9 @@ def test_a_silent_console_gets_a_hint(pytester: pytest.Pytester, run_on: Run, tm
     blank.write_bytes(bytes(1 << 20))
     pytester.makepyfile(f"import pytest\n@pytest.mark.vm(image={str(blank)!r})\ndef test_it(readonly_vm): pass")
     result = run_on("hello", "--vm-boot-timeout=1")
-    result.stdout.fnmatch_lines(["The serial console stayed silent. A Linux guest uses it when *console=ttyS0*"])
+    result.stdout.fnmatch_lines(
+        ["A Linux guest uses its serial console when *console=ttyS0*", "The console stayed silent."]
+    )
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])

@@ -111,7 +111,8 @@ def test_a_process_dies_when_its_starter_is_killed() -> None:
         "import os, sys\n"
         "from pytest_readonly_vm.host.loop import LoopThread\n"
         "from pytest_readonly_vm.host.process import Spawner\n"
-        "process = Spawner(LoopThread()).start(['sleep', '600'], name='', env={}, pass_fds=(), ruleset=None)\n"
+        "spawner = Spawner(LoopThread())\n"
+        "process = spawner.start(['sleep', '600'], name='', env={}, pass_fds=(), ruleset=None)\n"
         "print(process.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
