@@ -1,10 +1,11 @@
 """Owns the guests that are one boot sector each: 512 bytes of 16-bit machine code, written here as bytes.
 
-Each function returns a sector for a BIOS PC (``-M pc`` or ``-M q35``). Every guest sets COM1 to 115200 8N1, prints
-`text` there and then does the one thing that it is named after. This file knows neither pytest nor QEMU's options.
+Each function returns a sector for a BIOS PC (``-M pc`` or ``-M q35``). Every guest sets COM1 to 115200 8N1,
+prints `text` there and then does the one thing that it is named after. This file knows neither pytest nor
+QEMU's options.
 
     sector = bootsector.hello("hello\\n")
-    image = bootsector.write_image(tmp_path / "hello.img", sector)      # raw; any hard disk interface of the BIOS
+    image = bootsector.write_image(tmp_path / "hello.img", sector)  # raw; for any hard disk interface
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ MODIFIED = b"modified"
 _ORIGIN = 0x7C00  # where the BIOS loads and starts a boot sector
 _BUFFER = 0x8000  # a free sector's worth of memory behind it
 _SIGNATURE = b"\x55\xaa"
+# No interrupts; divisor 1 = 115200 baud; 8N1; 16-byte FIFOs, cleared; DTR and RTS.
+_COM1_SETUP = ((0x3F9, 0), (0x3FB, 0x80), (0x3F8, 1), (0x3F9, 0), (0x3FB, 3), (0x3FA, 0xC7), (0x3FC, 3))
 
 
 class _Assembler:
@@ -46,15 +49,19 @@ class _Assembler:
         self._labels[name] = len(self._code)
 
     def short(self, opcode: str, target: str) -> None:
-        """Append a jump with an 8-bit displacement: ``eb`` jmp, ``74`` jz, ``75`` jnz, ``72`` jc, ``76`` jbe."""
+        """Append a jump with an 8-bit displacement: eb jmp, 74 jz, 75 jnz, 72 jc, 76 jbe."""
         self._refer(opcode, target, size=1, relative=True)
+
+    def near(self, opcode: str, target: str) -> None:
+        """Append a jump with a 16-bit displacement: e9 jmp, e8 call."""
+        self._refer(opcode, target, size=2, relative=True)
 
     def call(self, target: str) -> None:
         """Append ``call target``."""
-        self._refer("e8", target, size=2, relative=True)
+        self.near("e8", target)
 
     def address(self, opcode: str, target: str) -> None:
-        """Append an instruction that ends with a 16-bit address: ``be`` mov si, ``bb`` mov bx, ..."""
+        """Append an instruction that ends with a 16-bit address: be mov si, bb mov bx, ..."""
         self._refer(opcode, target, size=2, relative=False)
 
     def _refer(self, opcode: str, target: str, *, size: int, relative: bool) -> None:
@@ -66,7 +73,7 @@ class _Assembler:
         """The finished boot sector; `ValueError` when it does not fit."""
         room = SECTOR_SIZE - len(_SIGNATURE)
         if len(self._code) > room:
-            raise ValueError(f"the guest needs {len(self._code)} bytes, a boot sector has {room}: shorten the text")
+            raise ValueError(f"{len(self._code)} bytes of guest for {room} of a boot sector: cut the text")
         for at, size, relative, target in self._references:
             value = self._labels[target]
             value = value - (at + size) if relative else _ORIGIN + value
@@ -74,27 +81,26 @@ class _Assembler:
         return bytes(self._code).ljust(room, b"\0") + _SIGNATURE
 
 
+def _word(value: int) -> bytes:
+    return value.to_bytes(2, "little")
+
+
 def _start(text: str) -> _Assembler:
     """The beginning that all guests share: segments, stack, serial port, `text`.
 
-    Afterwards ``putc`` prints AL and ``puts`` the zero-terminated string at SI. Both keep everything but AX and SI.
+    Afterwards ``putc`` prints AL and ``puts`` the zero-terminated string at SI; both keep all but AX and SI.
     """
     asm = _Assembler()
-    asm.emit(
-        "fa fc",  # cli; cld
-        "31c0 8ed8 8ec0 8ed0",  # xor ax, ax; mov ds, ax; mov es, ax; mov ss, ax
-        "bc 007c",  # mov sp, 0x7c00
-        "ea 0f7c 0000",  # jmp 0:next                   (some BIOSes start us at 07c0:0000)
-        "8816 ff7b",  # next: mov [0x7bff], dl          (the boot drive; just below is the stack)
-        "bc fe7b",  # mov sp, 0x7bfe
-        "fb",  # sti
-    )
-    for port, value in ((0x3F9, 0), (0x3FB, 0x80), (0x3F8, 1), (0x3F9, 0), (0x3FB, 3), (0x3FA, 0xC7), (0x3FC, 3)):
-        # No interrupts; divisor 1 = 115200 baud; 8N1; 16-byte FIFOs, cleared; DTR and RTS.
-        asm.emit("ba", port.to_bytes(2, "little"), "b0", bytes([value]), "ee")  # mov dx, port; mov al, value; out dx, al
+    asm.emit("fa fc", "31c0 8ed8 8ec0 8ed0")  # cli; cld; xor ax, ax; mov ds, ax; mov es, ax; mov ss, ax
+    asm.address("ea", "next")  # jmp 0:next                     (some BIOSes start us at 07c0:0000)
+    asm.emit("0000")
+    asm.label("next")
+    asm.emit("bc fe7b", "8816 ff7b", "fb")  # mov sp, 0x7bfe; mov [0x7bff], dl; sti     (DL is the boot drive)
+    for port, value in _COM1_SETUP:
+        asm.emit("ba", _word(port), "b0", bytes([value]), "ee")  # mov dx, port; mov al, value; out dx, al
     asm.address("be", "text")  # mov si, text
     asm.call("puts")
-    asm.short("eb", "main")  # jmp main
+    asm.near("e9", "main")  # jmp main
 
     asm.label("putc")
     asm.emit("52 50", "ba fd03")  # push dx; push ax; mov dx, 0x3fd      (line status)
@@ -180,7 +186,7 @@ def echo(text: str) -> bytes:
 
 
 def chatter(text: str) -> bytes:
-    """Print `text`, then ``line 00000001``, ``line 00000002``, ... as fast as the port takes them, for ever."""
+    """Print `text`, then ``line 00000001``, ``line 00000002``, ... for ever, as fast as they are taken."""
     asm = _start(text)
     asm.label("next")
     asm.address("bb", "last")  # mov bx, last
@@ -203,16 +209,16 @@ def chatter(text: str) -> bytes:
 def writer(text: str) -> bytes:
     """Print `text`, what the data sector holds and what became of writing to it; then halt.
 
-    The second line is ``sector=pristine`` on a new image and ``sector=modified`` once a write has persisted. The third is
-    ``written`` when `MODIFIED` was written and read back, ``lost`` when something else was read back. ``error`` stands
-    in the place of either line, as the last one, when the BIOS reports a failure.
+    The next line is ``sector=pristine`` on a new image and ``sector=modified`` once a write has persisted.
+    The last is ``written`` when `MODIFIED` was written and read back, ``lost`` when something else was read.
+    ``error`` stands in the place of either, as the last line, when the BIOS reports a failure.
     """
     asm = _start(text)
     asm.emit("b4 42")  # mov ah, 0x42                   (extended read)
     asm.call("disk")
     asm.address("be", "sector")  # mov si, sector
     asm.call("puts")
-    asm.emit("be", _BUFFER.to_bytes(2, "little"), "c644 08 00")  # mov si, buffer; mov byte [si + 8], 0
+    asm.emit("be", _word(_BUFFER), "c644 08 00")  # mov si, buffer; mov byte [si + 8], 0
     asm.call("puts")
     asm.emit("b0 0a")  # mov al, '\n'
     asm.call("putc")
@@ -220,7 +226,7 @@ def writer(text: str) -> bytes:
     asm.call("copy")  # the marker over the buffer
     asm.emit("b8 0043")  # mov ax, 0x4300               (extended write, no verify)
     asm.call("disk")
-    asm.emit("c606", _BUFFER.to_bytes(2, "little"), "00")  # mov byte [buffer], 0
+    asm.emit("c606", _word(_BUFFER), "00")  # mov byte [buffer], 0
     asm.emit("b4 42")  # mov ah, 0x42
     asm.call("disk")
     asm.call("load")
@@ -246,11 +252,11 @@ def writer(text: str) -> bytes:
 
     asm.label("load")
     asm.address("be", "marker")  # mov si, marker
-    asm.emit("bf", _BUFFER.to_bytes(2, "little"), "b9", len(MODIFIED).to_bytes(2, "little"))  # mov di, buffer; mov cx, 8
+    asm.emit("bf", _word(_BUFFER), "b9", _word(len(MODIFIED)))  # mov di, buffer; mov cx, 8
     asm.emit("c3")  # ret
 
     asm.label("packet")  # disk address packet: size, sectors, offset, segment, LBA
-    asm.emit("10 00 0100", _BUFFER.to_bytes(2, "little"), "0000", DATA_SECTOR.to_bytes(8, "little"))
+    asm.emit("10 00 0100", _word(_BUFFER), "0000", DATA_SECTOR.to_bytes(8, "little"))
     asm.label("marker")
     asm.emit(MODIFIED)
     _string(asm, "sector", b"sector=")
