@@ -1,5 +1,6 @@
 """Owns what the machines of one run share: the loop, the process spawner, the workspace, the open base images."""
 
+import contextlib
 import itertools
 import os
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from pytest_readonly_vm.config import VmConfig
-from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError
+from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmError
 from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
 from pytest_readonly_vm.host.image import BaseImage, open_base
 from pytest_readonly_vm.host.loop import LoopThread
@@ -36,6 +37,7 @@ class Lab:
 
     def __init__(self) -> None:
         self.boots: list[Boot] = []
+        self._machines: list[VirtualMachine] = []
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -52,6 +54,9 @@ class Lab:
 
     def close(self) -> None:
         """End what is still running and remove what is still there."""
+        for vm in self._machines:
+            with contextlib.suppress(VmError):  # the spawner ends what did not end by itself
+                vm.close()
         self._stack.close()
 
     @cached_property
@@ -96,6 +101,7 @@ class Lab:
             loop=loop,
             spawner=spawner,
         )
+        self._machines = [*(other for other in self._machines if not other.closed), vm]
         self.boots.append(Boot(vm.boot_seconds, hypervisor.accelerator.describe()))
         return vm
 

@@ -21,7 +21,7 @@ class VirtualMachine:
     """A guest that runs, and QEMU around it.
 
     Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `boot_seconds`,
-    from the start of QEMU until the guest was ready.
+    from the start of QEMU until the guest was ready; `closed`, whether `close` was called.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class VirtualMachine:
         self._folder = folder
         self._overlay = overlay
         self._human_monitor = human_monitor
-        self._closed = False
+        self.closed = False
 
     def __repr__(self) -> str:
         return f"<VirtualMachine {self.name} pid={self.pid}{'' if self.is_running() else ' ended'}>"
@@ -94,9 +94,9 @@ class VirtualMachine:
 
         :raises VmError: the process survived all of that, or the overlay could not be kept.
         """
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         try:
             self._loop.run(self._end(powerdown=keep_overlay_as is not None))
             if keep_overlay_as is not None and self._overlay is not None:
