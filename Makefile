@@ -1,0 +1,50 @@
+# `make demo` and `make test` set up all that they need, as root or through sudo, and only what is missing.
+
+SHELL := /bin/bash
+VENV := .venv
+PYTHON_HERE := $(VENV)/bin/python
+ENVIRONMENT := $(VENV)/.complete
+WORKERS ?= auto
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+.PHONY: demo
+demo: $(ENVIRONMENT) ## Run an example project on a Debian guest, and prove that its image did not change
+	@.ci/demo
+
+.PHONY: test
+test: lint ## Run what the continuous integration runs: lint, types, tests (WORKERS=2 to limit the processes)
+	$(PYTHON_HERE) -m tests.guests all
+	$(PYTHON_HERE) -m pytest --numprocesses=$(WORKERS) --maxprocesses=8
+
+.PHONY: lint
+lint: $(ENVIRONMENT) ## Check the style and the types
+	$(PYTHON_HERE) -m ruff check
+	$(PYTHON_HERE) -m ruff format --check
+	$(PYTHON_HERE) -m mypy
+
+.PHONY: bench
+bench: $(ENVIRONMENT) ## Measure, and print tables
+	$(PYTHON_HERE) -m benchmarks
+
+.PHONY: docs
+docs: $(ENVIRONMENT) ## Write the table of settings in README.md anew
+	$(PYTHON_HERE) -m tests.test_docs
+
+.PHONY: packages
+packages: ## Install the packages of the distribution that are missing
+	@.ci/install-packages
+
+.PHONY: clean
+clean: ## Remove what can be made again, but for the guests (in ~/.cache, or $READONLY_VM_TEST_GUESTS)
+	rm -rf $(VENV) build dist test-results .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .pytest_cache -prune -exec rm -rf {} +
+
+$(ENVIRONMENT): pyproject.toml | packages
+	"$$(.ci/find-python)" -m venv $(VENV)
+	$(PYTHON_HERE) -m pip install --quiet --upgrade pip
+	$(PYTHON_HERE) -m pip install --quiet --editable . --group dev
+	@touch $@

@@ -1,0 +1,95 @@
+"""Every project in conftest_examples/ works as it is: copied to an empty folder and run there.
+
+Those that log in run on Debian, which takes a minute for each boot under TCG; the others on boot sectors.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm.config import Given, parse
+from tests.conftest import SMALL
+from tests.guests import bootsector
+from tests.guests.debian import PASSWORD, debian
+
+EXAMPLES = Path(__file__).parent.parent / "conftest_examples"
+LOGIN = "somewhere login: "
+
+# Generous, as other guests may be booting beside.
+BOOT_SECONDS = 600
+A_LONG_TIME = 2400
+
+
+class Example:
+    """A copy of an example project, in the folder of the test."""
+
+    def __init__(self, pytester: pytest.Pytester, name: str) -> None:
+        left_out = shutil.ignore_patterns("__pycache__", ".pytest_cache", "test-results")
+        shutil.copytree(EXAMPLES / name, pytester.path, dirs_exist_ok=True, ignore=left_out)
+        self._pytester = pytester
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        return self._pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=A_LONG_TIME)
+
+    def run_on_debian(self) -> pytest.RunResult:
+        options = (f"--vm-image={debian()}", f"--override-ini=guest_password={PASSWORD}")
+        return self.run(*options, f"--vm-boot-timeout={BOOT_SECONDS}")
+
+    def run_on_a_boot_sector(self, *arguments: str) -> pytest.RunResult:
+        image = bootsector.write_image(self._pytester.path / "base.img", bootsector.hello(LOGIN))
+        return self.run(*SMALL, "--vm-ready=console:login: *$", f"--vm-image={image}", *arguments)
+
+
+@pytest.fixture
+def example(request: pytest.FixtureRequest, pytester: pytest.Pytester) -> Example:
+    """The example for which a test function is named."""
+    return Example(pytester, request.node.originalname.removeprefix("test_"))
+
+
+def test_every_example_has_a_test_here() -> None:
+    names = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
+    assert names <= {name.removeprefix("test_") for name in globals()}
+    assert all((EXAMPLES / name / "README.md").exists() for name in names)
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_basic(example: Example) -> None:
+    example.run_on_debian().assert_outcomes(passed=3)
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_per_module(example: Example) -> None:
+    result = example.run_on_debian()
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["2 machines booted*"])
+
+
+def test_image_matrix(example: Example, pytester: pytest.Pytester) -> None:
+    images = pytester.mkdir("images")
+    raw = bootsector.write_image(images / "old-server.img", bootsector.hello(LOGIN))
+    pytester.run("qemu-img", "convert", "-O", "qcow2", raw, images / "server.qcow2")
+    result = example.run("-v", *SMALL, "--vm-ready=console:login: *$")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines_random(["*test_boots?server?*", "*test_boots?old-server?*"])
+
+
+def test_custom_machine(example: Example) -> None:
+    example.run_on_a_boot_sector().assert_outcomes(passed=5)
+
+
+def test_async_qmp(example: Example) -> None:
+    example.run_on_a_boot_sector().assert_outcomes(passed=4)
+
+
+def test_ci(example: Example, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow = (EXAMPLES / "ci/.github/workflows/vm-tests.yml").read_text()
+    environment = dict(re.findall(r'^ +(PYTEST_VM_\w+): "?([^"\n]*)', workflow, re.MULTILINE))
+    assert "PYTEST_VM_IMAGE" in environment
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+        parse(variable.removeprefix("PYTEST_VM_").lower(), Given(value, variable))
+    example.run_on_a_boot_sector().assert_outcomes(passed=1)
+    [console] = pytester.path.glob("test-results/consoles/*.txt")
+    assert LOGIN in console.read_text()
