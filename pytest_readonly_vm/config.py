@@ -203,7 +203,8 @@ class VmConfig:
     )  # fmt: skip
     keep: str = _setting(
         "never", _one_of("never", "on-failure", "always"), "WHEN",
-        "keep the overlay of a machine in the output folder: never, on-failure, always (default: never)",
+        "keep the overlay of a machine in the output folder: never, on-failure, always; its guest is shut down first, "
+        "for at most 30 s (default: never)",
     )  # fmt: skip
     output: Path = _setting(
         Path("test-results"), _path, "DIR", "folder for what is kept of a machine (default: test-results)"
@@ -230,7 +231,8 @@ class VmConfig:
         "how long the machine of readonly_vm lives: function, class, module, package, session (default: function)",
     )  # fmt: skip
     monitor: bool = _setting(
-        False, _switch, "on|off", "give each machine a second monitor for a human, and print how to reach it",
+        False, _switch, "on|off", "give each machine a second monitor for a human, and print how to reach it "
+        "(not from xdist's workers)",
         kind=bool,
     )  # fmt: skip
     origins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
@@ -253,7 +255,7 @@ class VmConfig:
 
     def origin(self, name: str) -> str:
         """Where the value of this setting came from, for messages: ``--vm-memory``, ``pytest.ini: vm_memory``, …"""
-        return self.origins.get(name, f"the default of {name}")
+        return self.origins.get(name, "the default")
 
     def check(self) -> None:
         """Look at the settings together.

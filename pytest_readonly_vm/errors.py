@@ -94,3 +94,7 @@ class QmpError(VmError):
         self.arguments = dict(arguments)
         self.error_class = error_class
         self.description = description
+
+
+for _error in [value for value in globals().values() if isinstance(value, type) and issubclass(value, VmError)]:
+    _error.__module__ = "pytest_readonly_vm"  # where they are imported from; pytest's short summary has little room

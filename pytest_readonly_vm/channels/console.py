@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import contextlib
+import io
 import re
 import socket
 from pathlib import Path
@@ -13,10 +14,14 @@ from pytest_readonly_vm.host.process import Process
 
 _KEPT = 1 << 20  # characters
 _LINES_SHOWN = 20
+# Escape sequences of ECMA-48 (CSI; OSC and its like up to their end; two characters), then other control characters.
+_OBEYED = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
 
 
 class Console:
-    """The serial console of one machine, as text (UTF-8; other bytes become U+FFFD).
+    r"""The serial console of one machine, as text: UTF-8, other bytes become U+FFFD, and every line ends with ``\n``.
 
     It is read from the first byte on, whether anybody looks or not: a serial port that nobody reads stops the guest.
     """
@@ -26,7 +31,8 @@ class Console:
         self._process = process
         self._port = port
         self._name = name
-        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decode = io.IncrementalNewlineDecoder(utf8, translate=True).decode
         self._recent = ""
         self._unread = ""
         self._news = asyncio.Event()
@@ -106,8 +112,8 @@ class Console:
         return self._recent
 
     def tail(self, lines: int = _LINES_SHOWN) -> str:
-        """The last lines, blank ones at the end apart."""
-        return "\n".join(self._recent.rstrip().splitlines()[-lines:])
+        """The last lines, blank ones at the end apart, without what a terminal would obey: fit to be shown."""
+        return "\n".join(shown(self._recent).rstrip().splitlines()[-lines:])
 
     def expect(self, pattern: str | re.Pattern[str], timeout: float = 30.0) -> re.Match[str]:
         """Wait until the console shows a pattern, in what came after the previous `expect` found its own.
@@ -130,3 +136,8 @@ class Console:
         :raises GuestDied: QEMU ended.
         """
         self._loop.run(self._write(text.encode() if isinstance(text, str) else text, timeout))
+
+
+def shown(text: str) -> str:
+    """A text from a guest without what a terminal would obey."""
+    return _OBEYED.sub("", text)

@@ -106,7 +106,10 @@ class Qmp:
         try:
             return await self._client.execute(name, arguments or None)
         except ExecuteError as error:
-            raise QmpError(name, arguments, error.error_class, str(error)) from None
+            refusal = QmpError(name, arguments, error.error_class, str(error))
+            if "Permission denied" in str(error):
+                refusal.add_note("QEMU may write only below the machine's own folder; see the setting seal")
+            raise refusal from None
         except (ExecInterruptedError, StateError, EOFError, OSError) as error:
             raise await self._lost(error) from None
 

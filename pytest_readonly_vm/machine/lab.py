@@ -138,16 +138,21 @@ class Lab:
         :param during: what ran meanwhile, for the message: a test's node id.
         :raises BaseImageChanged: one is not what it was.
         """
-        sound = []
+        sound, found = [], []
         for base in [base for base in self._watched if not base.broken]:
             if difference := base.difference():
                 base.broken = f"{difference} while {during} ran"
+                found.append(base.broken)
             else:
                 sound.append(base.path)
-        broken = [base.broken for base in self._watched if base.broken and base.broken.endswith(f"{during} ran")]
-        if broken:
-            raise BaseImageChanged(f"the base image is no longer what it was: {'; '.join(broken)}")
+        if found:
+            raise BaseImageChanged(f"the base image is no longer what it was: {'; '.join(found)}")
         return tuple(sound)
+
+    @property
+    def broken_bases(self) -> dict[Path, str]:
+        """What happened to each base that was found changed so far."""
+        return {base.path: base.broken for base in self._watched if base.broken}
 
     def compare_digests(self) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         """Read every base that was opened with ``verify=hash`` once more: those that are the same, and complaints."""

@@ -1,7 +1,5 @@
 """Owns `VirtualMachine`: what a test holds of a running guest, and the guest's orderly end."""
 
-import asyncio
-import contextlib
 import shlex
 import shutil
 from pathlib import Path
@@ -21,7 +19,8 @@ class VirtualMachine:
     """A guest that runs, and QEMU around it.
 
     Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `boot_seconds`,
-    from the start of QEMU until the guest was ready; `closed`, whether `close` was called.
+    from the start of QEMU until the guest was ready; `closed`, whether `close` was called;
+    `folder`, the machine's own on the host, the only one that a sealed QEMU may write to, and gone when it is closed.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class VirtualMachine:
         self.boot_seconds = 0.0
         self._loop = loop
         self._process = process
-        self._folder = folder
+        self.folder = folder
         self._overlay = overlay
         self._human_monitor = human_monitor
         self.closed = False
@@ -104,25 +103,28 @@ class VirtualMachine:
         except (TimeoutError, OSError) as error:
             raise VmError(f"{self.name}: {error}") from error
         finally:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _end(self, *, powerdown: bool) -> None:
         try:
-            if powerdown:
-                await self._ask("system_powerdown", _POWERDOWN_PATIENCE)
-            await self._ask("quit", _QUIT_PATIENCE)
+            if powerdown and await self._accepts("system_powerdown"):
+                await self._process.wait_ended(_POWERDOWN_PATIENCE)
+            if await self._accepts("quit"):
+                # Before QEMU hangs up: the library makes a traceback of every connection that is broken on it.
+                await self.qmp.disconnect()
+                await self._process.wait_ended(_QUIT_PATIENCE)
             await self._process.end()
         finally:
             await self.qmp.disconnect()
             self.console.close()
 
-    async def _ask(self, command: str, patience: float) -> None:
-        """Send a command whose effect is the end of QEMU, and wait for that."""
-        if self._process.returncode is None:
-            with contextlib.suppress(VmError, TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self.qmp.command(command)
-                    await self._process.ended()
+    async def _accepts(self, command: str) -> bool:
+        """Give QEMU a command whose effect is its end; False if it has ended already or does not react."""
+        try:
+            await self.qmp.command(command, timeout=_QUIT_PATIENCE)
+        except VmError:
+            return False
+        return True
 
     def _keep(self, overlay: Path, destination: Path) -> None:
         destination.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def _setting_fixture(name: str) -> object:
         given = given_settings(request.config).get(name)
         return given.value if given else getattr(VmConfig(), name)
 
-    setting.__doc__ = f"Setting of the virtual machine: {SETTINGS[name].help}."
+    setting.__doc__ = f"Setting {name} of the virtual machine: {SETTINGS[name].help}."
     return pytest.fixture(scope="session", name=f"vm_{name}")(setting)
 
 
@@ -106,11 +106,13 @@ def _image_fixture(config: pytest.Config) -> object:
 
 
 def _ids(paths: list[str]) -> list[str]:
-    """A short id for each path: as few of its last parts as tell it from the others, the suffix dropped."""
+    """A short id for each path: as few of its last parts as tell it from the others, if possible without suffix."""
+    stems = [path.rsplit(".", 1)[0] for path in paths]
     for parts in range(1, 10):
-        ids = ["-".join(path.rsplit(".", 1)[0].split("/")[-parts:]) for path in paths]
-        if len(set(ids)) == len(ids):
-            return ids
+        for names in (stems, paths):
+            ids = ["-".join(name.split("/")[-parts:]) for name in names]
+            if len(set(ids)) == len(ids):
+                return ids
     return [f"image{number}" for number in range(len(paths))]
 
 
@@ -120,9 +122,8 @@ def _config_fixture(scope: str, name: str) -> object:
         with _usage_errors():
             return markers.applied(_from_fixtures(request, values), node)
 
-    vm_config.__doc__ = (
-        f"What the virtual machine of this {scope} is made of, a VmConfig: override it for what no setting can say."
-    )
+    owner = "test's own virtual machine" if scope == "function" else f"{scope}'s shared virtual machine"
+    vm_config.__doc__ = f"All settings of this {owner}, a VmConfig; override it to change several at once."
     # Asked for one by one, and not through a fixture between, each setting's fixture can be overridden with a scope and
     # parameters of its own, as long as the machine does not outlive it.
     _with_parameters(vm_config, ["request", *(f"vm_{setting}" for setting in SETTINGS)])

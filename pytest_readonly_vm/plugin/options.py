@@ -21,7 +21,10 @@ _images = pytest.StashKey[tuple[Given, ...]]()
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare ``--vm-NAME`` and the ini key ``vm_NAME`` for every setting."""
-    group = parser.getgroup("vm", "virtual machines (pytest-readonly-vm)")
+    group = parser.getgroup(
+        "vm",
+        "virtual machines (pytest-readonly-vm); each also as PYTEST_VM_NAME, ini vm_NAME, @pytest.mark.vm(name=...)",
+    )
     for name, setting in SETTINGS.items():
         option = f"--vm-{name.replace('_', '-')}"
         if setting.kind is bool:

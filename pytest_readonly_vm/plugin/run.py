@@ -31,6 +31,7 @@ class News(TypedDict):
 
     boots: list[tuple[float, str]]
     checked: list[str]
+    changed: dict[str, str]
     kept: list[str]
 
 
@@ -40,6 +41,7 @@ class Run:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._checked: list[str] = []
+        self._changed: dict[str, str] = {}
         self._kept: list[str] = []
         self._failed: set[VirtualMachine] = set()
         config.stash[_run] = self
@@ -112,16 +114,21 @@ class Run:
         :raises BaseImageChanged: one is not.
         """
         if self.has_lab:
-            self._checked += map(str, self.lab.check_bases(during=item.nodeid))
+            before = self.lab.broken_bases
+            try:
+                self._checked += map(str, self.lab.check_bases(during=item.nodeid))
+            finally:
+                now = self.lab.broken_bases
+                self._changed.update({str(path): now[path] for path in now if path not in before})
 
     def take_news(self) -> News | None:
         """What happened since the last call, for the next report; None when nothing did."""
         if not self.has_lab:
             return None
         boots = [(boot.seconds, boot.accelerator) for boot in self.lab.boots]
-        news = News(boots=boots, checked=self._checked, kept=self._kept)
+        news = News(boots=boots, checked=self._checked, changed=self._changed, kept=self._kept)
         self.lab.boots.clear()
-        self._checked, self._kept = [], []
+        self._checked, self._changed, self._kept = [], {}, []
         return news if any(news.values()) else None
 
 

@@ -18,6 +18,7 @@ class Summary:
     def __init__(self) -> None:
         self._boots: list[tuple[float, str]] = []
         self._checked: Counter[str] = Counter()
+        self._changed: dict[str, str] = {}
         self._kept: list[str] = []
         self._hashed: set[str] = set()
         self._complaints: list[str] = []
@@ -27,6 +28,7 @@ class Summary:
         if news:
             self._boots += news["boots"]
             self._checked.update(news["checked"])
+            self._changed.update(news["changed"])
             self._kept += news["kept"]
 
     @pytest.hookimpl(trylast=True)
@@ -52,13 +54,15 @@ class Summary:
         self._complaints += complaints
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        for complaint in sorted(set(self._complaints)):
-            terminalreporter.write_line(f"vm: BASE IMAGE CHANGED: {complaint}", red=True, bold=True)
-        if not self._boots and not self._checked:
+        if not self._boots and not self._checked and not self._changed:
             return
         terminalreporter.section("virtual machines", sep="-")
         terminalreporter.write_line(self._boots_line())
+        for complaint in sorted({*self._complaints, *self._changed.values()}):
+            terminalreporter.write_line(f"BASE IMAGE CHANGED: {complaint}", red=True, bold=True)
         for image, tests in sorted(self._checked.items()):
+            if image in self._changed:
+                continue
             proof = "identity, size and times"
             if image in self._hashed:
                 proof += "; SHA-256 at the end of the run"

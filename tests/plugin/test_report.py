@@ -116,7 +116,7 @@ def test_a_digest_that_differs_at_the_end_fails_the_run(
     result = run_on("hello", "--vm-verify=hash", *workers)
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["vm: BASE IMAGE CHANGED: */mine.img has the SHA-256 * and had * when it was opened"])
+    result.stdout.fnmatch_lines(["BASE IMAGE CHANGED: */mine.img has the SHA-256 * and had * when it was opened"])
 
 
 def test_junit_has_the_sentence_and_the_console(pytester: pytest.Pytester, run_on: Run) -> None:

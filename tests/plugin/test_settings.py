@@ -44,7 +44,7 @@ def test_option_beats_environment_beats_ini_beats_default(
 ) -> None:
     pytester.makepyfile(test_it=SHOW)
     options = (f"--vm-image={boot_sector('hello')}", "--vm-ready=console:hello", "-s", "-p", "no:cacheprovider")
-    assert shown(pytester.runpytest_subprocess(*options)) == "memory=1024M from the default of memory"
+    assert shown(pytester.runpytest_subprocess(*options)) == "memory=1024M from the default"
     pytester.makeini("[pytest]\nvm_memory = 12M")
     assert shown(pytester.runpytest_subprocess(*options)) == "memory=12M from tox.ini: vm_memory"
     assert shown(pytester.runpytest_subprocess(*options, "-o", "vm_memory=13M")) == "memory=13M from tox.ini: vm_memory"

@@ -81,7 +81,7 @@ def test_replace_reads_values_and_remembers_where_they_came_from() -> None:
     config = VmConfig().replace(memory="256M", cpus=3)
     assert (config.memory, config.cpus) == (256 << 20, 3)
     assert config.origin("memory") == "replace(memory=…)"
-    assert config.origin("accel") == "the default of accel"
+    assert config.origin("accel") == "the default"
 
 
 def test_where_a_value_came_from_does_not_make_a_configuration_different() -> None:
