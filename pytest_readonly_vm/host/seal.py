@@ -26,14 +26,13 @@ _WRITE_FILE = 1 << 1
 _CHANGES_A_FOLDER = (
     (1 << 4)  # REMOVE_DIR
     | (1 << 5)  # REMOVE_FILE
-    | (1 << 6)  # MAKE_CHAR
     | (1 << 7)  # MAKE_DIR
     | (1 << 8)  # MAKE_REG
     | (1 << 9)  # MAKE_SOCK
     | (1 << 10)  # MAKE_FIFO
-    | (1 << 11)  # MAKE_BLOCK
     | (1 << 12)  # MAKE_SYM
 )
+_MAKE_DEVICES = (1 << 6) | (1 << 11)  # MAKE_CHAR, MAKE_BLOCK
 _REFER = 1 << 13  # since ABI 2
 _TRUNCATE = 1 << 14  # since ABI 3
 
@@ -55,7 +54,9 @@ def landlock_abi() -> int:
 
 
 def _rights(abi: int) -> int:
-    return _WRITE_FILE | _CHANGES_A_FOLDER | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
+    return (
+        _WRITE_FILE | _CHANGES_A_FOLDER | _MAKE_DEVICES | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ class Landlock:
             _syscall(_SYS_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
         )
         try:
-            self._allow(folder, _rights(abi))
+            # Not device nodes: root could make one of the disk that the base is on.
+            self._allow(folder, _rights(abi) & ~_MAKE_DEVICES)
             for device in devices:
                 if device.exists():
                     self._allow(device, _WRITE_FILE | (_rights(abi) & _TRUNCATE))
