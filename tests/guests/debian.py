@@ -45,7 +45,8 @@ _PACKAGES = (
 )
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 
-# Both scripts run inside mmdebstrap, as root or as the root of a user namespace; $1 is the guest's tree.
+# Both scripts run inside mmdebstrap, as root or as the root of a user namespace; $1 is the guest's tree. They
+# are in its tmp, which does not become part of the image.
 _FINISH = """\
 set -eu
 cd "$1"
@@ -54,12 +55,13 @@ echo {password} | chroot . chpasswd --encrypted
 (cd boot && ln -s vmlinuz-* vmlinuz && ln -s initrd.img-* initrd.img)
 ln -sf ../run/systemd/resolve/stub-resolv.conf etc/resolv.conf
 : > etc/machine-id
-rm -f etc/apt/apt.conf.d/99mmdebstrap etc/*- etc/.resolv.conf.* etc/ssh/ssh_host_*_key*
+rm -f etc/apt/apt.conf.d/??mmdebstrap etc/*- etc/.resolv.conf.* etc/ssh/ssh_host_*_key*
+rm -rf usr/share/python3/debpython/__pycache__
 rm -f var/lib/dbus/machine-id var/lib/systemd/random-seed var/lib/dpkg/*-old
 rm -rf var/lib/apt/lists/* var/cache/apt/* var/cache/debconf/*-old var/cache/ldconfig/*
 find {left_out} -mindepth 1 -delete
 find var/log -type f -delete
-# In a reproducible build Python's cached code holds a hash of its source, and each import reads and hashes the
+# In a reproducible build Python's cached code holds a hash of its source, and an import reads and hashes the
 # source again: seconds of cloud-init. Have the usual cache, which compares the time.
 chroot . env --unset=SOURCE_DATE_EPOCH python3 -m compileall -qq -f -j 0 --invalidation-mode timestamp \
     /usr/lib/python3 /usr/lib/python3.* || :
@@ -68,9 +70,8 @@ chroot . env --unset=SOURCE_DATE_EPOCH python3 -m compileall -qq -f -j 0 --inval
 _MAKE_DISK = """\
 set -eu
 root=$1 raw=$1.raw aside=$1.aside
-# mke2fs copies whatever it finds: take off what mmdebstrap has mounted in the tree, and put aside what is of
-# use only now. It must come back: in tmp is what keeps mmdebstrap's apt-get off the host's own package lists.
-awk -v root="$root/" 'index($5, root) == 1 {{ print $5 }}' /proc/self/mountinfo | tac | xargs -r umount --lazy
+# mke2fs copies whatever it finds. Put aside what is of use only now; it must come back, as tmp has what keeps
+# mmdebstrap's apt-get off the host's own package lists. Cover what mmdebstrap has mounted.
 restore() {{
     for name in dev run tmp; do rmdir "$root/$name" && mv "$aside/$name" "$root"; done
     rm -rf "$raw" "$aside"
@@ -79,21 +80,21 @@ trap restore EXIT
 mkdir "$aside"
 for name in dev run tmp; do mv "$root/$name" "$aside" && mkdir "$root/$name"; done
 chmod 1777 "$root/tmp"
-mv "$root/boot-area" "$raw"
+for name in proc sys; do
+    if mountpoint -q "$root/$name"; then mount -t tmpfs -o mode=0555 tmpfs "$root/$name"; fi
+done
+mv "$aside/tmp/boot-area" "$raw"
 find "$root" -newermt @{now} -exec touch --no-dereference --date=@{time} {{}} +
 {mke2fs}
 {settle}
-qemu-img convert -f raw -O qcow2 "$raw" "$root/debian.qcow2"
+qemu-img convert -f raw -O qcow2 "$raw" "$aside/tmp/debian.qcow2"
 """
 
-# Unmounting is for a mount namespace of its own; where mounting is not permitted, nothing is mounted.
-_PRIVATELY = """\
-script={script}
-if grep -q " $1/" /proc/self/mountinfo; then
-    unshare --mount sh -c "$script" sh "$1"
-else
-    sh -c "$script" sh "$1"
-fi
+# Mounting is for a mount namespace of its own. Where it is not permitted, mmdebstrap has mounted nothing.
+_RUN_MAKE_DISK = """\
+if mountpoint -q "$1/proc"; then set -- "$1" unshare --mount; fi
+root=$1; shift
+"$@" sh "$root/tmp/make-disk" "$root"
 """
 
 log = logging.getLogger(__name__)
@@ -109,26 +110,36 @@ def debian() -> Path:
 
 
 def _build(directory: Path) -> None:
-    tools.require("debugfs", "grub-mkimage", "mke2fs", "mmdebstrap", "qemu-img", files={_GRUB: "grub-pc-bin"})
+    privileged = os.geteuid() == 0
+    needed = ["debugfs", "grub-mkimage", "mke2fs", "mmdebstrap", "qemu-img"]
+    tools.require(*needed, *([] if privileged else ["newuidmap"]), files={_GRUB: "grub-pc-bin"})
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         scratch = Path(temporary)
         now = int(time.time())
         host = archive.host_archive()
         log.info("making the boot area with GRUB")
-        boot_area = scratch / "boot-area"
-        boot_area.write_bytes(_boot_area(scratch))
-        files = scratch / "files.tar"
-        files.write_bytes(debian_files.tar(root_uuid=_UUID, time=_TIME))
+        inputs = {
+            "boot-area": _boot_area(scratch),
+            "files.tar": debian_files.tar(root_uuid=_UUID, time=_TIME),
+            "finish": _finish().encode(),
+            "make-disk": _make_disk(now).encode(),
+        }
+        for name, content in inputs.items():
+            (scratch / name).write_bytes(content)
         log.info("installing %s %s and making the disk", host.distribution, host.codename)
         hooks = [
-            ("essential", f"tar-in {shlex.quote(str(files))} /"),
-            ("customize", _finish()),
-            ("customize", f"upload {shlex.quote(str(boot_area))} /boot-area"),
-            ("customize", _PRIVATELY.format(script=shlex.quote(_make_disk(now)))),
-            ("customize", f"download /debian.qcow2 {shlex.quote(str(directory / 'debian.qcow2'))}"),
+            ("essential", f"tar-in {shlex.quote(str(scratch / 'files.tar'))} /"),
+            *(
+                ("customize", f"upload {shlex.quote(str(scratch / name))} /tmp/{name}")
+                for name in ("boot-area", "finish", "make-disk")
+            ),
+            ("customize", 'sh "$1/tmp/finish" "$1"'),
+            ("customize", _RUN_MAKE_DISK),
+            ("customize", f"download /tmp/debian.qcow2 {shlex.quote(str(directory / 'debian.qcow2'))}"),
         ]
         argv = [
             "mmdebstrap",
+            "--quiet",
             "--format=null",
             "--skip=cleanup",
             "--variant=minbase",
@@ -141,7 +152,9 @@ def _build(directory: Path) -> None:
             "/dev/null",
             *host.sources,
         ]
-        tools.run(argv, env=ext4.environment(_TIME) | ({"TMPDIR": temporary} if os.geteuid() == 0 else {}))
+        # Another user's namespace cannot enter a home directory with mode 700, but it can /tmp.
+        place = {"TMPDIR": temporary} if privileged else {}
+        tools.run(argv, env=ext4.environment(_TIME) | place)
 
 
 def _finish() -> str:

@@ -101,8 +101,10 @@ Type=ether
 DHCP=yes
 """
 
+# Without an ethernet interface there is nothing to wait for; stock systemd waits two minutes and then fails.
 _WAIT_ONLINE = """\
 [Service]
+ExecCondition=/bin/sh -c 'ls -d /sys/class/net/e*'
 ExecStart=
 ExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=15
 """

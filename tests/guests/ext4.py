@@ -50,10 +50,10 @@ def settle(image: str, *, offset: int, time: int) -> str:
     """
     target = f'{image}"?offset={offset}"'
     return f"""\
-used=$(debugfs -R 'stats -h' {target} 2> /dev/null |
+used=$(debugfs -R 'stats -h' {target} |
     awk -F: '/^Inode count/ {{ all = $2 }} /^Free inodes/ {{ free = $2 }} END {{ print all - free }}')
 seq 1 "$used" | awk '{{ set = "set_inode_field <" $1 ">"
                        print set, "atime @{time}"; print set, "ctime @{time}" }}' |
-    debugfs -w -f - {target} > /dev/null 2>&1
-e2fsck -f -n {target} > /dev/null 2>&1
+    debugfs -w -f - {target} > /dev/null
+e2fsck -f -n {target} > /dev/null
 """

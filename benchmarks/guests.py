@@ -1,0 +1,46 @@
+"""Owns what the benchmarks boot: the guests of the tests, each as a `VmConfig`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pytest_readonly_vm.config import VmConfig
+from tests.guests import bootsector
+from tests.guests.debian import debian
+from tests.guests.tiny_linux import READY as TINY_READY
+from tests.guests.tiny_linux import tiny_linux
+
+READY = "hello"
+"""What the boot sector prints."""
+
+
+@contextmanager
+def boot_sector() -> Iterator[VmConfig]:
+    """512 bytes that print `READY` and halt: the least that can be called a guest, so that QEMU's own time is seen."""
+    with TemporaryDirectory() as folder:
+        image = bootsector.write_image(Path(folder) / "hello.img", bootsector.hello(f"{READY}\n"))
+        yield _tcg(image=image, memory="16M", ready=f"console:{READY}")
+
+
+def tiny() -> VmConfig:
+    """A distribution's kernel with a busybox initramfs, started without a bootloader; built when it is not there."""
+    guest = tiny_linux()
+    return _tcg(
+        image=guest.disk,
+        kernel=guest.kernel,
+        initrd=guest.initrd,
+        append=guest.append,
+        memory="256M",
+        ready=f"console:{TINY_READY}",
+    )
+
+
+def full() -> VmConfig:
+    """A Debian (or Ubuntu) with systemd and cloud-init, from its bootloader to the login prompt; built if need be."""
+    return _tcg(image=debian(), memory="1G", boot_timeout=600)
+
+
+def _tcg(**settings: object) -> VmConfig:
+    """TCG everywhere, so that numbers of different computers mean the same; the format as qemu-img finds it."""
+    return VmConfig().replace(accel="tcg", **settings)

@@ -1,0 +1,1 @@
+"""A pytest suite that `benchmarks.overhead` runs; of no use by itself."""

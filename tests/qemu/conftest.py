@@ -1,0 +1,58 @@
+"""Fixtures of the tests that run real machines: what `readonly_vm` is made of here, and more ways to make images."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
+from tests.conftest import READY
+
+BOOT_TIMEOUT = 60.0
+"""Seconds; a boot-sector guest takes a tenth of one, on a computer that has nothing else to do."""
+
+
+@pytest.fixture
+def vm_memory() -> str:
+    return "16M"
+
+
+@pytest.fixture
+def vm_accel() -> str:
+    return "tcg"
+
+
+@pytest.fixture
+def vm_ready() -> str:
+    return f"console:{READY}"
+
+
+@pytest.fixture
+def vm_boot_timeout() -> float:
+    return BOOT_TIMEOUT
+
+
+@pytest.fixture
+def small(boot_sector: Callable[[str], Path]) -> Callable[..., VmConfig]:
+    """Configurations for a lab of the test's own: a boot-sector guest by its name, or another image, and settings."""
+
+    def config(image: str | Path, **settings: object) -> VmConfig:
+        path = boot_sector(image) if isinstance(image, str) else image
+        known: dict[str, object] = {"memory": "16M", "accel": "tcg", "ready": f"console:{READY}"}
+        return VmConfig().replace(image=path, boot_timeout=BOOT_TIMEOUT, **known | settings)
+
+    return config
+
+
+@pytest.fixture
+def boot(small: Callable[..., VmConfig]) -> Iterator[Callable[..., VirtualMachine]]:
+    """Boot what `small` describes, beyond pytest's own run: the image may be spoilt. The machine ends with the test."""
+    with Lab() as lab, ExitStack() as machines:
+
+        def start(image: str | Path, *, name: str = "guest", **settings: object) -> VirtualMachine:
+            machine = lab.start(small(image, **settings), name=name)
+            machines.callback(machine.close)
+            return machine
+
+        yield start

@@ -1,0 +1,140 @@
+"""A long session costs no more than a short one: nothing grows with the number of machines, of events, of bytes."""
+
+import gc
+import resource
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
+from tests.conftest import READY
+from tests.guests import bootsector
+from tests.qemu.waiting import eventually
+
+MACHINES = 200
+WARM_UP = 20
+EVENTS = 20_000
+KEPT = 1 << 20
+"""Characters of a console that are held in memory."""
+
+SLACK = 8 << 20
+"""Bytes by which an interpreter's memory varies by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What this process holds of the system."""
+
+    descriptors: int
+    threads: int
+    files: tuple[str, ...]
+
+    @classmethod
+    def now(cls, workspaces: Path) -> Self:
+        gc.collect()
+        return cls(
+            descriptors=len(list(Path("/proc/self/fd").iterdir())),
+            threads=len(list(Path("/proc/self/task").iterdir())),
+            files=tuple(sorted(str(path) for path in workspaces.rglob("*"))),
+        )
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory now."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def test_two_hundred_machines_in_a_row_hold_no_more_than_one(temporary: Path, small: Callable[..., VmConfig]) -> None:
+    config = small("hello")
+    with Lab() as lab:
+
+        def boot(times: int) -> None:
+            for number in range(times):
+                machine = lab.start(config, name=f"machine {number}")
+                assert machine.qmp.execute("query-status")["running"]
+                machine.close()
+
+        boot(WARM_UP)
+        held, memory = Holdings.now(temporary), resident_memory()
+        boot(MACHINES - WARM_UP)
+        assert Holdings.now(temporary) == held
+        assert resident_memory() < memory + SLACK
+
+
+def test_machines_that_many_threads_start_at_once_hold_nothing_when_their_lab_is_left(
+    temporary: Path, small: Callable[..., VmConfig]
+) -> None:
+    config = small("hello")
+    for _ in range(2):  # what the first one loads stays loaded
+        held = Holdings.now(temporary)
+        with Lab() as lab, ThreadPoolExecutor(8) as threads:
+            names = [f"machine {number}" for number in range(16)]
+            machines = list(threads.map(lambda name: lab.start(config, name=name), names))
+            assert [machine.qmp.execute("query-name")["name"] for machine in machines] == names
+        assert not any(machine.is_running() for machine in machines)
+    assert replace(Holdings.now(temporary), files=()) == replace(held, files=())
+
+
+def test_a_guest_that_never_stops_talking_costs_bounded_memory_and_loses_no_byte(
+    boot: Callable[..., VirtualMachine],
+) -> None:
+    machine = boot("chatter", ready="console:^line 00000001$")
+    memory = resident_memory()
+    eventually(lambda: machine.console.log_path.stat().st_size > KEPT + KEPT // 8, "more than is kept", within=120)
+    assert resident_memory() < memory + SLACK + 4 * 2 * KEPT
+    machine.kill()
+    whole = machine.console.log_path.read_text(encoding="ascii")
+    machine.close()
+
+    lines = whole[whole.index("line") :].splitlines()[:-1]  # the last one may be cut
+    assert lines == [f"line {number:08}" for number in range(1, len(lines) + 1)]
+    assert machine.console.text == whole[-KEPT:]
+    assert len(machine.console.text) == KEPT
+
+
+def test_a_guest_that_floods_the_monitor_costs_bounded_memory(
+    boot: Callable[..., VirtualMachine], tmp_path: Path
+) -> None:
+    # The guest `panics` whose halt is replaced by a jump back to its last OUT, so it panics without end.
+    sector = bootsector.panics(READY).replace(bytes.fromhex("ee faf4ebfd"), bytes.fromhex("ee ebfd 9090"))
+    image = bootsector.write_image(tmp_path / "panics.img", sector)
+    machine = boot(image, qemu_args=("-device", "pvpanic", "-action", "panic=none"))
+    memory = resident_memory()
+    eventually(lambda: machine.qmp.events and machine.qmp.events[-1].number > EVENTS, "so many events", within=120)
+    assert resident_memory() < memory + SLACK
+    machine.kill()
+    events = machine.qmp.events
+    assert len(events) == 1000
+    assert [event.number for event in events] == list(range(events[0].number, events[0].number + 1000))
+
+
+def test_leaving_a_lab_lets_go_of_machines_that_nobody_closed(
+    temporary: Path, boot_sector: Callable[[str], Path]
+) -> None:
+    program = textwrap.dedent(f"""
+        import gc
+        from pytest_readonly_vm import Lab, VmConfig
+        config = VmConfig().replace(image={str(boot_sector("hello"))!r}, memory="16M", accel="tcg", ready="none")
+        with Lab() as lab:
+            forgotten = lab.start(config, name="forgotten")
+        assert not forgotten.is_running()
+        del forgotten
+        gc.collect()
+    """)
+    done = subprocess.run([sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list(temporary.glob("*/*")) == []

@@ -1,0 +1,47 @@
+"""A full disk on the host stops a guest with a reason; it corrupts nothing and leaves nothing behind."""
+
+import sys
+
+import pytest
+
+from tests.guests.tiny_linux import tiny_linux
+
+
+def run_on_a_small_disk(pytester: pytest.Pytester, size: str, *arguments: str) -> pytest.RunResult:
+    """Run pytest with a TMPDIR of that size: a tmpfs in a mount namespace of its own, which needs no root."""
+    small = pytester.mkdir("small")
+    guest = tiny_linux()
+    command = f'mount -t tmpfs -o size={size} none {small} && TMPDIR={small} exec {sys.executable} -m pytest "$@"'
+    result = pytester.run(
+        "unshare", "--user", "--map-root-user", "--mount", "sh", "-c", command, "sh",
+        f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}",
+        f"--vm-append={guest.append}", "--vm-ready=console:tiny# $", "--vm-memory=256M", "--vm-accel=tcg",
+        "-p", "no:cacheprovider", *arguments,
+        timeout=120,
+    )  # fmt: skip
+    assert list(small.iterdir()) == []
+    return result
+
+
+def test_a_folder_that_is_nearly_full_is_refused_before_anything_starts(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(readonly_vm): pass")
+    result = run_on_a_small_disk(pytester, "32m")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*small has 32 MiB free, too little for a guest's temporary writes; *set TMPDIR*"])
+
+
+def test_one_that_fills_up_stops_the_guest_which_goes_on_when_there_is_room(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        def test_it(readonly_vm, vm_image):
+            console, qmp = readonly_vm.console, readonly_vm.qmp
+            ballast = readonly_vm.console.log_path.parent / "ballast"
+            ballast.write_bytes(bytes(56 << 20))
+            console.send("dd if=/dev/zero of=/dev/vda bs=1M count=60 conv=fsync; echo written: $?\\n")
+            stopped = qmp.wait_event("BLOCK_IO_ERROR", timeout=60)
+            assert stopped.data["nospace"] is True and stopped.data["action"] == "stop"
+            assert qmp.execute("query-status")["status"] == "io-error"
+            ballast.unlink()
+            qmp.execute("cont")
+            console.expect("written: 0", timeout=60)
+    """)
+    run_on_a_small_disk(pytester, "96m").assert_outcomes(passed=1)

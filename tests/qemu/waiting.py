@@ -1,0 +1,25 @@
+"""Owns waiting for a condition, with a deadline; what the tests do where others sleep."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+GENEROUS = 60.0
+"""Seconds that a step may take on a slow computer that others use as well."""
+
+
+def eventually(condition: Callable[[], T], what: str, *, within: float = GENEROUS) -> T:
+    """The first true value of `condition`, looked at every hundredth of a second.
+
+    :raises AssertionError: there was none within so many seconds; the message says `what` and the last value.
+    """
+    deadline = time.monotonic() + within
+    while True:
+        late = time.monotonic() > deadline
+        if value := condition():
+            return value
+        if late:
+            raise AssertionError(f"not within {within:g} s: {what}; last: {value!r}")
+        time.sleep(0.01)
