@@ -211,15 +211,14 @@ class TestSend:
 @contextlib.contextmanager
 def listener(folder: Path) -> Iterator[tuple[Console, socket.socket]]:
     """A console, and the other end of its line in our own hands: faster than any guest at its serial port."""
-    loop = LoopThread()
-    spawner = Spawner(loop)
-    ours, consoles = socket.socketpair()
-    try:
+    with contextlib.ExitStack() as stack:
+        loop = LoopThread()
+        stack.callback(loop.close)
+        spawner = Spawner(loop)
+        stack.callback(spawner.close)
+        ours, consoles = socket.socketpair()
+        stack.enter_context(ours)
         process = spawner.start(["sleep", "600"], name="listener", env=os.environ, pass_fds=(), ruleset=None)
         console = Console(loop, process, consoles, folder / "log", "listener")
-        with ours:
-            yield console, ours
-        loop.loop.call_soon_threadsafe(console.close)
-    finally:
-        spawner.close()
-        loop.close()
+        stack.callback(loop.loop.call_soon_threadsafe, console.close)
+        yield console, ours
