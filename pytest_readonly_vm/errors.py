@@ -13,7 +13,7 @@
     ├── BaseImageChanged         the base image is no longer what it was when the run opened it
     ├── StartFailed              QEMU did not come up
     ├── GuestDied                QEMU ended while somebody was waiting for the guest
-    ├── MonitorLost              QEMU is alive, but its monitor no longer talks to us
+    ├── ConnectionLost           QEMU is alive, but its monitor or console no longer talks to us
     ├── WaitTimeout              what was waited for did not come; also a TimeoutError
     │   └── BootTimeout          ... and what was waited for was a ready guest
     └── QmpError                 QEMU refused a monitor command
@@ -69,8 +69,8 @@ class GuestDied(VmError):
     """QEMU ended while somebody was waiting for the guest, by whatever hand: guest, test, signal or crash."""
 
 
-class MonitorLost(VmError):
-    """The connection to QEMU's monitor broke although the QEMU process is still running."""
+class ConnectionLost(VmError):
+    """The connection to QEMU's monitor or console broke although the QEMU process is still running."""
 
 
 class WaitTimeout(VmError, TimeoutError):

@@ -8,7 +8,7 @@ import re
 import socket
 from pathlib import Path
 
-from pytest_readonly_vm.errors import WaitTimeout
+from pytest_readonly_vm.errors import ConnectionLost, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
 
@@ -36,6 +36,7 @@ class Console:
         self._recent = ""
         self._unread = ""
         self._news = asyncio.Event()
+        self._sending = asyncio.Lock()
         self.log_path = log
         """The whole log, as the guest sent it, for as long as the machine lives."""
         self._log = log.open("wb", buffering=0)
@@ -62,6 +63,7 @@ class Console:
         self._recent = (self._recent + text)[-_KEPT:]
         self._unread = (self._unread + text)[-_KEPT:]
         self._news.set()
+        self._news = asyncio.Event()
         return True
 
     async def _read_rest(self) -> None:
@@ -75,26 +77,29 @@ class Console:
         """As `expect`, on the loop."""
         try:
             async with asyncio.timeout(timeout):
-                return await self._process.race(self._search(pattern))
+                # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
+                while not (match := self._take(pattern)):
+                    await self._process.race(self._news.wait())
+                return match
         except TimeoutError:
             error = WaitTimeout(f"{self._name}: the console did not show {pattern.pattern!r} within {timeout:g} s")
             error.add_note(self._testify())
             raise error from None
 
-    async def _search(self, pattern: re.Pattern[str]) -> re.Match[str]:
-        while True:
-            self._news.clear()
-            if match := pattern.search(self._unread):
-                self._unread = self._unread[match.end() :]
-                return match
-            await self._news.wait()
+    def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
+        if match := pattern.search(self._unread):
+            self._unread = self._unread[match.end() :]
+        return match
 
     async def _write(self, data: bytes, timeout: float) -> None:
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout), self._sending:
                 await self._process.race(self._loop.loop.sock_sendall(self._port, data))
         except TimeoutError:
             raise WaitTimeout(f"{self._name}: the guest did not take what was sent to its console") from None
+        except OSError as error:
+            lost = ConnectionLost(f"{self._name}: the connection to the console broke: {error}")
+            raise await self._process.death_or(lost) from None
 
     def close(self) -> None:
         """Let go of socket and log; on the loop."""
@@ -134,6 +139,7 @@ class Console:
         :param timeout: seconds that the guest may take to accept it.
         :raises WaitTimeout: the guest did not take it all.
         :raises GuestDied: QEMU ended.
+        :raises ConnectionLost: it lives, and somebody has taken the serial port away from it.
         """
         self._loop.run(self._write(text.encode() if isinstance(text, str) else text, timeout))
 

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.message import Message
 
-from pytest_readonly_vm.errors import GuestDied, MonitorLost, QmpError, WaitTimeout
+from pytest_readonly_vm.errors import ConnectionLost, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
 
@@ -78,7 +78,7 @@ class Qmp:
         try:
             await self._client.connect(monitor)
         except ConnectError as error:
-            raise await self._lost(error) from None
+            raise await self._broken(error) from None
 
     def _hear(self, message: Message) -> bool:
         stamp = message.get("timestamp", {})
@@ -111,32 +111,26 @@ class Qmp:
                 refusal.add_note("QEMU may write only below the machine's own folder; see the setting seal")
             raise refusal from None
         except (ExecInterruptedError, StateError, EOFError, OSError) as error:
-            raise await self._lost(error) from None
+            raise await self._broken(error) from None
 
-    async def _lost(self, cause: BaseException) -> GuestDied | MonitorLost:
-        """What a broken connection means: nearly always that the process ends, which may take a moment to show."""
-        if await self._process.wait_ended(2.0):
-            return self._process.death()
-        return MonitorLost(f"{self._name}: the connection to QEMU's monitor broke: {cause}")
+    async def _broken(self, cause: BaseException) -> VmError:
+        lost = ConnectionLost(f"{self._name}: the connection to QEMU's monitor broke: {cause}")
+        return await self._process.death_or(lost)
 
     async def next_event(self, name: str, match: Match = None, timeout: float = 30.0) -> QmpEvent:
         """As `wait_event`, on the loop."""
         try:
             async with asyncio.timeout(timeout):
-                return await self._process.race(self._arrival(name, match))
+                # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
+                while not (event := self._take(name, match)):
+                    await self._process.race(self._news.wait())
+                return event
         except TimeoutError:
             error = WaitTimeout(f"{self._name}: no event {name} came within {timeout:g} s")
             error.add_note(self._history())
             raise error from None
 
-    async def _arrival(self, name: str, match: Match) -> QmpEvent:
-        while True:
-            news = self._news
-            if event := self._find(name, match):
-                return event
-            await news.wait()
-
-    def _find(self, name: str, match: Match) -> QmpEvent | None:
+    def _take(self, name: str, match: Match) -> QmpEvent | None:
         for event in self._events:
             known = event.number < self._forgotten or event.number in self._taken
             if event.name == name and not known and _matches(event, match):
@@ -172,7 +166,7 @@ class Qmp:
         :raises QmpError: QEMU refused the command.
         :raises GuestDied: QEMU ended, before or meanwhile; raised at once.
         :raises WaitTimeout: no answer came in time.
-        :raises MonitorLost: the connection broke although QEMU lives.
+        :raises ConnectionLost: the connection broke although QEMU lives.
         """
         return self._loop.run(self.command(command, _merged(arguments, named), timeout))
 

@@ -52,12 +52,13 @@ class Layer:
 
     def difference(self) -> str | None:
         """What happened to the file since it was opened, or None."""
-        if found := self.fingerprint.difference(Fingerprint.of(os.fstat(self.descriptor))):
-            return found
         try:
-            return self.fingerprint.difference(Fingerprint.of(self.path.stat()))
+            by_name = self.path.stat()
         except OSError as error:
             return f"can no longer be found ({error.strerror})"
+        # The name first: to lose it changes the file's ctime as well.
+        found = self.fingerprint.difference(Fingerprint.of(by_name))
+        return found or self.fingerprint.difference(Fingerprint.of(os.fstat(self.descriptor)))
 
     def sha256(self) -> str:
         digest = hashlib.sha256()

@@ -45,11 +45,13 @@ def inspect_chain(path: Path, *, format: str | None, shown: str, qemu_img: Path)
         if " lock" in words:
             raise ImageError(f"{shown} is open for writing in another process; end that machine or copy the image")
         raise ImageError(f"{shown} cannot be opened: {words}")
-    chain = []
+    chain: list[Inspected] = []
     for number, info in enumerate(json.loads(done.stdout)):
         what = shown if number == 0 else f"{shown}: its backing file {info['filename']}"
         _refuse_what_info_shows(info, what)
-        found = Inspected(Path(info["filename"]), info["format"])
+        # JSON cannot say every name: what is not UTF-8 arrives maimed.
+        found = Inspected(Path(info["filename"]) if chain else path.absolute(), info["format"])
+        _refuse_what_is_no_file(found.path, what)
         _refuse_damage(found, what, qemu_img)
         chain.append(found)
     return chain
@@ -99,7 +101,7 @@ def _refuse_what_info_shows(info: dict[str, Any], what: str) -> None:
         raise ImageError(f"{what} was not closed properly; repair it with qemu-img check -r all")
     if "data-file" in details:
         raise ImageError(f"{what} keeps its data in a second file; {converting}")
-    if len(details.get("extents", ())) > 1 or "flat" in str(details.get("create-type", "")).lower():
+    if any(extent["filename"] != info["filename"] for extent in details.get("extents", ())):
         raise ImageError(f"{what} is a VMDK in several files; {converting}")
 
 

@@ -43,6 +43,11 @@ def _leash(parent: int, ruleset: int | None) -> Callable[[], None]:
     return hold
 
 
+def die_with_parent() -> None:
+    """Put this very process on the leash of the one that started it."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Completed:
     """How a short-lived helper tool ended. `returncode` is None when it was killed at its deadline."""
@@ -233,6 +238,10 @@ class Process:
                 future.cancel()
             await asyncio.gather(task, end, return_exceptions=True)
         raise self.death()
+
+    async def death_or(self, error: VmError) -> VmError:
+        """What a broken connection means: nearly always that the process ends, which may take a moment to show."""
+        return self.death() if await self.wait_ended(2.0) else error
 
     def death(self) -> GuestDied:
         """The error for whoever waited for a process that has ended, with what is left of it as evidence."""

@@ -169,8 +169,10 @@ class Lab:
 def _refuse_what_is_not_there(config: VmConfig) -> None:
     for name in ("image", "kernel", "initrd"):
         path = getattr(config, name)
-        if path is not None and not path.exists():
-            raise ConfigurationError(f"{config.origin(name)}: {name}: {path} does not exist")
+        try:
+            _ = path and path.stat()
+        except OSError as error:
+            raise ConfigurationError(f"{config.origin(name)}: {name}: {path}: {error.strerror}") from None
     there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if config.memory > there_is:
         raise ConfigurationError(

@@ -54,8 +54,11 @@ def read_settings(config: pytest.Config) -> None:
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from None
     for image in config.stash[_images]:
-        if image.origin == "--vm-image" and isinstance(image.value, Path) and not image.value.exists():
-            raise pytest.UsageError(f"--vm-image: {image.value} does not exist")
+        if image.origin == "--vm-image" and isinstance(image.value, Path):
+            try:
+                image.value.stat()
+            except OSError as error:
+                raise pytest.UsageError(f"--vm-image: {image.value}: {error.strerror}") from None
 
 
 def given_settings(config: pytest.Config) -> Mapping[str, Given]:

@@ -53,8 +53,12 @@ class Run:
     @cached_property
     def lab(self) -> "Lab":
         """The lab; asking for it is what loads asyncio, qemu.qmp and the rest."""
+        from pytest_readonly_vm.host.process import die_with_parent
         from pytest_readonly_vm.machine.lab import Lab
 
+        if hasattr(self._config, "workerinput"):
+            # Nobody hears an xdist worker whose controller was killed, and it would wait out its test with the machine.
+            die_with_parent()
         lab = Lab()
         self._config.add_cleanup(lab.close)
         return lab

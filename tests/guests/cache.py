@@ -20,6 +20,7 @@ VARIABLE = "READONLY_VM_TEST_GUESTS"
 """The environment variable that moves the cache."""
 
 _KEY_LENGTH = 16
+_HOME = Path.home()  # once: a test under pytester has another
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ def directory() -> Path:
         return Path(chosen).absolute()
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not cache.is_absolute():  # as the XDG base directory specification has it
-        cache = Path.home() / ".cache"
+        cache = _HOME / ".cache"
     return cache / "pytest-readonly-vm-tests"
 
 

@@ -222,4 +222,4 @@ def test_without_the_seal_exactly_the_test_that_changed_the_base_fails_and_later
             assert f"{paths[name]} is not used any more: {paths[name]}" in refusal
             assert culprit in refusal
         else:
-            assert f"{paths[name]} does not exist" in refusal
+            assert f"{paths[name]}: No such file or directory" in refusal

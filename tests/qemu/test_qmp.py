@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import GuestDied, MonitorLost, QmpError, QmpEvent, VirtualMachine, WaitTimeout
+from pytest_readonly_vm import ConnectionLost, GuestDied, QmpError, QmpEvent, VirtualMachine, WaitTimeout
 from tests.qemu.waiting import GENEROUS
 
 WAITERS = 10
@@ -237,7 +237,7 @@ class TestTheEndOfQemu:
         assert readonly_vm.qmp.wait_event("SHUTDOWN", {"reason": "host-qmp-quit"}).data["guest"] is False
 
     def test_is_told_from_the_end_of_the_connection(self, readonly_vm: VirtualMachine) -> None:
-        with pytest.raises(MonitorLost, match="the connection to QEMU's monitor broke"):
+        with pytest.raises(ConnectionLost, match="the connection to QEMU's monitor broke"):
             readonly_vm.qmp.execute("yank", instances=[{"type": "chardev", "id": "monitor"}])
         assert readonly_vm.is_running()
         readonly_vm.close()

@@ -150,11 +150,11 @@ class TestKind:
 
 class TestPresence:
     def test_no_file(self, tmp_path: Path, refused: Refused) -> None:
-        refused(tmp_path / "nothing.img", "image: .*nothing.img does not exist$", error=ConfigurationError)
+        refused(tmp_path / "nothing.img", "image: .*nothing.img: No such file or directory$", error=ConfigurationError)
 
     def test_a_symbolic_link_to_nothing(self, tmp_path: Path, refused: Refused) -> None:
         (tmp_path / "link").symlink_to("nothing")
-        refused(tmp_path / "link", "image: .*link does not exist$", error=ConfigurationError)
+        refused(tmp_path / "link", "image: .*link: No such file or directory$", error=ConfigurationError)
 
     def test_no_backing_file(self, tmp_path: Path, refused: Refused) -> None:
         base = writer_image(tmp_path / "base.img")

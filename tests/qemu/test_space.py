@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.guests.tiny_linux import tiny_linux
+from tests.guests.tiny_linux import PROMPT, tiny_linux
 
 
 def run_on_a_small_disk(pytester: pytest.Pytester, size: str, *arguments: str) -> pytest.RunResult:
@@ -15,7 +15,7 @@ def run_on_a_small_disk(pytester: pytest.Pytester, size: str, *arguments: str) -
     result = pytester.run(
         "unshare", "--user", "--map-root-user", "--mount", "sh", "-c", command, "sh",
         f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}",
-        f"--vm-append={guest.append}", "--vm-ready=console:tiny# $", "--vm-memory=256M", "--vm-accel=tcg",
+        f"--vm-append={guest.append}", f"--vm-ready=console:{PROMPT}", "--vm-memory=256M", "--vm-accel=tcg",
         "-p", "no:cacheprovider", *arguments,
         timeout=120,
     )  # fmt: skip
