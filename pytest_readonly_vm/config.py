@@ -209,6 +209,9 @@ class VmConfig:
     output: Path = _setting(
         Path("test-results"), _path, "DIR", "folder for what is kept of a machine (default: test-results)"
     )
+    tmpdir: Path | None = _setting(
+        None, _path, "DIR", "where the guests' temporary writes go, on a disk with room (default: TMPDIR or /var/tmp)"
+    )
     verify: str = _setting(
         "stat", _one_of("stat", "hash", "off"), "HOW",
         "prove the base untouched: stat, by identity, size and times after every test; hash, by SHA-256 at the end of "

@@ -61,6 +61,7 @@ class Qmp:
         self._forgotten = 0
         self._heard = 0
         self._news = asyncio.Event()
+        self._handing_over = asyncio.Lock()
         process.drains.append(self._hear_out)
         process.witnesses.append(self._history)
 
@@ -117,6 +118,17 @@ class Qmp:
         lost = ConnectionLost(f"{self._name}: the connection to QEMU's monitor broke: {cause}")
         return await self._process.death_or(lost)
 
+    async def attempt(self, name: str, arguments: Mapping[str, object] = MappingProxyType({})) -> None:
+        """Run a command that tidies up: its refusal means that there was nothing to do."""
+        with contextlib.suppress(QmpError):
+            await self.command(name, arguments)
+
+    async def hand_over(self, descriptor: int) -> int:
+        """Give QEMU a copy of an open descriptor; on the loop. It is ``/dev/fdset/N`` there, this returns N."""
+        async with self._handing_over:  # QEMU keeps the descriptor that came last for the next command that wants one
+            self._client.send_fd_scm(descriptor)
+            return int((await self.command("add-fd"))["fdset-id"])
+
     async def next_event(self, name: str, match: Match = None, timeout: float = 30.0) -> QmpEvent:
         """As `wait_event`, on the loop."""
         try:
@@ -153,6 +165,10 @@ class Qmp:
             await self._client.disconnect()
 
     # On any thread.
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something that uses the monitor on the loop, from another thread."""
+        return self._loop.run(work)
 
     def execute(
         self, command: str, arguments: Mapping[str, object] | None = None, /, *, timeout: float = 60.0, **named: object

@@ -1,8 +1,8 @@
 """Owns the private folder of a run: what temporary files and sockets live in, and the sweeping of what dead runs left.
 
-``$TMPDIR`` or ``/var/tmp``, then ``pytest-readonly-vm-UID/RUN/``: on a disk, because the guests' writes go there, and
-short, because a socket's path has at most 107 bytes. A run holds a lock on its folder as long as it lives, so whoever
-can take that lock knows that the run is dead, however it died.
+The setting ``tmpdir``, ``$TMPDIR`` or ``/var/tmp``, then ``pytest-readonly-vm-UID/RUN/``: on a disk, because the
+guests' writes go there, and short, because a socket's path has at most 107 bytes. A run holds a lock on its folder as
+long as it lives, so whoever can take that lock knows that the run is dead, however it died.
 """
 
 import contextlib
@@ -26,12 +26,12 @@ _ENOUGH = 64 << 20
 class Workspace:
     """A run's folder, mode 0700, in use until `close` removes it with everything in it."""
 
-    def __init__(self) -> None:
-        """Sweep what dead runs of this user left, then make the folder.
+    def __init__(self, place: Path | None = None) -> None:
+        """Sweep what dead runs of this user left, then make the folder, below `place` or the usual one.
 
         :raises HostError: the folder above cannot be made or is not this user's alone.
         """
-        parent = _private_parent()
+        parent = _private_parent((place or Path(os.environ.get("TMPDIR") or "/var/tmp")).absolute())
         _sweep(parent)
         while True:
             self.path = parent / secrets.token_hex(4)
@@ -56,7 +56,7 @@ class Workspace:
         if free < _ENOUGH:
             raise OutOfSpace(
                 f"{self.path.parent.parent} has {free >> 20} MiB free, too little for a guest's temporary writes; "
-                "make room or set TMPDIR to a folder on a larger disk"
+                "make room or use --vm-tmpdir=DIR on a larger disk"
             )
 
     def __enter__(self) -> Self:
@@ -72,19 +72,20 @@ class Workspace:
             self._lock = None
 
 
-def _private_parent() -> Path:
-    place = Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()
+def _private_parent(place: Path) -> Path:
     parent = place / f"pytest-readonly-vm-{os.getuid()}"
     try:
         parent.mkdir(mode=0o700, exist_ok=True)
         found = parent.lstat()
     except OSError as error:
-        raise HostError(f"no folder for temporary files: {error}; set TMPDIR to a folder that can be written") from None
+        raise HostError(
+            f"no folder for temporary files: {error}; use --vm-tmpdir=DIR with a folder that can be written"
+        ) from None
     # Anybody may have made a folder of this name in a place that all can write.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise HostError(
             f"{parent} is not a folder that only you can use (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}); "
-            "remove it or set TMPDIR to another folder"
+            "remove it or use --vm-tmpdir=DIR with another folder"
         )
     return parent
 

@@ -78,6 +78,7 @@ def cold_start(
             folder=folder,
             overlay=overlay,
             human_monitor=wiring.human_monitor,
+            qemu_img=hypervisor.qemu_img,
         )
         undo.callback(vm.close)
         loop.run(_boot(vm, process, monitor.dup(), readiness(config.ready)))

@@ -7,6 +7,9 @@ from pathlib import Path
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.host.seal import SANDBOX_ARGUMENT
 
+DISK = "disk0"
+"""QEMU's name for the drive that has the base image below it."""
+
 _DEFAULT_MACHINE = {
     "x86_64": "pc",
     "i386": "pc",
@@ -120,11 +123,11 @@ def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
         return ()
     top, *below = wiring.layers
     if wiring.overlay is None:
-        drive = f"if=none,id=disk0,snapshot=on,format={top.format},file=/dev/fdset/{top.descriptor}"
+        drive = f"if=none,id={DISK},snapshot=on,format={top.format},file=/dev/fdset/{top.descriptor}"
         backing = _chain_options(below, "backing")
     else:
         # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before.
-        drive = f"if=none,id=disk0,cache=unsafe,format=qcow2,file={_escaped(str(wiring.overlay))}"
+        drive = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={_escaped(str(wiring.overlay))}"
         backing = _chain_options(wiring.layers, "backing")
     arguments: list[str] = []
     for layer in wiring.layers:

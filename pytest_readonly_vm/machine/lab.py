@@ -41,6 +41,7 @@ class Lab:
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
+        self._workspaces: dict[Path | None, Workspace] = {}
         self._hypervisors: dict[tuple[object, ...], Hypervisor] = {}
         self._bases: dict[tuple[Path, str | None], BaseImage] = {}
         self._watched: set[BaseImage] = set()
@@ -58,10 +59,6 @@ class Lab:
             with contextlib.suppress(VmError):  # the spawner ends what did not end by itself
                 vm.close()
         self._stack.close()
-
-    @cached_property
-    def _workspace(self) -> Workspace:
-        return self._stack.enter_context(Workspace())
 
     @cached_property
     def _loop(self) -> LoopThread:
@@ -91,7 +88,7 @@ class Lab:
         with self._lock:
             hypervisor = self._hypervisor(config)
             base = self._base(config, hypervisor)
-            workspace, loop, spawner = self._workspace, self._loop, self._spawner
+            workspace, loop, spawner = self._workspace(config), self._loop, self._spawner
         vm = cold_start(
             config,
             name=name,
@@ -104,6 +101,11 @@ class Lab:
         self._machines = [*(other for other in self._machines if not other.closed), vm]
         self.boots.append(Boot(vm.boot_seconds, hypervisor.accelerator.describe()))
         return vm
+
+    def _workspace(self, config: VmConfig) -> Workspace:
+        if config.tmpdir not in self._workspaces:
+            self._workspaces[config.tmpdir] = self._stack.enter_context(Workspace(config.tmpdir))
+        return self._workspaces[config.tmpdir]
 
     def _hypervisor(self, config: VmConfig) -> Hypervisor:
         key = (config.qemu, config.accel, config.seal)

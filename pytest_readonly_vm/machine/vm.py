@@ -1,5 +1,6 @@
 """Owns `VirtualMachine`: what a test holds of a running guest, and the guest's orderly end."""
 
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
+from pytest_readonly_vm.machine.export import export_disk
 
 _POWERDOWN_PATIENCE = 30.0
 _QUIT_PATIENCE = 2.0
@@ -35,6 +37,7 @@ class VirtualMachine:
         folder: Path,
         overlay: Path | None,
         human_monitor: Path | None,
+        qemu_img: Path,
     ) -> None:
         self.name = name
         self.config = config
@@ -46,6 +49,7 @@ class VirtualMachine:
         self.folder = folder
         self._overlay = overlay
         self._human_monitor = human_monitor
+        self._qemu_img = qemu_img
         self.closed = False
 
     def __repr__(self) -> str:
@@ -83,6 +87,21 @@ class VirtualMachine:
     def kill(self) -> None:
         """Pull the plug: SIGKILL to QEMU. Returns when the process is gone; whoever waits gets `GuestDied`."""
         self._process.kill()
+
+    def export(self, path: str | os.PathLike[str], *, format: str = "qcow2", timeout: float = 600.0) -> None:
+        """Write the disk, as it is at this moment, to a new image that needs no other; the guest runs on meanwhile.
+
+        What the guest has not yet written is not in it, as after a loss of power; have it run ``sync`` before.
+
+        :param format: ``qcow2`` or another format that QEMU writes, such as ``raw``.
+        :param timeout: seconds that it may take.
+        :raises VmError: `path` exists, or cannot be written.
+        :raises WaitTimeout: it took longer.
+        :raises GuestDied: QEMU ended meanwhile.
+        """
+        export_disk(
+            self.qmp, Path(path).absolute(), format=format, timeout=timeout, name=self.name, qemu_img=self._qemu_img
+        )
 
     def close(self, *, keep_overlay_as: Path | None = None) -> None:
         """End the machine and remove its files; a second call does nothing.

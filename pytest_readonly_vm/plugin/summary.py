@@ -1,5 +1,6 @@
 """Owns the lines at the end of a run: machines, boot times, bases; in a parallel run those of all workers."""
 
+import shlex
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -68,7 +69,7 @@ class Summary:
                 proof += "; SHA-256 at the end of the run"
             terminalreporter.write_line(f"base {Path(image).name} unchanged after {tests} tests ({proof})")
         for path in self._kept:
-            terminalreporter.write_line(f"kept overlay {path}")
+            terminalreporter.write_line(f"kept overlay {path} (boot it again: pytest --vm-image={shlex.quote(path)})")
 
     def _boots_line(self) -> str:
         if not self._boots:

@@ -164,7 +164,7 @@ class TestKeptOverlays:
             assert info(overlay)["full-backing-filename"] == str(image)
             assert info(overlay)["backing-filename-format"] == "qcow2"
             assert data_sector(overlay) == bootsector.MODIFIED
-            result.stdout.fnmatch_lines([f"kept overlay {overlay}"])
+            result.stdout.fnmatch_lines([f"kept overlay {overlay} (boot it again: pytest --vm-image={overlay})"])
         assert image.read_bytes() == before
         assert data_sector(image) == bootsector.PRISTINE
 

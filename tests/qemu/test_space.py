@@ -27,7 +27,9 @@ def test_a_folder_that_is_nearly_full_is_refused_before_anything_starts(pytester
     pytester.makepyfile("def test_it(readonly_vm): pass")
     result = run_on_a_small_disk(pytester, "32m")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*small has 32 MiB free, too little for a guest's temporary writes; *set TMPDIR*"])
+    result.stdout.fnmatch_lines(
+        ["*small has 32 MiB free, too little for a guest's temporary writes; *use --vm-tmpdir=DIR *"]
+    )
 
 
 def test_one_that_fills_up_stops_the_guest_which_goes_on_when_there_is_room(pytester: pytest.Pytester) -> None:

@@ -71,5 +71,5 @@ def test_a_link_in_the_place_of_the_folder_is_refused(place: Path, tmp_path: Pat
 
 def test_a_place_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/nonexistent")
-    with pytest.raises(HostError, match=r"/nonexistent.*set TMPDIR"):
+    with pytest.raises(HostError, match=r"/nonexistent.*use --vm-tmpdir=DIR"):
         Workspace()

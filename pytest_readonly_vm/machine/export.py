@@ -1,0 +1,63 @@
+"""Owns the export of a machine's disk: a new image that stands alone, taken while the guest runs on."""
+
+import os
+import secrets
+from pathlib import Path
+
+from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.machine.command_line import DISK
+
+_QEMU_IMG_PATIENCE = 60.0
+
+
+def export_disk(qmp: Qmp, path: Path, *, format: str, timeout: float, name: str, qemu_img: Path) -> None:
+    """Write the disk as it is at this moment to a new file.
+
+    QEMU gets the file as an open descriptor, as its seal lets it open none outside of its own folder for writing.
+
+    :raises VmError: there is no disk, the file is there already, or it cannot be written.
+    :raises WaitTimeout: it took longer than `timeout` seconds.
+    """
+    disks = [device for device in qmp.execute("query-block") if device["device"] == DISK]
+    if not disks:
+        raise VmError(f"{name}: there is no disk to export")
+    if path.exists() or path.is_symlink():
+        raise VmError(f"{name}: {path} exists; an export writes a new file and never another's content")
+    # Under another name until it is complete: what a killed run leaves is not to be taken for an image.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    size = str(disks[0]["inserted"]["image"]["virtual-size"])
+    try:
+        done = run_tool([str(qemu_img), "create", "-q", "-f", format, str(partial), size], timeout=_QEMU_IMG_PATIENCE)
+        if done.returncode != 0:
+            raise VmError(f"{name}: {path} cannot be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
+        descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            qmp.run(_copy(qmp, descriptor, format=format, timeout=timeout, name=name))
+        finally:
+            os.close(descriptor)
+        partial.rename(path)
+    except OSError as error:
+        raise VmError(f"{name}: {path} cannot be made: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+async def _copy(qmp: Qmp, target: int, *, format: str, timeout: float, name: str) -> None:
+    job = f"export-{secrets.token_hex(4)}"
+    fdset = await qmp.hand_over(target)
+    try:
+        file = {"driver": "file", "filename": f"/dev/fdset/{fdset}"}
+        await qmp.command("blockdev-add", {"driver": format, "node-name": job, "file": file})
+        try:
+            await qmp.command("blockdev-backup", {"job-id": job, "device": DISK, "target": job, "sync": "full"})
+            completed = await qmp.next_event("BLOCK_JOB_COMPLETED", {"device": job}, timeout)
+        finally:
+            # A job that is still there holds the node; cancelling one that is not is refused, and so be it.
+            await qmp.attempt("block-job-cancel", {"device": job, "force": True})
+            await qmp.attempt("blockdev-del", {"node-name": job})
+    finally:
+        await qmp.attempt("remove-fd", {"fdset-id": fdset})
+    if error := completed.data.get("error"):
+        raise VmError(f"{name}: the disk could not be exported: {error}")
