@@ -55,7 +55,9 @@ _PHASES = (
     Probe(Console, "__init__", "start: monitor and console objects"),
     Probe(Qmp, "connect", "start: QEMU up to the monitor's greeting"),
     Probe(ConsolePattern, "wait", "start: guest up to READY"),
-    Probe(Qmp, "command", lambda _self, name, *_: f"{'end' if name == 'quit' else 'start'}: monitor command {name}"),
+    Probe(
+        Qmp, "command", lambda _self, name, *_, **__: f"{'end' if name == 'quit' else 'start'}: monitor command {name}"
+    ),
     Probe(Process, "ended", "end: QEMU gone after its answer"),
     Probe(Qmp, "disconnect", "end: monitor and console let go"),
     Probe(Console, "close", "end: monitor and console let go"),

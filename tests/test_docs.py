@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "conftest_examples").glob("*/README.md")))
 
-ON_THE_LOOP = {"found", "command", "next_event", "connect", "disconnect"}
+ON_THE_LOOP = {"attempt", "hand_over", "found", "command", "next_event", "connect", "disconnect"}
 """Members that the package itself uses, on its own thread."""
 
 LOGIN = "debian login: "

@@ -166,10 +166,6 @@ class Qmp:
 
     # On any thread.
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run something that uses the monitor on the loop, from another thread."""
-        return self._loop.run(work)
-
     def execute(
         self, command: str, arguments: Mapping[str, object] | None = None, /, *, timeout: float = 60.0, **named: object
     ) -> Any:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import run_tool
 from pytest_readonly_vm.machine.command_line import DISK
 
 _QEMU_IMG_PATIENCE = 60.0
 
 
-def export_disk(qmp: Qmp, path: Path, *, format: str, timeout: float, name: str, qemu_img: Path) -> None:
+def export_disk(
+    loop: LoopThread, qmp: Qmp, path: Path, *, format: str, timeout: float, name: str, qemu_img: Path
+) -> None:
     """Write the disk as it is at this moment to a new file.
 
     QEMU gets the file as an open descriptor, as its seal lets it open none outside of its own folder for writing.
@@ -34,7 +37,7 @@ def export_disk(qmp: Qmp, path: Path, *, format: str, timeout: float, name: str,
             raise VmError(f"{name}: {path} cannot be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
         descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
         try:
-            qmp.run(_copy(qmp, descriptor, format=format, timeout=timeout, name=name))
+            loop.run(_copy(qmp, descriptor, format=format, timeout=timeout, name=name))
         finally:
             os.close(descriptor)
         partial.rename(path)

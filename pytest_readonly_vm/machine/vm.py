@@ -100,7 +100,13 @@ class VirtualMachine:
         :raises GuestDied: QEMU ended meanwhile.
         """
         export_disk(
-            self.qmp, Path(path).absolute(), format=format, timeout=timeout, name=self.name, qemu_img=self._qemu_img
+            self._loop,
+            self.qmp,
+            Path(path).absolute(),
+            format=format,
+            timeout=timeout,
+            name=self.name,
+            qemu_img=self._qemu_img,
         )
 
     def close(self, *, keep_overlay_as: Path | None = None) -> None:
