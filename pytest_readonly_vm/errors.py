@@ -14,8 +14,14 @@
     ├── StartFailed              QEMU did not come up
     ├── GuestDied                QEMU ended while somebody was waiting for the guest
     ├── ConnectionLost           QEMU is alive, but its monitor or console no longer talks to us
+    ├── ChannelError             no way to run commands in the guest answered
+    │   └── ChannelLost          ... any more: the guest rebooted, or ended its side of the channel
+    ├── CommandFailed            a command in the guest ended with another exit code than 0
+    ├── TransferError            a file could not be read or written in the guest, or arrived damaged; also an OSError
+    ├── DisplayError             the machine has no display, or a key does not exist
     ├── WaitTimeout              what was waited for did not come; also a TimeoutError
-    │   └── BootTimeout          ... and what was waited for was a ready guest
+    │   ├── BootTimeout          ... and what was waited for was a ready guest
+    │   └── CommandTimeout       ... and what was waited for was the end of a command, which was killed
     └── QmpError                 QEMU refused a monitor command
 
 The message of each is one line that says what happened. Evidence (the last console lines, QEMU's stderr, a command
@@ -23,6 +29,10 @@ line that can be pasted) and the next step are in its notes (`BaseException.add_
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.channels.command import CommandResult
 
 
 class VmError(Exception):
@@ -73,12 +83,51 @@ class ConnectionLost(VmError):
     """The connection to QEMU's monitor or console broke although the QEMU process is still running."""
 
 
+class ChannelError(VmError):
+    """No channel to run commands in the guest has answered. The message says of each channel why not."""
+
+
+class ChannelLost(ChannelError):
+    """The channel is gone under a command or transfer: the guest rebooted or shut down, or its agent or shell ended."""
+
+
+class CommandFailed(VmError):
+    """A command in the guest ended with another exit code than 0.
+
+    Attributes: `result`, the `CommandResult`. The notes have the ends of both streams.
+    """
+
+    def __init__(self, message: str, result: "CommandResult") -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class TransferError(VmError, OSError):
+    """A file or folder could not be read or written in the guest, or its checksum is another there."""
+
+
+class DisplayError(VmError):
+    """The machine has no display, or there is no such key on its keyboard."""
+
+
 class WaitTimeout(VmError, TimeoutError):
     """A wait for an event, a reply or a console pattern reached its deadline."""
 
 
 class BootTimeout(WaitTimeout):
     """The guest did not become ready within ``boot_timeout``."""
+
+
+class CommandTimeout(WaitTimeout):
+    """A command in the guest did not end in time, and was killed there.
+
+    Attributes: `stdout` and `stderr`, what it had printed so far, as text. The notes have the ends of both.
+    """
+
+    def __init__(self, message: str, *, stdout: str, stderr: str) -> None:
+        super().__init__(message)
+        self.stdout = stdout
+        self.stderr = stderr
 
 
 class QmpError(VmError):

@@ -1,0 +1,51 @@
+"""Owns what every channel can do: run a script in the guest and move bytes. The ways to do it are files beside this."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+Sink = Callable[[bytes], None]
+"""Takes the next piece of what a command printed, or of a file; called on the loop."""
+
+
+class Channel(Protocol):
+    """A way to run things in one guest. Every method is for the loop; several may run at once."""
+
+    name: str
+    """``agent``, ``ssh`` or ``shell``."""
+
+    async def open(self) -> None:
+        """Return when the channel has answered; waits as long as it takes, so the caller bounds it.
+
+        May be called again when the guest has booted anew.
+        """
+
+    def why_not(self) -> str:
+        """Why it has not answered, as far as known: ``silent``, ``connection refused (is sshd installed?)``."""
+
+    async def execute(self, script: bytes, *, input: bytes, stdout: Sink, stderr: Sink) -> int:
+        """Run a script as root in a shell of its own and return its exit status; 128 + N for a death by signal N.
+
+        The status may come while a child in the background still has the streams; what it prints later is not read.
+        When this is cancelled, the script and all that it started is killed in the guest, and what it had printed by
+        then is given to the sinks before the cancellation goes on.
+
+        :raises GuestDied: QEMU ended.
+        :raises ChannelLost: the guest rebooted, or the guest's end of the channel went away.
+        """
+
+    async def read_file(self, path: bytes, sink: Sink) -> None:
+        """Give a file's content to the sink, piece by piece.
+
+        :raises FileNotFoundError, PermissionError, IsADirectoryError, OSError: it cannot be read; `filename` is set.
+        :raises GuestDied, ChannelLost: as `execute`.
+        """
+
+    async def write_file(self, path: bytes, content: AsyncIterator[bytes]) -> None:
+        """Write a file, made (mode 0600) or emptied first, piece by piece.
+
+        :raises FileNotFoundError, PermissionError, IsADirectoryError, OSError: it cannot be written.
+        :raises GuestDied, ChannelLost: as `execute`.
+        """
+
+    async def close(self) -> None:
+        """Let go of what is open on the host. The guest is not asked."""

@@ -1,0 +1,104 @@
+"""Owns a command for the guest and what came of it. Pure.
+
+Channels run *scripts*: POSIX shell text, made here of what the user wrote. So an environment, a folder or another
+user means the same over each channel.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Self
+
+from pytest_readonly_vm.errors import CommandFailed
+
+_LINES_SHOWN = 20
+_LONGEST_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What is to be run in the guest. A text is for the guest's shell; a sequence is a program and its arguments."""
+
+    what: str | Sequence[str]
+    env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    cwd: str | None = None
+    user: str | None = None
+
+    def __str__(self) -> str:
+        return self.what if isinstance(self.what, str) else shlex.join(self.what)
+
+    def script(self) -> bytes:
+        """POSIX shell text that runs it, in the user's home folder unless `cwd` says another.
+
+        Texts are encoded as file names are, so bytes that are no UTF-8 arrive as they were.
+        """
+        # What a login would set and a service manager or an init may not have.
+        lines = [": ${PATH:=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin}; export PATH"]
+        if self.user is None:
+            lines += [
+                ": ${HOME:=/root} ${USER:=root} ${LOGNAME:=root} ${SHELL:=/bin/sh}; export HOME USER LOGNAME SHELL"
+            ]
+            lines += self._inner()
+        else:
+            inner = "\n".join(self._inner())
+            lines.append(f"exec su -s /bin/sh -c {shlex.quote(inner)} -- {shlex.quote(self.user)}")
+        return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+    def _inner(self) -> list[str]:
+        folder = f"cd -- {shlex.quote(self.cwd)} || exit" if self.cwd is not None else "cd 2>/dev/null || cd /"
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in self.env.items()]
+        if isinstance(self.what, str):
+            return [folder, *exports, f"eval {shlex.quote(self.what)}"]
+        return [folder, *exports, f"exec {shlex.join(self.what)}"]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResult:
+    """How a command in the guest ended."""
+
+    command: str
+    exit_code: int
+    """128 + N when it was killed by signal N, as shells have it."""
+    stdout_bytes: bytes = field(repr=False)
+    stderr_bytes: bytes = field(repr=False)
+    duration: float
+    """Seconds, on the host's clock, with the way there and back."""
+
+    @property
+    def stdout(self) -> str:
+        """As UTF-8; what is none becomes U+FFFD."""
+        return self.stdout_bytes.decode(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        """As `stdout`."""
+        return self.stderr_bytes.decode(errors="replace")
+
+    def check(self, vm: str) -> Self:
+        """Return this result of the machine called `vm`.
+
+        :raises CommandFailed: the exit code is not 0.
+        """
+        if self.exit_code == 0:
+            return self
+        failure = CommandFailed(f"{vm}: exit code {self.exit_code} from: {shortened(self.command)}", self)
+        for note in stream_notes(self.stdout, self.stderr):
+            failure.add_note(note)
+        raise failure
+
+
+def shortened(command: str) -> str:
+    """A command for a headline: one line, in bounds."""
+    line = " ".join(command.split())
+    return line if len(line) <= _LONGEST_SHOWN else f"{line[:_LONGEST_SHOWN]}…"
+
+
+def stream_notes(stdout: str, stderr: str) -> list[str]:
+    """The ends of both streams, for an error."""
+    notes = []
+    for name, text in (("stdout", stdout), ("stderr", stderr)):
+        lines = text.rstrip().splitlines()
+        what = f"Last {_LINES_SHOWN} of {len(lines)} lines of {name}" if len(lines) > _LINES_SHOWN else name
+        notes.append("\n".join([f"{what}:", *lines[-_LINES_SHOWN:]]) if lines else f"{name} was empty")
+    return notes
