@@ -11,9 +11,15 @@ from pytest_readonly_vm.errors import (
     AcceleratorUnavailable,
     BaseImageChanged,
     BootTimeout,
+    ChannelError,
+    ChannelLost,
+    CommandFailed,
+    CommandTimeout,
     ConfigurationError,
     ConnectionLost,
+    DisplayError,
     GuestDied,
+    GuestWarning,
     HostError,
     ImageError,
     OutOfSpace,
@@ -21,18 +27,50 @@ from pytest_readonly_vm.errors import (
     QmpError,
     SealUnavailable,
     StartFailed,
+    TransferError,
     VmError,
     WaitTimeout,
 )
 
 if TYPE_CHECKING:
+    from pytest_readonly_vm.channels.command import CommandResult
     from pytest_readonly_vm.channels.console import Console
     from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
+    from pytest_readonly_vm.channels.screen import Screen
     from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.readiness import (
+        AllOf,
+        AnyOf,
+        ChannelAnswers,
+        ConsolePattern,
+        EventSeen,
+        Function,
+        PortListens,
+        Readiness,
+        SystemdFinished,
+        UnitActive,
+    )
     from pytest_readonly_vm.machine.vm import VirtualMachine
     from pytest_readonly_vm.plugin.fixtures import VmFactory
 
 _WHERE = {
+    **dict.fromkeys(
+        (
+            "AllOf",
+            "AnyOf",
+            "ChannelAnswers",
+            "ConsolePattern",
+            "EventSeen",
+            "Function",
+            "PortListens",
+            "Readiness",
+            "SystemdFinished",
+            "UnitActive",
+        ),
+        "pytest_readonly_vm.machine.readiness",
+    ),
+    "CommandResult": "pytest_readonly_vm.channels.command",
+    "Screen": "pytest_readonly_vm.channels.screen",
     "Console": "pytest_readonly_vm.channels.console",
     "Lab": "pytest_readonly_vm.machine.lab",
     "Qmp": "pytest_readonly_vm.channels.qmp",
@@ -43,22 +81,41 @@ _WHERE = {
 
 __all__ = [
     "AcceleratorUnavailable",
+    "AllOf",
+    "AnyOf",
     "BaseImageChanged",
     "BootTimeout",
+    "ChannelAnswers",
+    "ChannelError",
+    "ChannelLost",
+    "CommandFailed",
+    "CommandResult",
+    "CommandTimeout",
     "ConfigurationError",
     "ConnectionLost",
     "Console",
+    "ConsolePattern",
+    "DisplayError",
+    "EventSeen",
+    "Function",
     "GuestDied",
+    "GuestWarning",
     "HostError",
     "ImageError",
     "Lab",
     "OutOfSpace",
+    "PortListens",
     "QemuNotFound",
     "Qmp",
     "QmpError",
     "QmpEvent",
+    "Readiness",
+    "Screen",
     "SealUnavailable",
     "StartFailed",
+    "SystemdFinished",
+    "TransferError",
+    "UnitActive",
     "VirtualMachine",
     "VmConfig",
     "VmError",

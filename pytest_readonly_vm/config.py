@@ -4,10 +4,7 @@ Pure: reads no environment, no file and no pytest. Where a value came from (its 
 complaint about a value names the place to mend it.
 """
 
-import difflib
-import re
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,10 +12,19 @@ from typing import Any, Self
 
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.qemu_args import objection
-
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"(\d+)([KMGT])(?:i?B)?", re.IGNORECASE)
-_SMALLEST_MEMORY = 1 << 20
+from pytest_readonly_vm.values import (
+    arguments,
+    count,
+    nearest,
+    one_of,
+    path,
+    readiness,
+    seconds,
+    secret,
+    size,
+    switch,
+    text,
+)
 
 SCOPES = ("function", "class", "module", "package", "session")
 
@@ -43,103 +49,6 @@ class Setting:
     repeatable: bool = False
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text")
-    return value
-
-
-def _path(value: object) -> Path:
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is not a path")
-    return Path(value).expanduser()
-
-
-def _size(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{value!r} is not a size; write it like 512M or 2G")
-    if isinstance(value, int):
-        size = value
-    elif match := _SIZE.fullmatch(value.strip()):
-        size = int(match[1]) * _UNITS[match[2].upper()]
-    else:
-        raise ValueError(f"{value!r} is not a size; write it like 512M or 2G")
-    if size < _SMALLEST_MEMORY:
-        raise ValueError(f"{value!r} is {size} bytes, less than the smallest machine (1M); write it like 512M or 2G")
-    return size
-
-
-def _count(value: object) -> int:
-    count = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"{value!r} is not a whole number of at least 1")
-    return count
-
-
-def _seconds(value: object) -> float:
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError
-        seconds = float(value)
-    except ValueError:
-        raise ValueError(f"{value!r} is not a number of seconds") from None
-    if not 0 < seconds < float("inf"):
-        raise ValueError(f"{value!r} is not a positive number of seconds")
-    return seconds
-
-
-def _switch(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in {"on", "yes", "true", "1"}:
-        return True
-    if isinstance(value, str) and value.lower() in {"off", "no", "false", "0"}:
-        return False
-    raise ValueError(f"{value!r} is neither on nor off")
-
-
-def _arguments(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        try:
-            return tuple(shlex.split(value))
-        except ValueError as error:
-            raise ValueError(f"{value!r} cannot be split into arguments: {error}") from None
-    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    raise ValueError(f"{value!r} is not a list of texts")
-
-
-def _one_of(*choices: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if not isinstance(value, str) or value not in choices:
-            near = nearest(str(value), choices)
-            raise ValueError(f"{value!r} is not one of {', '.join(choices)}{near}")
-        return value
-
-    return parse
-
-
-def _readiness(value: object) -> str:
-    text = _text(value)
-    kind, _, argument = text.partition(":")
-    if kind == "console" and argument:
-        try:
-            re.compile(argument)
-        except re.error as error:
-            raise ValueError(f"{argument!r} is not a regular expression: {error}") from None
-    elif not (kind == "event" and re.fullmatch(r"[A-Z0-9_]+", argument)) and text != "none":
-        raise ValueError(f"{text!r} is none of console:PATTERN, event:QMP_EVENT_NAME, none")
-    return text
-
-
-def nearest(word: str, choices: Sequence[str]) -> str:
-    """`` (did you mean 'memory'?)`` for a word that resembles a choice, else nothing."""
-    found = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""
-
-
 def _setting(
     default: object,
     parse: Callable[[object], object],
@@ -160,81 +69,105 @@ class VmConfig:
     """
 
     image: Path | None = _setting(
-        None, _path, "PATH", "base image, never written; repeat the option to run every VM test once per image",
+        None, path, "PATH", "base image, never written; repeat the option to run every VM test once per image",
         repeatable=True,
     )  # fmt: skip
     format: str | None = _setting(
-        None, _one_of("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc"), "NAME",
+        None, one_of("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc"), "NAME",
         "format of the base image: qcow2, raw, qed, vmdk, vdi, vhdx, vpc (default: what qemu-img finds)",
     )  # fmt: skip
-    memory: int = _setting(1 << 30, _size, "SIZE", "guest memory, like 512M or 2G (default: 1G)")
-    cpus: int = _setting(1, _count, "N", "virtual CPUs (default: 1)", kind=int)
+    memory: int = _setting(1 << 30, size, "SIZE", "guest memory, like 512M or 2G (default: 1G)")
+    cpus: int = _setting(1, count, "N", "virtual CPUs (default: 1)", kind=int)
     cpu_model: str | None = _setting(
-        None, _text, "NAME", "QEMU CPU model (default: max for x86 and Arm guests, all that the accelerator can do)"
+        None,
+        text,
+        "NAME",
+        "QEMU CPU model (default: max for x86 and Arm guests, all that the accelerator can do)",
     )
     machine: str | None = _setting(
-        None, _text, "TYPE", "QEMU machine type (default: pc for x86 guests, virt for Arm and RISC-V)"
+        None, text, "TYPE", "QEMU machine type (default: pc for x86 guests, virt for Arm and RISC-V)"
     )
     accel: str = _setting(
-        "auto", _one_of("auto", "kvm", "tcg"), "NAME",
+        "auto", one_of("auto", "kvm", "tcg"), "NAME",
         "auto: KVM if it is proved to run guests here, else TCG; kvm: refuse to run without; tcg (default: auto)",
     )  # fmt: skip
     qemu: str | None = _setting(
-        None, _text, "BINARY", "QEMU system emulator, a name on PATH or a path (default: the one for this computer)"
+        None,
+        text,
+        "BINARY",
+        "QEMU system emulator, a name on PATH or a path (default: the one for this computer)",
     )
-    kernel: Path | None = _setting(None, _path, "PATH", "kernel for a direct boot, without the image's bootloader")
-    initrd: Path | None = _setting(None, _path, "PATH", "initial RAM disk for a direct boot")
-    append: str | None = _setting(None, _text, "TEXT", "kernel command line for a direct boot")
+    kernel: Path | None = _setting(None, path, "PATH", "kernel for a direct boot, without the image's bootloader")
+    initrd: Path | None = _setting(None, path, "PATH", "initial RAM disk for a direct boot")
+    append: str | None = _setting(None, text, "TEXT", "kernel command line for a direct boot")
     disk_interface: str = _setting(
-        "virtio", _one_of("virtio", "scsi", "sata", "ide", "nvme", "usb"), "NAME",
+        "virtio", one_of("virtio", "scsi", "sata", "ide", "nvme", "usb"), "NAME",
         "how the guest sees its disk: virtio, scsi, sata, ide, nvme, usb (default: virtio)",
     )  # fmt: skip
     network: str = _setting(
-        "user", _one_of("user", "none"), "NAME",
+        "user", one_of("user", "none"), "NAME",
         "user: outward connections through QEMU, nothing listens on the host; none (default: user)",
     )  # fmt: skip
     qemu_args: tuple[str, ...] = _setting(
-        (), _arguments, "ARGS", "extra QEMU arguments, split like a shell would; repeatable", repeatable=True
+        (), arguments, "ARGS", "extra QEMU arguments, split like a shell would; repeatable", repeatable=True
     )
     snapshot: str = _setting(
-        "temporary", _one_of("temporary", "overlay"), "MODE",
+        "temporary", one_of("temporary", "overlay"), "MODE",
         "where the guest's writes go: temporary, a file without a name that the kernel reclaims when QEMU ends; "
         "overlay, a named qcow2 file (default: temporary)",
     )  # fmt: skip
     keep: str = _setting(
-        "never", _one_of("never", "on-failure", "always"), "WHEN",
+        "never", one_of("never", "on-failure", "always"), "WHEN",
         "keep the overlay of a machine in the output folder: never, on-failure, always; its guest is shut down first, "
         "for at most 30 s (default: never)",
     )  # fmt: skip
     output: Path = _setting(
-        Path("test-results"), _path, "DIR", "folder for what is kept of a machine (default: test-results)"
+        Path("test-results"), path, "DIR", "folder for what is kept of a machine (default: test-results)"
     )
     tmpdir: Path | None = _setting(
-        None, _path, "DIR", "where the guests' temporary writes go, on a disk with room (default: TMPDIR or /var/tmp)"
+        None,
+        path,
+        "DIR",
+        "where the guests' temporary writes go, on a disk with room (default: TMPDIR or /var/tmp)",
     )
     verify: str = _setting(
-        "stat", _one_of("stat", "hash", "off"), "HOW",
+        "stat", one_of("stat", "hash", "off"), "HOW",
         "prove the base untouched: stat, by identity, size and times after every test; hash, by SHA-256 at the end of "
         "the run as well; off (default: stat)",
     )  # fmt: skip
     seal: str = _setting(
-        "auto", _one_of("auto", "require", "off"), "HOW",
+        "auto", one_of("auto", "require", "off"), "HOW",
         "confine QEMU with Landlock and its seccomp sandbox: auto, as far as this computer can; require, or refuse to "
         "run; off (default: auto)",
     )  # fmt: skip
+    channel: str = _setting(
+        "auto", one_of("auto", "agent", "shell", "ssh", "none"), "NAME",
+        "how commands reach the guest: agent, the QEMU guest agent; shell, a root shell on a virtio port; ssh; auto, "
+        "the first of agent and shell that answers; none (default: auto)",
+    )  # fmt: skip
+    provision: str = _setting(
+        "auto", one_of("auto", "cloud-init", "systemd", "kernel", "none"), "HOW",
+        "how an unprepared image gets a channel: cloud-init, by a seed; systemd, by credentials (252 or later); "
+        "kernel, by the command line of a direct boot; auto, by what fits; none (default: auto)",
+    )  # fmt: skip
+    user_data: Path | None = _setting(None, path, "PATH", "user data for cloud-init, merged with what the plugin needs")
+    login: str | None = _setting(None, text, "NAME", "user to log in as at the serial console's prompt, for the shell")
+    password: str | None = _setting(None, secret, "TEXT", "password for login; never shown")
     boot_timeout: float = _setting(
-        180.0, _seconds, "SECONDS", "how long a guest may take to become ready (default: 180)", kind=float
+        180.0, seconds, "SECONDS", "how long a guest may take to become ready (default: 180)", kind=float
     )
-    ready: str = _setting(
-        r"console:login: *$", _readiness, "WHAT",
-        "when a guest counts as booted: console:PATTERN, event:QMP_EVENT, none (default: console:login: *$)",
+    ready: object = _setting(
+        "auto", readiness, "WHAT",
+        "when a guest counts as booted: auto, a channel answers and systemd has finished, or a login prompt shows; "
+        "channel, agent, shell, ssh, systemd, port:N, unit:NAME, console:PATTERN, event:QMP_EVENT, none "
+        "(default: auto)",
     )  # fmt: skip
     scope: str = _setting(
-        "function", _one_of(*SCOPES), "SCOPE",
+        "function", one_of(*SCOPES), "SCOPE",
         "how long the machine of readonly_vm lives: function, class, module, package, session (default: function)",
     )  # fmt: skip
     monitor: bool = _setting(
-        False, _switch, "on|off", "give each machine a second monitor for a human, and print how to reach it "
+        False, switch, "on|off", "give each machine a second monitor for a human, and print how to reach it "
         "(not from xdist's workers)",
         kind=bool,
     )  # fmt: skip

@@ -71,6 +71,10 @@ class BaseImageChanged(VmError):
     """A file of the base image's backing chain was written, truncated or replaced while the run was using it."""
 
 
+class GuestWarning(UserWarning):
+    """The guest has booted, and something about it is not as it should be: units that failed."""
+
+
 class StartFailed(VmError):
     """QEMU ended or stayed silent before its monitor answered."""
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-Sink = Callable[[bytes], None]
+Sink = Callable[[bytes], object]
 """Takes the next piece of what a command printed, or of a file; called on the loop."""
 
 
@@ -18,6 +18,9 @@ class Channel(Protocol):
 
         May be called again when the guest has booted anew.
         """
+
+    def is_open(self) -> bool:
+        """Whether it has answered, and nothing is known that has ended it since."""
 
     def why_not(self) -> str:
         """Why it has not answered, as far as known: ``silent``, ``connection refused (is sshd installed?)``."""
@@ -41,7 +44,7 @@ class Channel(Protocol):
         """
 
     async def write_file(self, path: bytes, content: AsyncIterator[bytes]) -> None:
-        """Write a file, made (mode 0600) or emptied first, piece by piece.
+        """Write a file, made or emptied first, piece by piece.
 
         :raises FileNotFoundError, PermissionError, IsADirectoryError, OSError: it cannot be written.
         :raises GuestDied, ChannelLost: as `execute`.

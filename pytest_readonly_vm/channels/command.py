@@ -49,7 +49,9 @@ class Command:
         folder = f"cd -- {shlex.quote(self.cwd)} || exit" if self.cwd is not None else "cd 2>/dev/null || cd /"
         exports = [f"export {name}={shlex.quote(value)}" for name, value in self.env.items()]
         if isinstance(self.what, str):
-            return [folder, *exports, f"eval {shlex.quote(self.what)}"]
+            # The shell that runs this text may have been forked off a channel's own, which "$$" would still name.
+            how = "exec /bin/sh -c" if "$$" in self.what else "eval"
+            return [folder, *exports, f"{how} {shlex.quote(self.what)}"]
         return [folder, *exports, f"exec {shlex.join(self.what)}"]
 
 

@@ -91,7 +91,16 @@ class Console:
             self._unread = self._unread[match.end() :]
         return match
 
-    async def _write(self, data: bytes, timeout: float) -> None:
+    def next_news(self) -> asyncio.Event:
+        """Set when the guest sends something more; on the loop."""
+        return self._news
+
+    def last_line(self) -> str:
+        """What has come since the last line's end, without what a terminal would obey."""
+        return shown(self._recent[-1000:].rpartition("\n")[2])
+
+    async def typed(self, data: bytes, timeout: float = 30.0) -> None:
+        """As `send`, on the loop."""
         try:
             async with asyncio.timeout(timeout), self._sending:
                 await self._process.race(self._loop.loop.sock_sendall(self._port, data))
@@ -141,7 +150,7 @@ class Console:
         :raises GuestDied: QEMU ended.
         :raises ConnectionLost: it lives, and somebody has taken the serial port away from it.
         """
-        self._loop.run(self._write(text.encode() if isinstance(text, str) else text, timeout))
+        self._loop.run(self.typed(text.encode() if isinstance(text, str) else text, timeout))
 
 
 def shown(text: str) -> str:

@@ -62,6 +62,8 @@ class Qmp:
         self._heard = 0
         self._news = asyncio.Event()
         self._handing_over = asyncio.Lock()
+        self.listeners: list[Callable[[QmpEvent], None]] = []
+        """Functions, called on the loop with every event."""
         process.drains.append(self._hear_out)
         process.witnesses.append(self._history)
 
@@ -85,8 +87,11 @@ class Qmp:
         stamp = message.get("timestamp", {})
         time = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6 if isinstance(stamp, dict) else 0.0
         data = message.get("data", {})
-        self._events.append(QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, time, self._heard))
+        event = QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, time, self._heard)
+        self._events.append(event)
         self._heard += 1
+        for listener in self.listeners:
+            listener(event)
         if self._taken and (oldest := self._events[0].number) > min(self._taken):
             self._taken = {number for number in self._taken if number >= oldest}
         self._news.set()

@@ -60,6 +60,7 @@ class LoopThread:
         if self.loop.is_closed():
             return
         asyncio.run_coroutine_threadsafe(self._cancel_all(), self.loop).result()
+        asyncio.run_coroutine_threadsafe(self.loop.shutdown_default_executor(), self.loop).result()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()

@@ -239,9 +239,9 @@ class Process:
             await asyncio.gather(task, end, return_exceptions=True)
         raise self.death()
 
-    async def death_or(self, error: VmError) -> VmError:
+    async def death_or(self, error: VmError, *, patience: float = 2.0) -> VmError:
         """What a broken connection means: nearly always that the process ends, which may take a moment to show."""
-        return self.death() if await self.wait_ended(2.0) else error
+        return self.death() if await self.wait_ended(patience) else error
 
     def death(self) -> GuestDied:
         """The error for whoever waited for a process that has ended, with what is left of it as evidence."""

@@ -1,96 +1,150 @@
 """Owns the start of a machine from nothing: QEMU with a base image, a boot, a guest that is ready."""
 
-import asyncio
 import os
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_readonly_vm.channels.agent import Agent
+from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.console import Console
+from pytest_readonly_vm.channels.network import Network
+from pytest_readonly_vm.channels.port import Port
 from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.channels.screen import Screen
+from pytest_readonly_vm.channels.shell import PORT as SHELL_PORT
+from pytest_readonly_vm.channels.shell import Shell
+from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config import VmConfig
-from pytest_readonly_vm.errors import BootTimeout, GuestDied, StartFailed
+from pytest_readonly_vm.errors import StartFailed
 from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.host.image import BaseImage
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process, Spawner, run_tool
 from pytest_readonly_vm.host.seal import Landlock
+from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.host.workspace import COOKIE
-from pytest_readonly_vm.machine.command_line import DiskLayer, Wiring, command_line
-from pytest_readonly_vm.machine.readiness import Readiness, readiness
+from pytest_readonly_vm.machine.access import Access
+from pytest_readonly_vm.machine.boot import boot
+from pytest_readonly_vm.machine.command_line import DiskLayer, PortWire, Wiring, command_line, virtio_bus
+from pytest_readonly_vm.machine.commands import Commands
+from pytest_readonly_vm.machine.files import Progress
+from pytest_readonly_vm.machine.login import Login
+from pytest_readonly_vm.machine.provision import provision
+from pytest_readonly_vm.machine.readiness import Booting, readiness
 from pytest_readonly_vm.machine.vm import VirtualMachine
 
-_MONITOR_PATIENCE = 30.0
 _QEMU_IMG_PATIENCE = 60.0
+_PORTS = {"agent": "org.qemu.guest_agent.0", "shell": SHELL_PORT}
+_CHANNELS: dict[str, Callable[[Port, str], Channel]] = {"agent": Agent, "shell": Shell}
 
 
-def cold_start(
-    config: VmConfig,
-    *,
-    name: str,
-    hypervisor: Hypervisor,
-    base: BaseImage | None,
-    folder: Path,
-    loop: LoopThread,
-    spawner: Spawner,
-) -> VirtualMachine:
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a machine gets from the lab that it is started in."""
+
+    hypervisor: Hypervisor
+    base: BaseImage | None
+    folder: Path
+    """The machine's own; it goes with it."""
+    loop: LoopThread
+    spawner: Spawner
+    ssh_key: Callable[[], Path]
+    """Gives the run's key, made when first asked for."""
+    progress: Progress
+
+
+def cold_start(config: VmConfig, *, name: str, lab: Surroundings) -> VirtualMachine:
     """Start QEMU and return when its guest is ready; what was begun is undone when anything fails.
 
-    `folder` is the machine's own and goes with it.
-
+    :raises ConfigurationError: the way of provisioning does not fit the machine.
     :raises StartFailed: QEMU did not come up.
     :raises GuestDied: it ended while the guest was booting.
     :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
     """
-    started = time.perf_counter()
+    started = time.monotonic()
+    hypervisor, folder, loop = lab.hypervisor, lab.folder, lab.loop
+    arch = hypervisor.qemu.arch
     with ExitStack() as undo, ExitStack() as sockets:
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        overlay = _overlay(config, base, folder, hypervisor.qemu_img)
+        overlay = _overlay(config, lab.base, folder, hypervisor.qemu_img)
+        key = public_key(lab.ssh_key()) if config.channel == "ssh" else None
+        given = provision(config, key=key, folder=folder, arch=arch, bus=virtio_bus(config, arch))
         monitor, qemu_monitor = (sockets.enter_context(end) for end in socket.socketpair())
         console, qemu_console = (sockets.enter_context(end) for end in socket.socketpair())
+        ports, lines = _ports(config, sockets)
         wiring = Wiring(
             monitor=qemu_monitor.fileno(),
             console=qemu_console.fileno(),
-            layers=tuple(DiskLayer(layer.descriptor, layer.format) for layer in base.layers) if base else (),
+            layers=tuple(DiskLayer(layer.descriptor, layer.format) for layer in lab.base.layers) if lab.base else (),
             overlay=overlay,
             human_monitor=folder / "monitor" if config.monitor else None,
+            ports=ports,
+            append=given.append,
+            provision=given.qemu_args,
             sandboxed=hypervisor.seal.sandbox,
         )
         argv = command_line(
             config,
             qemu=hypervisor.qemu.path,
-            arch=hypervisor.qemu.arch,
+            arch=arch,
             accelerator=hypervisor.accelerator.name,
             name=name,
             wiring=wiring,
         )
-        process = _spawn(argv, name, wiring, folder, sealed=bool(hypervisor.seal.landlock), spawner=spawner)
+        process = _spawn(argv, name, wiring, folder, sealed=bool(hypervisor.seal.landlock), spawner=lab.spawner)
         undo.callback(process.kill)
+        qmp = Qmp(loop, process, name)
+        text = Console(loop, process, console.dup(), folder / "console.log", name)
+        network = Network(loop, qmp, name)
+        channels: dict[str, Channel] = {
+            device: _CHANNELS[device](Port(process, qmp, line.dup(), device=device, name=name), name)
+            for device, line in lines.items()
+        }
+
+        def ssh() -> Ssh:
+            return Ssh(lab.spawner, process, qmp, network, folder=folder, name=name, key=lab.ssh_key())
+
+        if config.channel == "ssh":
+            channels["ssh"] = ssh()
+        access = Access(channels, process, text, name)
         vm = VirtualMachine(
             name=name,
             config=config,
             loop=loop,
             process=process,
-            qmp=Qmp(loop, process, name),
-            console=Console(loop, process, console.dup(), folder / "console.log", name),
+            qmp=qmp,
+            console=text,
+            screen=Screen(loop, qmp, folder=folder, name=name),
+            network=network,
+            ssh=ssh,
+            access=access,
+            started=started,
+            progress=lab.progress,
             folder=folder,
             overlay=overlay,
             human_monitor=wiring.human_monitor,
             qemu_img=hypervisor.qemu_img,
         )
         undo.callback(vm.close)
-        loop.run(_boot(vm, process, monitor.dup(), readiness(config.ready)))
+        guest = Booting(vm, qmp, text, access, Commands(access, name))
+        login = Login(config, text, access) if "shell" in channels and config.provision != "none" else None
+        boot(guest, process, monitor.dup(), readiness(config.ready), login, loop)
         undo.pop_all()
-    vm.boot_seconds = time.perf_counter() - started
+    vm.boot_seconds = vm.seconds_since_start()
+    vm.boot_phases = guest.phases
     return vm
 
 
 def _spawn(
     argv: tuple[str, ...], name: str, wiring: Wiring, folder: Path, *, sealed: bool, spawner: Spawner
 ) -> Process:
-    inherited = (wiring.monitor, wiring.console, *(layer.descriptor for layer in wiring.layers))
+    ports = (port.descriptor for port in wiring.ports)
+    inherited = (wiring.monitor, wiring.console, *ports, *(layer.descriptor for layer in wiring.layers))
     # QEMU puts its temporary snapshots into TMPDIR.
     env = {**os.environ, "TMPDIR": str(folder), COOKIE: str(folder.parent)}
     landlock = Landlock(folder) if sealed else None
@@ -103,53 +157,15 @@ def _spawn(
             landlock.close()
 
 
-async def _boot(vm: VirtualMachine, process: Process, monitor: socket.socket, ready: Readiness) -> None:
-    try:
-        async with asyncio.timeout(_MONITOR_PATIENCE):
-            await vm.qmp.connect(monitor)
-    except GuestDied:
-        raise process.with_evidence(_start_failure(vm.name, process)) from None
-    except TimeoutError:
-        silence = StartFailed(f"{vm.name}: QEMU's monitor did not answer within {_MONITOR_PATIENCE:g} s")
-        raise process.with_evidence(silence) from None
-    try:
-        async with asyncio.timeout(vm.config.boot_timeout):
-            await ready.wait(vm.qmp, vm.console)
-            await vm.qmp.command("set-action", {"reboot": "reset"})
-    except GuestDied:
-        raise process.with_evidence(_boot_failure(vm, process)) from None
-    except TimeoutError:
-        raise process.with_evidence(_boot_timeout(vm, ready)) from None
-    vm.qmp.forget_events()
-
-
-def _start_failure(name: str, process: Process) -> StartFailed:
-    failure = StartFailed(f"{name}: QEMU {process.verdict()}")
-    if "Permission denied" in process.stderr():
-        failure.add_note("QEMU may write only below its own folder; if it must write elsewhere, use seal=off")
-    return failure
-
-
-def _boot_failure(vm: VirtualMachine, process: Process) -> GuestDied:
-    reasons = [event.data.get("reason") for event in vm.qmp.events if event.name == "SHUTDOWN"]
-    because = f" ({reasons[-1]})" if reasons else ""
-    failure = GuestDied(f"{vm.name}: the guest ended while booting{because}: QEMU {process.verdict()}")
-    if "guest-reset" in reasons:
-        failure.add_note("A reset while booting is a crash (a triple fault, a panic) or a reboot without end.")
-    return failure
-
-
-def _boot_timeout(vm: VirtualMachine, ready: Readiness) -> BootTimeout:
-    timeout = BootTimeout(
-        f"{vm.name}: the guest was not ready within {vm.config.boot_timeout:g} s (boot_timeout, from "
-        f"{vm.config.origin('boot_timeout')}): waited for {ready.describe()}"
-    )
-    if not vm.console.tail():
-        timeout.add_note(
-            "A Linux guest uses its serial console when its kernel command line has console=ttyS0; with ready=none a "
-            "guest counts as ready at once."
-        )
-    return timeout
+def _ports(config: VmConfig, sockets: ExitStack) -> tuple[tuple[PortWire, ...], dict[str, socket.socket]]:
+    """What QEMU gets of the virtio-serial ports that the channels need, and our ends of their lines."""
+    wires, lines = [], {}
+    for device, name in _PORTS.items():
+        if config.channel in ("auto", device):
+            ours, qemus = (sockets.enter_context(end) for end in socket.socketpair())
+            wires.append(PortWire(device, name, qemus.fileno()))
+            lines[device] = ours
+    return tuple(wires), lines
 
 
 def _overlay(config: VmConfig, base: BaseImage | None, folder: Path, qemu_img: Path) -> Path | None:

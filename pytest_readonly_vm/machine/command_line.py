@@ -39,6 +39,15 @@ class DiskLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class PortWire:
+    """A virtio-serial port: QEMU's id of it, the name by which the guest knows it, an inherited descriptor."""
+
+    device: str
+    name: str
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
 class Wiring:
     """What a machine is connected to on the host. Descriptors are those that QEMU inherits."""
 
@@ -47,6 +56,9 @@ class Wiring:
     layers: tuple[DiskLayer, ...] = ()
     overlay: Path | None = None
     human_monitor: Path | None = None
+    ports: tuple[PortWire, ...] = ()
+    append: str | None = None
+    provision: tuple[str, ...] = ()
     sandboxed: bool = False
 
 
@@ -57,9 +69,9 @@ def command_line(
 
     `arch` is the guest's architecture in QEMU's words; `name` is shown by tools that list processes.
     """
-    machine = config.machine or _DEFAULT_MACHINE.get(arch)
+    machine = _machine(config, arch)
     cpu = config.cpu_model or ("max" if arch in (*_X86, "aarch64") else None)
-    bus = _virtio_bus(machine, arch)
+    bus = virtio_bus(config, arch)
     return (
         str(qemu),
         "-nodefaults",
@@ -79,8 +91,10 @@ def command_line(
         "-chardev", f"socket,id=console,fd={wiring.console}",
         "-serial", "chardev:console",
         *_human_monitor(wiring.human_monitor),
-        *_direct_boot(config),
+        *_ports(wiring.ports, bus),
+        *_direct_boot(config, wiring.append),
         *_disk(config, wiring, bus),
+        *wiring.provision,
         *_network(config, bus),
         "-device", f"virtio-rng-{bus}",
         *(("-vga", "std") if arch in _X86 and _type_of(machine) != "microvm" else ()),
@@ -110,10 +124,21 @@ def _human_monitor(path: Path | None) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _direct_boot(config: VmConfig) -> tuple[str, ...]:
+def _ports(ports: Sequence[PortWire], bus: str) -> tuple[str, ...]:
+    if not ports:
+        return ()
+    arguments = ["-device", f"virtio-serial-{bus},id=serial0"]
+    for number, port in enumerate(ports, start=1):
+        arguments += ["-chardev", f"socket,id={port.device},fd={port.descriptor}"]
+        device = f"virtserialport,bus=serial0.0,nr={number},chardev={port.device},id={port.device},name={port.name}"
+        arguments += ["-device", device]
+    return tuple(arguments)
+
+
+def _direct_boot(config: VmConfig, append: str | None) -> tuple[str, ...]:
     arguments: list[str] = []
-    for option in ("kernel", "initrd", "append"):
-        if (value := getattr(config, option)) is not None:
+    for option, value in (("kernel", config.kernel), ("initrd", config.initrd), ("append", append)):
+        if value is not None:
             arguments += [f"-{option}", str(value)]
     return tuple(arguments)
 
@@ -145,10 +170,15 @@ def _network(config: VmConfig, bus: str) -> tuple[str, ...]:
     return ("-netdev", "user,id=net0", "-device", f"virtio-net-{bus},netdev=net0{no_boot_rom}")
 
 
-def _virtio_bus(machine: str | None, arch: str) -> str:
+def virtio_bus(config: VmConfig, arch: str) -> str:
+    """The end of the names of QEMU's virtio devices on this machine: ``pci``, ``device``, ``ccw``."""
     if arch == "s390x":
         return "ccw"
-    return "device" if _type_of(machine) == "microvm" else "pci"
+    return "device" if _type_of(_machine(config, arch)) == "microvm" else "pci"
+
+
+def _machine(config: VmConfig, arch: str) -> str | None:
+    return config.machine or _DEFAULT_MACHINE.get(arch)
 
 
 def _type_of(machine: str | None) -> str:

@@ -16,8 +16,10 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
 from pytest_readonly_vm.host.image import BaseImage, open_base
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Spawner
+from pytest_readonly_vm.host.ssh_key import make_key
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.machine.cold_start import cold_start
+from pytest_readonly_vm.machine.cold_start import Surroundings, cold_start
+from pytest_readonly_vm.machine.files import Progress
 from pytest_readonly_vm.machine.vm import VirtualMachine
 
 
@@ -35,12 +37,15 @@ class Lab:
     Nothing is opened or started before the first machine needs it. Several threads may start machines at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress = lambda what, done, size: None) -> None:
+        """`progress` is told of long transfers, on the loop's thread."""
         self.boots: list[Boot] = []
+        self._progress = progress
         self._machines: list[VirtualMachine] = []
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
+        self._key: Path | None = None
         self._workspaces: dict[Path | None, Workspace] = {}
         self._hypervisors: dict[tuple[object, ...], Hypervisor] = {}
         self._bases: dict[tuple[Path, str | None], BaseImage] = {}
@@ -89,15 +94,16 @@ class Lab:
             hypervisor = self._hypervisor(config)
             base = self._base(config, hypervisor)
             workspace, loop, spawner = self._workspace(config), self._loop, self._spawner
-        vm = cold_start(
-            config,
-            name=name,
+        surroundings = Surroundings(
             hypervisor=hypervisor,
             base=base,
             folder=workspace.machine_folder(next(self._numbers)),
             loop=loop,
             spawner=spawner,
+            ssh_key=lambda: self._ssh_key(workspace),
+            progress=self._progress,
         )
+        vm = cold_start(config, name=name, lab=surroundings)
         self._machines = [*(other for other in self._machines if not other.closed), vm]
         self.boots.append(Boot(vm.boot_seconds, hypervisor.accelerator.describe()))
         return vm
@@ -106,6 +112,12 @@ class Lab:
         if config.tmpdir not in self._workspaces:
             self._workspaces[config.tmpdir] = self._stack.enter_context(Workspace(config.tmpdir))
         return self._workspaces[config.tmpdir]
+
+    def _ssh_key(self, workspace: Workspace) -> Path:
+        with self._lock:
+            if self._key is None:
+                self._key = make_key(workspace.path)
+            return self._key
 
     def _hypervisor(self, config: VmConfig) -> Hypervisor:
         key = (config.qemu, config.accel, config.seal)

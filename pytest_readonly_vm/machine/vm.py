@@ -1,27 +1,38 @@
 """Owns `VirtualMachine`: what a test holds of a running guest, and the guest's orderly end."""
 
+import contextlib
 import os
 import shlex
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pytest_readonly_vm.channels.console import Console
+from pytest_readonly_vm.channels.network import Forward, Network
 from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.channels.screen import Screen
+from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config import VmConfig
-from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.errors import ChannelLost, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
+from pytest_readonly_vm.host.ssh_key import public_key
+from pytest_readonly_vm.machine.access import Access
 from pytest_readonly_vm.machine.export import export_disk
+from pytest_readonly_vm.machine.files import Progress
+from pytest_readonly_vm.machine.guest import Guest
 
 _POWERDOWN_PATIENCE = 30.0
 _QUIT_PATIENCE = 2.0
 
 
-class VirtualMachine:
+class VirtualMachine(Guest):
     """A guest that runs, and QEMU around it.
 
-    Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `boot_seconds`,
-    from the start of QEMU until the guest was ready; `closed`, whether `close` was called;
+    Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `screen`, its
+    display and keyboard; `boot_seconds`, from the start of QEMU until the guest was ready, and `boot_phases`, the same
+    in parts where systemd tells them; `closed`, whether `close` was called;
     `folder`, the machine's own on the host, the only one that a sealed QEMU may write to, and gone when it is closed.
     """
 
@@ -34,6 +45,12 @@ class VirtualMachine:
         process: Process,
         qmp: Qmp,
         console: Console,
+        screen: Screen,
+        network: Network,
+        ssh: Callable[[], Ssh],
+        access: Access,
+        started: float,
+        progress: Progress,
         folder: Path,
         overlay: Path | None,
         human_monitor: Path | None,
@@ -44,7 +61,13 @@ class VirtualMachine:
         self.qmp = qmp
         self.console = console
         self.boot_seconds = 0.0
-        self._loop = loop
+        self.boot_phases: dict[str, float] = {}
+        super().__init__(loop=loop, access=access, name=name, scratch=folder, progress=progress)
+        self.screen = screen
+        self._network = network
+        self._make_ssh = ssh
+        self._ssh: Ssh | None = None
+        self._started = started
         self._process = process
         self.folder = folder
         self._overlay = overlay
@@ -80,6 +103,10 @@ class VirtualMachine:
         """A command to paste into another terminal for a second monitor, with ``monitor=on``; otherwise None."""
         return f"qmp-shell -H {shlex.quote(str(self._human_monitor))}" if self._human_monitor else None
 
+    def seconds_since_start(self) -> float:
+        """How long ago QEMU was started."""
+        return time.monotonic() - self._started
+
     def is_running(self) -> bool:
         """Whether the QEMU process is there (the guest in it may be paused or have hung)."""
         return self._process.returncode is None
@@ -87,6 +114,99 @@ class VirtualMachine:
     def kill(self) -> None:
         """Pull the plug: SIGKILL to QEMU. Returns when the process is gone; whoever waits gets `GuestDied`."""
         self._process.kill()
+
+    # Life.
+
+    def pause(self) -> None:
+        """Stop the guest's processors; `resume` lets them go on as if nothing had been."""
+        self.qmp.execute("stop")
+
+    def resume(self) -> None:
+        """Let a paused guest go on."""
+        self.qmp.execute("cont")
+
+    def reboot(self, *, wait: bool = True, timeout: float = 300.0) -> None:
+        """Have the guest shut down in good order and boot again; return when it has, and a channel answers.
+
+        :raises WaitTimeout: it has not within `timeout` seconds.
+        :raises ChannelError: no channel answers, by which it could be asked; see `reset`.
+        """
+        before = self.boot_id()
+        with contextlib.suppress(ChannelLost):
+            # An init that is a script does not mind being asked.
+            self.run("(sleep 0.2; reboot; sleep 10; sync; reboot -f) >/dev/null 2>&1 &")
+        if wait:
+            self.wait_for_boot(before, timeout)
+
+    def reset(self) -> None:
+        """Press the reset button: the guest boots again without having shut down."""
+        self.qmp.execute("system_reset")
+
+    def powerdown(self, *, wait: bool = True, timeout: float = 120.0) -> None:
+        """Press the power button; return when the guest has shut down, and QEMU with it.
+
+        :raises WaitTimeout: it runs on after `timeout` seconds; not every guest minds the button.
+        """
+        self.qmp.execute("system_powerdown")
+        if wait and not self._loop.run(self._process.wait_ended(timeout)):
+            error = WaitTimeout(f"{self.name}: the guest did not shut down within {timeout:g} s of its power button")
+            error.add_note(f"Last console lines:\n{self.console.tail()}")
+            raise error
+
+    # Ways in.
+
+    def forward(self, guest_port: int, *, host_port: int = 0, udp: bool = False) -> Forward:
+        """Make a port of the guest reachable from this computer, and from no other; return host and port.
+
+        :param host_port: the port on the host's loopback; 0 lets QEMU take a free one.
+        :param udp: a UDP port; otherwise TCP.
+        :raises VmError: the machine has no network, or the port on the host is taken.
+        """
+        return self._network.forward(guest_port, host_port=host_port, udp=udp)
+
+    def unforward(self, address: tuple[str, int], *, udp: bool = False) -> None:
+        """Close what `forward` opened."""
+        self._network.unforward(address, udp=udp)
+
+    def ssh_command(self) -> str:
+        """A command to paste into another terminal that logs in as root; it works as long as the machine lives.
+
+        If commands go over another channel, that is used to let the run's key in, and a port is forwarded now.
+
+        :raises ChannelError: sshd does not answer, or the guest cannot be reached to let the key in.
+        """
+        return self._opened_ssh().ssh_command()
+
+    def ssh_config(self, path: str | os.PathLike[str], *, alias: str = "guest") -> Path:
+        """Write a configuration under which `alias` is this guest, for ``ssh -F``, Ansible, fabric, paramiko.
+
+        :raises ChannelError: as `ssh_command`.
+        """
+        written = Path(path)
+        written.write_text(self._opened_ssh().ssh_config(alias))
+        return written
+
+    def _opened_ssh(self) -> Ssh:
+        found = self._access.found
+        if isinstance(found, Ssh):
+            return found
+        if self._ssh is None:
+            ssh = self._make_ssh()
+            key = public_key(ssh.key)
+            self.run("umask 077; mkdir -p ~/.ssh && cat >>~/.ssh/authorized_keys", input=f"\n{key}\n")
+            self._loop.run(self._access.opened(ssh))
+            self._ssh = ssh
+        return self._ssh
+
+    def how_to_connect(self) -> str:
+        """What a person can paste to look at the machine while it lives, a line each."""
+        lines = [f"{self.name}: QEMU is process {self.pid}, its folder {self.folder}"]
+        lines.append(f"console: tail -f {shlex.quote(str(self.console.log_path))}")
+        if self.monitor_command:
+            lines.append(f"monitor: {self.monitor_command}")
+        if self._ssh is not None or self.channel == "ssh":
+            lines.append(f"root shell: {self.ssh_command()}")
+        return "\n".join(lines)
 
     def export(self, path: str | os.PathLike[str], *, format: str = "qcow2", timeout: float = 600.0) -> None:
         """Write the disk, as it is at this moment, to a new image that needs no other; the guest runs on meanwhile.
@@ -140,6 +260,9 @@ class VirtualMachine:
                 await self._process.wait_ended(_QUIT_PATIENCE)
             await self._process.end()
         finally:
+            if self._ssh is not None:
+                await self._ssh.close()
+            await self._access.close()
             await self.qmp.disconnect()
             self.console.close()
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.config import SETTINGS, Given, nearest, parse
+from pytest_readonly_vm.config import SETTINGS, Given, parse
 from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.values import nearest
 
 _PREFIX = "PYTEST_VM_"
 _INI_TYPES = {str: "string", int: "int", float: "float", bool: "bool"}

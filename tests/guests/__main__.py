@@ -1,6 +1,7 @@
 """Owns the command line ``python -m tests.guests``: builds what is missing and says where it is.
 
-Paths go to standard output, one a line: of tiny the kernel, the initramfs and the disk, of debian the image.
+Paths go to standard output, one a line: of tiny and alpine the kernel, the initramfs and the disk, of debian
+the image.
 What is being done goes to standard error.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.guests import BuildError, cache, debian, tiny_linux
+from tests.guests.alpine import alpine
 
 
 def _tiny_paths() -> list[Path]:
@@ -26,7 +28,12 @@ def _debian_paths() -> list[Path]:
     return [debian()]
 
 
-_GUESTS: dict[str, Callable[[], list[Path]]] = {"tiny": _tiny_paths, "debian": _debian_paths}
+def _alpine_paths() -> list[Path]:
+    guest = alpine()
+    return [guest.kernel, guest.initrd, guest.disk]
+
+
+_GUESTS: dict[str, Callable[[], list[Path]]] = {"tiny": _tiny_paths, "debian": _debian_paths, "alpine": _alpine_paths}
 
 
 class _Elapsed(logging.Formatter):

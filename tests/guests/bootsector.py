@@ -185,6 +185,32 @@ def echo(text: str) -> bytes:
     return asm.sector()
 
 
+def keys(text: str) -> bytes:
+    """Print `text`, then what is typed on the keyboard; a key without a character as its BIOS code, like ``<3c>``."""
+    asm = _start(text)
+    asm.label("key")
+    asm.emit("b4 00", "cd 16", "84c0")  # mov ah, 0; int 0x16; test al, al     (wait: AL = character, AH = code)
+    asm.short("74", "code")  # jz
+    asm.call("putc")
+    asm.short("eb", "key")  # jmp
+    asm.label("code")
+    asm.emit("50", "b0 3c")  # push ax; mov al, '<'
+    asm.call("putc")
+    asm.emit("58 50", "88e0", "c0e8 04")  # pop ax; push ax; mov al, ah; shr al, 4
+    asm.call("digit")
+    asm.emit("58", "88e0", "24 0f")  # pop ax; mov al, ah; and al, 15
+    asm.call("digit")
+    asm.emit("b0 3e")  # mov al, '>'
+    asm.call("putc")
+    asm.short("eb", "key")  # jmp
+    asm.label("digit")
+    asm.emit("04 30", "3c 39")  # add al, '0'; cmp al, '9'
+    asm.near("0f86", "putc")  # jbe
+    asm.emit("04 27")  # add al, 'a' - '0' - 10
+    asm.near("e9", "putc")  # jmp
+    return asm.sector()
+
+
 def chatter(text: str) -> bytes:
     """Print `text`, then ``line 00000001``, ``line 00000002``, ... for ever, as fast as they are taken."""
     asm = _start(text)

@@ -1,0 +1,118 @@
+"""Owns the choice of the channel through which a machine is used: the first that answers, and what is said if none."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+
+from pytest_readonly_vm.channels.channel import Channel
+from pytest_readonly_vm.channels.console import Console
+from pytest_readonly_vm.errors import ChannelError, ChannelLost
+from pytest_readonly_vm.host.process import Process
+
+PATIENCE = 60.0
+"""Seconds that a channel has to answer when somebody wants to use it."""
+
+
+class Access:
+    """The channels that one machine may have, and the one that it has. For the loop."""
+
+    def __init__(self, channels: Mapping[str, Channel], process: Process, console: Console, name: str) -> None:
+        self._channels = dict(channels)
+        self._process = process
+        self._console = console
+        self._name = name
+        self._search: asyncio.Task[Channel] | None = None
+
+    @property
+    def found(self) -> Channel | None:
+        """The channel that answered, unless it has been lost since."""
+        if self._search is None or not self._search.done() or self._search.cancelled() or self._search.exception():
+            return None
+        channel = self._search.result()
+        return channel if channel.is_open() else None
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is any channel to wait for."""
+        return bool(self._channels)
+
+    async def channel(self, timeout: float = PATIENCE, *, only: str | None = None) -> Channel:
+        """The channel that answered, or the first that does; with `only` this one and from then on no other.
+
+        :raises ChannelError: none answered within `timeout` seconds; the message says of each why not.
+        :raises GuestDied: QEMU ended.
+        """
+        if not self._channels:
+            raise ChannelError(f"{self._name}: there is no channel to the guest, as channel=none says")
+        if only is not None and (self.found is None or self.found.name != only):
+            if only not in self._channels:
+                raise ChannelError(f"{self._name}: the setting channel does not allow {only}")
+            for other in set(self._channels) - {only}:
+                await self._channels.pop(other).close()
+            self.lose()
+        if self._search is None or (self._search.done() and self.found is None):
+            self._search = asyncio.ensure_future(self._first())
+            self._search.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._process.race(asyncio.shield(self._search))
+        except TimeoutError:
+            raise self._silence(f"no channel answered in {timeout:g} s") from None
+
+    async def _first(self) -> Channel:
+        """Open all; when one has answered, the others are left alone."""
+        tasks = {asyncio.ensure_future(_opened(channel)): channel for channel in self._channels.values()}
+        try:
+            pending = set(tasks)
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if not task.exception():
+                        return tasks[task]
+            raise self._silence("no channel answered")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def why_none(self) -> str:
+        """Of each channel, why it has not answered."""
+        return "; ".join(f"{name}: {channel.why_not()}" for name, channel in self._channels.items())
+
+    def _silence(self, what: str) -> ChannelError:
+        error = ChannelError(f"{self._name}: {what}: {self.why_none()}")
+        error.add_note(f"Last console lines:\n{self._console.tail() or '(silent)'}")
+        return error
+
+    async def opened(self, channel: Channel, timeout: float = PATIENCE) -> None:
+        """Open one more channel beside the one in use.
+
+        :raises ChannelError: it does not answer within `timeout` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await self._process.race(_opened(channel))
+        except TimeoutError:
+            raise ChannelError(
+                f"{self._name}: {channel.name} did not answer in {timeout:g} s: {channel.why_not()}"
+            ) from None
+
+    def lose(self) -> None:
+        """The channel is gone: the next use looks for one anew."""
+        if self._search is not None:
+            self._search.cancel()
+        self._search = None
+
+    async def close(self) -> None:
+        if self._search is not None:
+            self._search.cancel()
+            await asyncio.gather(self._search, return_exceptions=True)
+        for channel in self._channels.values():
+            await channel.close()
+
+
+async def _opened(channel: Channel) -> None:
+    """Open a channel, again when the guest ends it meanwhile, as by a reboot in the course of its first boot."""
+    while True:
+        with contextlib.suppress(ChannelLost):
+            return await channel.open()

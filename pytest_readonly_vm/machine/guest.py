@@ -1,0 +1,166 @@
+"""Owns what a test does inside a guest: commands, files, waits. The blocking face of what runs on the loop."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pytest_readonly_vm.channels.command import CommandResult
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.machine.access import Access
+from pytest_readonly_vm.machine.commands import Commands
+from pytest_readonly_vm.machine.files import Files, Progress
+from pytest_readonly_vm.machine.waits import Waits
+
+
+class Guest:
+    """The inside of a machine, over whatever channel it has.
+
+    Each method looks for a channel if none has answered yet, for at most 60 seconds. Beside what they say, all raise
+    `ChannelError` when no channel answers, `ChannelLost` when the guest reboots or ends the channel meanwhile, and
+    `GuestDied` when QEMU ends.
+    """
+
+    def __init__(self, *, loop: LoopThread, access: Access, name: str, scratch: Path, progress: Progress) -> None:
+        self._loop = loop
+        self._access = access
+        self._commands = Commands(access, name)
+        self._files = Files(access, self._commands, name, scratch, progress)
+        self._waits = Waits(self._commands, name)
+
+    @property
+    def channel(self) -> str | None:
+        """Which channel is in use: ``agent``, ``shell``, ``ssh``, or None when none has answered so far."""
+        found = self._access.found
+        return found.name if found else None
+
+    # Commands.
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float | None = None,
+        input: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> CommandResult:
+        """Run a command in the guest, as root in root's home folder unless told otherwise, and wait for its end.
+
+        :param command: a text for the guest's ``sh``, or a program and its arguments.
+        :param check: whether another exit code than 0 is an error.
+        :param timeout: seconds that it may take, after which it is killed in the guest.
+        :param input: what it reads from its standard input; nothing by default.
+        :param env: environment variables in addition.
+        :param cwd: folder to run in.
+        :param user: run as this user, by ``su``.
+        :raises CommandFailed: with `check`, its exit code is not 0; the notes have the ends of its output.
+        :raises CommandTimeout: it took longer; the notes have what it had printed so far.
+        """
+        work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
+        return self._loop.run(work)
+
+    async def arun(
+        self,
+        command: str | Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float | None = None,
+        input: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> CommandResult:
+        """As `run`, for async tests: asyncio, pytest-asyncio, anyio, trio. When it is cancelled, so is the command."""
+        work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
+        return await self._loop.run_from_elsewhere(work)
+
+    # Files.
+
+    def push(self, local: str | os.PathLike[str], remote: str) -> None:
+        """Copy a file or a folder's contents into the guest, where root owns it; modes and times are kept.
+
+        The folder that a file goes to must be there; a folder is made, or what it has already is kept beside.
+
+        :raises TransferError: it cannot be read here or written there, or its checksum differs there.
+        """
+        self._loop.run(self._files.push(Path(local), remote))
+
+    def pull(self, remote: str, local: str | os.PathLike[str]) -> None:
+        """Copy a file or a folder's contents out of the guest; modes (not set-user-ID) and times are kept.
+
+        A file may go into a folder, under its own name. Holes of a file stay holes. Devices are left out.
+
+        :raises TransferError: it cannot be read there or written here, or its checksum differs here.
+        """
+        self._loop.run(self._files.pull(remote, Path(local)))
+
+    def read_bytes(self, path: str) -> bytes:
+        """The content of a file in the guest.
+
+        :raises TransferError: it cannot be read.
+        """
+        return self._loop.run(self._files.read(path))
+
+    def read_text(self, path: str) -> str:
+        """As `read_bytes`, as UTF-8.
+
+        :raises UnicodeDecodeError: it is none.
+        """
+        return self.read_bytes(path).decode()
+
+    def write_bytes(self, path: str, content: bytes, *, mode: int = 0o644) -> None:
+        """Make or replace a file in the guest, as a whole: nobody there sees half of it.
+
+        :raises TransferError: it cannot be written.
+        """
+        self._loop.run(self._files.write(path, content, mode))
+
+    def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
+        """As `write_bytes`, as UTF-8."""
+        self.write_bytes(path, text.encode(), mode=mode)
+
+    # Waits.
+
+    def wait_until_succeeds(self, command: str | Sequence[str], timeout: float = 60.0) -> CommandResult:
+        """Run a command again and again until its exit code is 0; return how it ended then.
+
+        :param timeout: seconds.
+        :raises WaitTimeout: it did not succeed in time; the notes have its last result.
+        """
+        return self._loop.run(self._waits.until_succeeds(command, timeout))
+
+    def wait_for_unit(self, unit: str, timeout: float = 60.0) -> None:
+        """Wait until a systemd unit is active.
+
+        :raises VmError: it failed; the notes have its status.
+        :raises WaitTimeout: it is not active in time; the notes have its state.
+        """
+        self._loop.run(self._waits.for_unit(unit, timeout))
+
+    def wait_for_port(self, port: int, timeout: float = 60.0) -> None:
+        """Wait until somebody in the guest listens on a TCP port.
+
+        :raises WaitTimeout: nobody does in time; the notes have the ports that have a listener.
+        """
+        self._loop.run(self._waits.for_port(port, timeout))
+
+    def wait_for_file(self, path: str, timeout: float = 60.0) -> None:
+        """Wait until there is a file, folder or whatever at a path.
+
+        :raises WaitTimeout: there is none in time; the notes have what its folder holds.
+        """
+        self._loop.run(self._waits.for_file(path, timeout))
+
+    def boot_id(self) -> str:
+        """What the guest's kernel calls this boot; another after each reboot."""
+        return self._loop.run(self._waits.boot_id())
+
+    def wait_for_boot(self, before: str, timeout: float = 300.0) -> None:
+        """Wait until the guest has booted anew and a channel answers.
+
+        :param before: what `boot_id` was.
+        :raises WaitTimeout: it has not in time.
+        """
+        self._loop.run(self._waits.for_boot(before, timeout))

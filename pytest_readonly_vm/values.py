@@ -1,0 +1,132 @@
+"""Owns how the value of a setting is read: texts, sizes, numbers, switches. Pure.
+
+Each function takes what somebody wrote and returns what a setting holds, or raises ValueError with the reason.
+"""
+
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+)([KMGT])(?:i?B)?", re.IGNORECASE)
+_SMALLEST_MEMORY = 1 << 20
+_READY_WORDS = ("auto", "channel", "agent", "shell", "ssh", "systemd", "none")
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
+class Secret(str):
+    """A text that shows itself to nobody by accident: tracebacks and reports print `repr`."""
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def secret(value: object) -> Secret:
+    if not isinstance(value, str):
+        raise ValueError("it is not a text")
+    return Secret(value)
+
+
+def path(value: object) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{value!r} is not a path")
+    return Path(value).expanduser()
+
+
+def size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"{value!r} is not a size; write it like 512M or 2G")
+    if isinstance(value, int):
+        found = value
+    elif match := _SIZE.fullmatch(value.strip()):
+        found = int(match[1]) * _UNITS[match[2].upper()]
+    else:
+        raise ValueError(f"{value!r} is not a size; write it like 512M or 2G")
+    if found < _SMALLEST_MEMORY:
+        raise ValueError(f"{value!r} is {found} bytes, less than the smallest machine (1M); write it like 512M or 2G")
+    return found
+
+
+def count(value: object) -> int:
+    number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{value!r} is not a whole number of at least 1")
+    return number
+
+
+def seconds(value: object) -> float:
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        duration = float(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is not a number of seconds") from None
+    if not 0 < duration < float("inf"):
+        raise ValueError(f"{value!r} is not a positive number of seconds")
+    return duration
+
+
+def switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in {"on", "yes", "true", "1"}:
+        return True
+    if isinstance(value, str) and value.lower() in {"off", "no", "false", "0"}:
+        return False
+    raise ValueError(f"{value!r} is neither on nor off")
+
+
+def arguments(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        try:
+            return tuple(shlex.split(value))
+        except ValueError as error:
+            raise ValueError(f"{value!r} cannot be split into arguments: {error}") from None
+    if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise ValueError(f"{value!r} is not a list of texts")
+
+
+def one_of(*choices: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or value not in choices:
+            near = nearest(str(value), choices)
+            raise ValueError(f"{value!r} is not one of {', '.join(choices)}{near}")
+        return value
+
+    return parse
+
+
+def readiness(value: object) -> object:
+    if callable(getattr(value, "wait", None)) or callable(value):
+        return value
+    written = text(value)
+    kind, _, argument = written.partition(":")
+    if written in _READY_WORDS or (kind == "unit" and argument):
+        return written
+    if kind == "port" and argument.isdecimal() and 0 < int(argument) < 1 << 16:
+        return written
+    if kind == "console" and argument:
+        try:
+            re.compile(argument)
+        except re.error as error:
+            raise ValueError(f"{argument!r} is not a regular expression: {error}") from None
+    elif not (kind == "event" and re.fullmatch(r"[A-Z0-9_]+", argument)):
+        forms = "console:PATTERN, event:QMP_EVENT_NAME, port:NUMBER, unit:NAME"
+        raise ValueError(f"{written!r} is none of {', '.join(_READY_WORDS)}, {forms}{nearest(written, _READY_WORDS)}")
+    return written
+
+
+def nearest(word: str, choices: Sequence[str]) -> str:
+    """`` (did you mean 'memory'?)`` for a word that resembles a choice, else nothing."""
+    found = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    return f" (did you mean {found[0]!r}?)" if found else ""

@@ -1,0 +1,126 @@
+"""Ports of the guest can be reached from the host, only from it, and only for as long as wanted."""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import Lab, VirtualMachine, VmConfig, VmError
+from pytest_readonly_vm.channels.network import Network
+from tests.guests.tiny_linux import PROMPT, READY, tiny_linux
+
+ECHO = 7
+PATIENCE = 20.0
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def config() -> VmConfig:
+    guest = tiny_linux()
+    boot = {"kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append, "ready": f"console:{READY}"}
+    return VmConfig().replace(**boot, memory="128M", accel="tcg")
+
+
+@pytest.fixture(scope="module")
+def machine(lab: Lab, config: VmConfig) -> VirtualMachine:
+    """A guest that echoes what it gets on a TCP port."""
+    machine = lab.start(config, name="guest")
+    machine.console.expect(PROMPT)
+    machine.console.send(f"nc -ll -p {ECHO} -e cat &\n")
+    machine.console.send(f"until netstat -lnt | grep -q ':{ECHO} '; do sleep 0.1; done; echo list''ens\n")
+    machine.console.expect("^listens")
+    return machine
+
+
+@pytest.fixture
+def network(machine: VirtualMachine) -> Network:
+    return Network(machine._loop, machine.qmp, machine.name)
+
+
+def listeners(pid: int) -> set[str]:
+    """The addresses on which a process listens or receives, as /proc has them: ``0100007F:1A2B``."""
+    sockets = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    rows = [row.split() for kind in ("tcp", "tcp6", "udp", "udp6") for row in _rows(Path(f"/proc/{pid}/net/{kind}"))]
+    unconnected = {"0A", "07"}  # TCP_LISTEN, and TCP_CLOSE, which is how UDP looks
+    return {row[1] for row in rows if f"socket:[{row[9]}]" in sockets and row[3] in unconnected}
+
+
+def _rows(table: Path) -> list[str]:
+    return table.read_text().splitlines()[1:]
+
+
+def test_a_port_of_the_guest_answers_until_it_is_closed(network: Network) -> None:
+    address = network.forward(ECHO)
+    with socket.create_connection(address, timeout=PATIENCE) as connection:
+        connection.sendall(b"hello")
+        assert connection.recv(5) == b"hello"
+        network.unforward(address)
+        connection.sendall(b"still")
+        assert connection.recv(5) == b"still"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=PATIENCE)
+
+
+def test_a_udp_port_takes_datagrams(machine: VirtualMachine, network: Network) -> None:
+    # Nothing in this guest serves by UDP; but its kernel counts what came for nobody.
+    machine.console.send("until awk '/^Udp: [0-9]/ { exit !$3 }' /proc/net/snmp; do sleep 0.1; done; echo arr''ived\n")
+    address = network.forward(ECHO, udp=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.sendto(b"hello", address)
+    machine.console.expect("^arrived")
+    network.unforward(address, udp=True)
+
+
+def test_nothing_listens_unless_asked_and_then_on_loopback_only(machine: VirtualMachine, network: Network) -> None:
+    assert listeners(machine.pid) == set()
+    tcp, udp = network.forward(ECHO), network.forward(ECHO, udp=True)
+    assert listeners(machine.pid) == {f"0100007F:{tcp.port:04X}", f"0100007F:{udp.port:04X}"}
+    network.unforward(tcp)
+    network.unforward(udp, udp=True)
+    assert listeners(machine.pid) == set()
+
+
+def test_threads_that_forward_the_same_port_each_get_their_own(network: Network) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        addresses = list(threads.map(network.forward, [ECHO] * 8))
+    assert len(set(addresses)) == 8
+    for address in addresses:
+        network.unforward(address)
+
+
+def test_a_chosen_port_is_taken_once(network: Network) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(VmError, match=f"guest port {ECHO} cannot be forwarded to 127.0.0.1:{port}: "):
+            network.forward(ECHO, host_port=port)
+    address = network.forward(ECHO, host_port=port)
+    assert address == ("127.0.0.1", port)
+    network.unforward(address)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_what_is_no_port_is_a_sentence(network: Network, port: int) -> None:
+    with pytest.raises(VmError, match=f"^guest: guest port {port} cannot be forwarded to 127.0.0.1: Invalid"):
+        network.forward(port)
+
+
+def test_what_is_not_open_cannot_be_closed(network: Network) -> None:
+    address = network.forward(ECHO)
+    with pytest.raises(VmError, match=f"127.0.0.1:{address.port} is no forward of this machine"):
+        network.unforward(address, udp=True)
+    network.unforward(address)
+    with pytest.raises(VmError, match="is no forward of this machine"):
+        network.unforward(address)
+
+
+def test_a_machine_without_a_network_says_so(lab: Lab, config: VmConfig) -> None:
+    machine = lab.start(config.replace(network="none", ready="none"), name="guest")
+    with pytest.raises(VmError, match=r"^guest: the machine has no network whose ports could be forwarded"):
+        Network(machine._loop, machine.qmp, machine.name).forward(ECHO)
