@@ -15,19 +15,25 @@ import pytest_readonly_vm
 from pytest_readonly_vm import errors
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.config import SCOPES, SETTINGS, VmConfig
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from tests.conftest import SMALL
 from tests.guests import bootsector
+from tests.guests.debian import debian
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "conftest_examples").glob("*/README.md")))
 
-ON_THE_LOOP = {"attempt", "hand_over", "found", "command", "next_event", "connect", "disconnect"}
+ON_THE_LOOP = {
+    *("attempt", "hand_over", "found", "command", "next_event", "connect", "disconnect", "listeners"),
+    *("last_line", "next_news", "typed", "picture"),
+}
 """Members that the package itself uses, on its own thread."""
 
 LOGIN = "debian login: "
+A_LONG_TIME = 1200
 
 _BEGIN, _END = "<!-- settings: written by `make docs` -->\n", "<!-- end of settings -->\n"
 _FENCE = re.compile(r"(?:<!-- (?P<remark>[^>]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)```", re.DOTALL)
@@ -101,7 +107,7 @@ def test_every_fixture_is_in_the_readme() -> None:
         assert f"`{fixture}`" in text
 
 
-@pytest.mark.parametrize("kind", [VirtualMachine, Qmp, Console])
+@pytest.mark.parametrize("kind", [VirtualMachine, Qmp, Console, Screen])
 def test_every_member_is_in_the_readme(kind: type) -> None:
     code = " ".join(re.findall(r"`([^`\n]+)`", README.read_text()))
     assert {name for name in members(kind) if not re.search(rf"\b{name}\b", code)} <= {"close"}
@@ -139,6 +145,16 @@ def test_code_on_a_page_works(code: str, pytester: pytest.Pytester) -> None:
         f"--vm-image={image}", *SMALL, f"--vm-ready={VmConfig().ready}", "-p", "no:cacheprovider", timeout=120
     )
     assert result.ret == pytest.ExitCode.OK
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+@pytest.mark.parametrize(("remark", "scope"), [("on Debian", "session"), ("on Debian, by itself", "function")])
+def test_code_on_the_pages_works_on_debian(pytester: pytest.Pytester, remark: str, scope: str) -> None:
+    texts = [text for page in PAGES for remarked, text in fences(page, "python") if remarked == remark]
+    pytester.makepyfile(**{f"test_{number}": text for number, text in enumerate(texts)})
+    options = (f"--vm-image={debian()}", f"--vm-scope={scope}", "--vm-boot-timeout=600", "-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess(*options, timeout=A_LONG_TIME)
+    result.assert_outcomes(passed="".join(texts).count("def test_"))
 
 
 def test_write_back_commands_work(pytester: pytest.Pytester) -> None:

@@ -1,6 +1,6 @@
 """Every project in conftest_examples/ works as it is: copied to an empty folder and run there.
 
-Those that log in run on Debian, which takes a minute for each boot under TCG; the others on boot sectors.
+Those that run commands do so on Debian, which takes half a minute for each boot under TCG; the others on boot sectors.
 """
 
 import re
@@ -12,7 +12,7 @@ import pytest
 from pytest_readonly_vm.config import Given, parse
 from tests.conftest import SMALL
 from tests.guests import bootsector
-from tests.guests.debian import PASSWORD, debian
+from tests.guests.debian import debian
 
 EXAMPLES = Path(__file__).parent.parent / "conftest_examples"
 LOGIN = "somewhere login: "
@@ -34,8 +34,7 @@ class Example:
         return self._pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=A_LONG_TIME)
 
     def run_on_debian(self) -> pytest.RunResult:
-        options = (f"--vm-image={debian()}", f"--override-ini=guest_password={PASSWORD}")
-        return self.run(*options, f"--vm-boot-timeout={BOOT_SECONDS}")
+        return self.run(f"--vm-image={debian()}", f"--vm-boot-timeout={BOOT_SECONDS}")
 
     def run_on_a_boot_sector(self, *arguments: str) -> pytest.RunResult:
         image = bootsector.write_image(self._pytester.path / "base.img", bootsector.hello(LOGIN))
@@ -64,6 +63,21 @@ def test_per_module(example: Example) -> None:
     result = example.run_on_debian()
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["2 machines booted*"])
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_async_guest(example: Example) -> None:
+    example.run_on_debian().assert_outcomes(passed=2)
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_testinfra_host(example: Example) -> None:
+    example.run_on_debian().assert_outcomes(passed=11)
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_ansible_inventory(example: Example) -> None:
+    example.run_on_debian().assert_outcomes(passed=1)
 
 
 def test_image_matrix(example: Example, pytester: pytest.Pytester) -> None:

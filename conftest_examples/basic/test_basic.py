@@ -1,15 +1,15 @@
-"""Each test gets a machine of its own, freshly booted from the same image."""
+"""Each test gets a machine of its own, freshly booted from the same image, and does what it likes in it as root."""
 
 
 def test_machine_runs(readonly_vm):
+    assert readonly_vm.run("uname -s").stdout == "Linux\n"
     assert readonly_vm.qmp.execute("query-status")["status"] == "running"
-    assert "login:" in readonly_vm.console.text
 
 
-def test_guest_can_be_changed(shell):
-    assert shell.run("echo changed > /root/note && sync").status == 0
-    assert shell.run("cat /root/note").output == "changed\n"
+def test_guest_can_be_changed(readonly_vm):
+    readonly_vm.write_text("/root/note", "changed\n")
+    assert readonly_vm.run("cat /root/note").stdout == "changed\n"
 
 
-def test_next_test_does_not_see_it(shell):
-    assert shell.run("test -e /root/note").status == 1
+def test_next_test_does_not_see_it(readonly_vm):
+    assert readonly_vm.run("test -e /root/note", check=False).exit_code == 1

@@ -36,10 +36,6 @@ class Picture:
             raise ValueError(f"{len(pixels)} bytes of pixels for {width} x {height}")
         return cls(width, height, pixels)
 
-    def ppm(self) -> bytes:
-        """As a portable pixmap."""
-        return b"P6\n%d %d\n255\n" % (self.width, self.height) + self.pixels
-
     def png(self) -> bytes:
         """As PNG (https://www.w3.org/TR/png-3/): 8 bits a channel, no filter, no alpha."""
         row = self.width * _CHANNELS
@@ -48,18 +44,23 @@ class Picture:
         chunks = (_chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(lines)), _chunk(b"IEND", b""))
         return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
-    def enlarged(self, factor: int) -> Self:
-        """Each pixel as a square of `factor` times `factor`."""
-        row = self.width * _CHANNELS
+    def for_reading(self, factor: int) -> bytes:
+        """As a portable graymap that text recognition reads best: dark on light, `factor` times as wide and high.
+
+        Of each pixel the channel that is farthest from the background counts, so blue on black is there as white is.
+        """
+        dark = sum(self.pixels) < 128 * len(self.pixels)
+        channels = (self.pixels[channel::_CHANNELS] for channel in range(_CHANNELS))
+        values = bytes(map(max if dark else min, *channels))
+        if dark:
+            values = values.translate(bytes(range(255, -1, -1)))
         rows = []
-        for start in range(0, len(self.pixels), row):
-            wide = bytearray(row * factor)
-            for channel in range(_CHANNELS):
-                values = self.pixels[start + channel : start + row : _CHANNELS]
-                for copy in range(factor):
-                    wide[channel + copy * _CHANNELS :: _CHANNELS * factor] = values
+        for start in range(0, len(values), self.width):
+            wide = bytearray(self.width * factor)
+            for copy in range(factor):
+                wide[copy::factor] = values[start : start + self.width]
             rows.append(bytes(wide) * factor)
-        return type(self)(self.width * factor, self.height * factor, b"".join(rows))
+        return b"P5\n%d %d\n255\n" % (self.width * factor, self.height * factor) + b"".join(rows)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

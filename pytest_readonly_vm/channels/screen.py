@@ -77,7 +77,7 @@ class Screen:
         if not self._keys:
             schema = await self._qmp.command("query-qmp-schema")  # where types have numbers for names
             enums = (entity["values"] for entity in schema if entity["meta-type"] == "enum")
-            self._keys = next(values for values in enums if "kp_subtract" in values)
+            self._keys = next(names for names in enums if "kp_subtract" in names)
         return self._keys
 
     # On any thread.
@@ -171,9 +171,9 @@ class Screen:
                 f"{self._name}: reading the screen needs the program tesseract (on Debian and Ubuntu: apt-get install "
                 "tesseract-ocr)"
             )
-        file = self._folder / f"screen-{secrets.token_hex(4)}.ppm"
+        file = self._folder / f"screen-{secrets.token_hex(4)}.pgm"
         try:
-            file.write_bytes(picture.enlarged(_LETTERS).ppm())
+            file.write_bytes(picture.for_reading(_LETTERS))
             # A block of text; one thread, as several are slower on all but idle computers.
             done = run_tool(
                 [tesseract, str(file), "-", "--psm", "6", "-c", "preserve_interword_spaces=1"],

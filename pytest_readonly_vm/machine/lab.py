@@ -25,10 +25,13 @@ from pytest_readonly_vm.machine.vm import VirtualMachine
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A boot that succeeded: how long it took, and under which accelerator and why that one."""
+    """A boot that succeeded: whose, its duration and phases in seconds, the accelerator and why it, the channel."""
 
+    name: str
     seconds: float
+    phases: dict[str, float]
     accelerator: str
+    channel: str | None
 
 
 class Lab:
@@ -105,7 +108,7 @@ class Lab:
         )
         vm = cold_start(config, name=name, lab=surroundings)
         self._machines = [*(other for other in self._machines if not other.closed), vm]
-        self.boots.append(Boot(vm.boot_seconds, hypervisor.accelerator.describe()))
+        self.boots.append(Boot(name, vm.boot_seconds, vm.boot_phases, hypervisor.accelerator.describe(), vm.channel))
         return vm
 
     def _workspace(self, config: VmConfig) -> Workspace:

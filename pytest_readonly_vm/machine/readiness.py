@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _NO_DEADLINE = 1e6
 _POLL = 0.05
 _LOGIN = re.compile(r"login: *$", re.MULTILINE)
-_GRACE = 10.0
-"""Seconds that a channel has, after a login prompt showed, before a guest counts as one without."""
+_GRACE = {False: 1.0, True: 20.0}
+"""Seconds that a channel has when a login prompt shows: if nobody has opened a port so far, and if somebody has."""
 
 # The shell that a direct boot is given is there before init. --wait returns when no job is left in systemd's queue.
 _SYSTEMD = """\
@@ -213,7 +213,7 @@ class AnyOf:
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """`SystemdFinished`; or a login prompt on the console, and then no channel for ten seconds."""
+    """`SystemdFinished`; or a login prompt on the console of a guest in which no channel answers."""
 
     def describe(self) -> str:
         return f"{SystemdFinished().describe()}, or a login prompt on the console"
@@ -228,8 +228,11 @@ class Usual:
             await asyncio.wait((booted, prompt), return_when=asyncio.FIRST_COMPLETED)
             if not booted.done():
                 prompt.result()
-                await asyncio.wait((asyncio.ensure_future(_found(guest, None)),), timeout=_GRACE)
-                if guest.access.found is None:
+                hopeful = any(event.name == "VSERPORT_CHANGE" for event in guest.qmp.events)
+                try:
+                    async with asyncio.timeout(_GRACE[hopeful]):
+                        await _found(guest, None)
+                except (TimeoutError, ChannelError):
                     return
             await booted
         finally:

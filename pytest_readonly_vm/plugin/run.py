@@ -1,6 +1,7 @@
 """Owns one pytest process's use of machines: its lab, whose machines are whose, what there is to tell of them."""
 
 import contextlib
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,8 @@ _LONGEST_FOLDER_NAME = 100
 class News(TypedDict):
     """What a test's reports carry to the summary, also from an xdist worker: only what can be serialised."""
 
-    boots: list[tuple[float, str]]
+    boots: list[dict[str, Any]]
+    """Each a `Boot`."""
     checked: list[str]
     changed: dict[str, str]
     kept: list[str]
@@ -55,11 +57,12 @@ class Run:
         """The lab; asking for it is what loads asyncio, qemu.qmp and the rest."""
         from pytest_readonly_vm.host.process import die_with_parent
         from pytest_readonly_vm.machine.lab import Lab
+        from pytest_readonly_vm.plugin.progress import Progress
 
         if hasattr(self._config, "workerinput"):
             # Nobody hears an xdist worker whose controller was killed, and it would wait out its test with the machine.
             die_with_parent()
-        lab = Lab()
+        lab = Lab(Progress(self._config))
         self._config.add_cleanup(lab.close)
         return lab
 
@@ -129,7 +132,7 @@ class Run:
         """What happened since the last call, for the next report; None when nothing did."""
         if not self.has_lab:
             return None
-        boots = [(boot.seconds, boot.accelerator) for boot in self.lab.boots]
+        boots = [dataclasses.asdict(boot) for boot in self.lab.boots]
         news = News(boots=boots, checked=self._checked, changed=self._changed, kept=self._kept)
         self.lab.boots.clear()
         self._checked, self._changed, self._kept = [], {}, []

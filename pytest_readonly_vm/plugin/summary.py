@@ -17,7 +17,7 @@ class Summary:
     """Collects what the reports of all tests carry, and says it once."""
 
     def __init__(self) -> None:
-        self._boots: list[tuple[float, str]] = []
+        self._boots: list[dict[str, Any]] = []
         self._checked: Counter[str] = Counter()
         self._changed: dict[str, str] = {}
         self._kept: list[str] = []
@@ -59,6 +59,9 @@ class Summary:
             return
         terminalreporter.section("virtual machines", sep="-")
         terminalreporter.write_line(self._boots_line())
+        if (wanted := terminalreporter.config.option.durations) is not None:
+            for boot in sorted(self._boots, key=lambda boot: -boot["seconds"])[: wanted or None]:
+                terminalreporter.write_line(_boot_line(boot))
         for complaint in sorted({*self._complaints, *self._changed.values()}):
             terminalreporter.write_line(f"BASE IMAGE CHANGED: {complaint}", red=True, bold=True)
         for image, tests in sorted(self._checked.items()):
@@ -74,9 +77,16 @@ class Summary:
     def _boots_line(self) -> str:
         if not self._boots:
             return "no machine booted"
-        seconds = [boot[0] for boot in self._boots]
-        accelerators = " and ".join(sorted({boot[1] for boot in self._boots}))
+        seconds = [boot["seconds"] for boot in self._boots]
+        accelerators = " and ".join(sorted({boot["accelerator"] for boot in self._boots}))
+        channels = " and ".join(sorted({boot["channel"] for boot in self._boots if boot["channel"]}))
+        accelerators += f"; commands over {channels}" if channels else ""
         if len(seconds) == 1:
             return f"1 machine booted in {seconds[0]:.2f} s with {accelerators}"
         times = f"each in {statistics.median(seconds):.2f} s (median; slowest {max(seconds):.2f} s)"
         return f"{len(seconds)} machines booted, {times}, with {accelerators}"
+
+
+def _boot_line(boot: dict[str, Any]) -> str:
+    phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in boot["phases"].items())
+    return f"{boot['seconds']:.2f}s boot     {boot['name']}{f' ({phases})' if phases else ''}"

@@ -114,10 +114,12 @@ HostKey /etc/ssh/ssh_host_ed25519_key
 PermitRootLogin yes
 """
 
+_KEY_FILE = "/etc/ssh/ssh_host_ed25519_key"
+
 # The image has no host key, as two guests must not share one. With a seed, cloud-init makes it before this.
-_HOST_KEY = """\
+_HOST_KEY = f"""\
 [Service]
 ExecStartPre=
-ExecStartPre=/bin/sh -c 'test -s "$0" || ssh-keygen -q -t ed25519 -N "" -f "$0"' /etc/ssh/ssh_host_ed25519_key
+ExecStartPre=/bin/sh -c 'test -s "$0" || {{ rm -f "$0"; ssh-keygen -q -t ed25519 -N "" -f "$0"; sync; }}' {_KEY_FILE}
 ExecStartPre=/usr/sbin/sshd -t
 """

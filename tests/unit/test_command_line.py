@@ -81,7 +81,11 @@ def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
         (VmConfig(network="none"), "x86_64", ["-nic none"]),
         (VmConfig(disk_interface="nvme"), "x86_64", ["-device nvme,drive=disk0"]),
         (VmConfig(disk_interface="scsi"), "x86_64", ["-device virtio-scsi-pci,id=scsi0 -device scsi-hd,drive=disk0"]),
-        (VmConfig(kernel=Path("k"), initrd=Path("i"), append="a b"), "x86_64", ["-kernel k -initrd i -append a b"]),
+        (
+            VmConfig(kernel=Path("k"), initrd=Path("i"), append="a b"),
+            "x86_64",
+            ["-kernel k -initrd i -append start a b"],
+        ),
         (VmConfig(cpu_model="qemu64", cpus=4), "x86_64", ["-cpu qemu64", "-smp 4"]),
         (VmConfig(qemu_args=("-device", "x")), "x86_64", ["-vga std -device x"]),
     ],

@@ -52,7 +52,11 @@ def test_a_value_is_read_as_text_or_as_itself(name: str, given: object, read: ob
         ("boot_timeout", "soon", "'soon' is not a number of seconds"),
         ("accel", "kmv", "'kmv' is not one of auto, kvm, tcg (did you mean 'kvm'?)"),
         ("format", "qcow", "did you mean 'qcow2'?"),
-        ("ready", "login:", "'login:' is none of console:PATTERN, event:QMP_EVENT_NAME, none"),
+        (
+            "ready",
+            "login:",
+            "'login:' is none of auto, channel, agent, shell, ssh, systemd, none, console:PATTERN, event:",
+        ),
         ("ready", "console:(", "'(' is not a regular expression"),
         ("ready", "event:lower", "is none of"),
         ("qemu_args", "-x 'unclosed", "cannot be split into arguments"),
