@@ -63,15 +63,16 @@ class Screen:
         return blind
 
     async def _press(self, all_keys: Sequence[Keys], hold: float) -> None:
+        milliseconds = max(1, round(hold * 1000))  # QEMU takes 0 for 10
         async with self._typing:
             for keys in all_keys:
                 status = (await self._qmp.command("query-status"))["status"]
                 if status not in ("running", "suspended"):  # QEMU would drop the keys
                     raise VmError(f"{self._name}: the machine takes no keys: it is {status}")
                 values = [{"type": "qcode", "data": key} for key in keys]
-                await self._qmp.command("send-key", {"keys": values, "hold-time": round(hold * 1000)})
+                await self._qmp.command("send-key", {"keys": values, "hold-time": milliseconds})
                 # The time in which QEMU presses and lets go of them; it drops what does not fit into its queue.
-                await asyncio.sleep(2 * len(keys) * hold)
+                await asyncio.sleep(2 * len(keys) * milliseconds / 1000)
 
     async def _known_keys(self) -> Sequence[str]:
         if not self._keys:

@@ -132,7 +132,8 @@ def cold_start(config: VmConfig, *, name: str, lab: Surroundings) -> VirtualMach
         )
         undo.callback(vm.close)
         guest = Booting(vm, qmp, text, access, Commands(access, name))
-        login = Login(config, text, access) if "shell" in channels and config.provision != "none" else None
+        typing = "shell" in channels and (config.provision != "none" or config.login is not None)
+        login = Login(config, text, access) if typing else None
         boot(guest, process, monitor.dup(), readiness(config.ready), login, loop)
         undo.pop_all()
     vm.boot_seconds = vm.seconds_since_start()

@@ -24,12 +24,13 @@ from pytest_readonly_vm import (
     VmError,
     WaitTimeout,
 )
+from tests.guests.alpine import alpine
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS
 
 LARGE = 200 << 20
-GROUPS = ("debian-agent", "debian-shell", "debian-ssh", "tiny-shell")
+GROUPS = ("debian-agent", "debian-shell", "debian-ssh", "alpine-shell", "tiny-shell")
 
 
 def config(group: str) -> VmConfig:
@@ -37,8 +38,9 @@ def config(group: str) -> VmConfig:
     common = VmConfig().replace(accel="tcg", channel=channel, boot_timeout=300)
     if guest == "debian":
         return common.replace(image=debian())
-    tiny = tiny_linux()
-    return common.replace(image=tiny.disk, kernel=tiny.kernel, initrd=tiny.initrd, append=tiny.append, memory="768M")
+    direct = alpine() if guest == "alpine" else tiny_linux()
+    files = {"image": direct.disk, "kernel": direct.kernel, "initrd": direct.initrd}
+    return common.replace(**files, append=direct.append, memory="768M")
 
 
 @pytest.fixture(scope="module", params=[pytest.param(group, marks=pytest.mark.xdist_group(group)) for group in GROUPS])

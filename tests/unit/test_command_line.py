@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.machine.command_line import DiskLayer, Wiring, command_line
+from pytest_readonly_vm.machine.command_line import DiskLayer, PortWire, Wiring, command_line
 
 ONE_LAYER = Wiring(monitor=5, console=6, layers=(DiskLayer(9, "qcow2"),))
 
@@ -61,6 +61,23 @@ def test_every_layer_of_a_chain_comes_as_a_descriptor_with_its_format() -> None:
     )
 
 
+def test_a_direct_boot_gets_the_command_line_that_provisioning_made() -> None:
+    config = VmConfig(kernel=Path("k"), initrd=Path("i"), append="a b")
+    words = line(config, Wiring(5, 6, append="a b init=/bin/sh", provision=("-smbios", "type=11,path=/x")))
+    assert "-kernel k -initrd i -append a b init=/bin/sh -smbios type=11,path=/x" in " ".join(words)
+
+
+def test_ports_are_numbered_and_named() -> None:
+    ports = (PortWire("agent", "org.qemu.guest_agent.0", 7), PortWire("shell", "a.shell", 8))
+    assert (
+        "-device virtio-serial-pci,id=serial0 "
+        "-chardev socket,id=agent,fd=7 "
+        "-device virtserialport,bus=serial0.0,nr=1,chardev=agent,id=agent,name=org.qemu.guest_agent.0 "
+        "-chardev socket,id=shell,fd=8 "
+        "-device virtserialport,bus=serial0.0,nr=2,chardev=shell,id=shell,name=a.shell"
+    ) in " ".join(line(VmConfig(), Wiring(5, 6, ports=ports)))
+
+
 def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
     wiring = Wiring(5, 6, ONE_LAYER.layers, overlay=Path("/run/a,b/overlay.qcow2"))
     drive = next(word for word in line(VmConfig(snapshot="overlay"), wiring) if word.startswith("if=none"))
@@ -81,11 +98,6 @@ def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
         (VmConfig(network="none"), "x86_64", ["-nic none"]),
         (VmConfig(disk_interface="nvme"), "x86_64", ["-device nvme,drive=disk0"]),
         (VmConfig(disk_interface="scsi"), "x86_64", ["-device virtio-scsi-pci,id=scsi0 -device scsi-hd,drive=disk0"]),
-        (
-            VmConfig(kernel=Path("k"), initrd=Path("i"), append="a b"),
-            "x86_64",
-            ["-kernel k -initrd i -append start a b"],
-        ),
         (VmConfig(cpu_model="qemu64", cpus=4), "x86_64", ["-cpu qemu64", "-smp 4"]),
         (VmConfig(qemu_args=("-device", "x")), "x86_64", ["-vga std -device x"]),
     ],
