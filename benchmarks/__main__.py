@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Callable, Iterator
 
-from benchmarks import boots, import_cost, overhead, seal_cost
+from benchmarks import boots, channels, import_cost, overhead, seal_cost
 from benchmarks.table import Table
 
 _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
     "import_cost": (import_cost.tables, import_cost.RUNS),
     "overhead": (overhead.tables, overhead.RUNS),
     "boots": (boots.tables, boots.RUNS),
+    "channels": (channels.tables, channels.RUNS),
     "seal_cost": (seal_cost.tables, seal_cost.RUNS),
 }
 

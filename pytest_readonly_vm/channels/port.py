@@ -30,6 +30,7 @@ class Port:
         self._lost = asyncio.Event()
         self._connecting = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._is_open = False
         self.was_open = False
         """Whether anybody in the guest has had it open."""
         self.losses = 0
@@ -38,11 +39,14 @@ class Port:
 
     def _hear(self, event: QmpEvent) -> None:
         if event.name == "VSERPORT_CHANGE" and event.data.get("id") == self._device:
-            self.was_open = True
-            if not event.data.get("open"):
+            is_open = bool(event.data.get("open"))
+            # QEMU tells at most one change per second, the last: an opening of what was open was a closing as well.
+            if self._is_open or not is_open:
                 self.losses += 1
                 self._lost.set()
                 self._lost = asyncio.Event()
+            self._is_open = is_open
+            self.was_open = True
 
     async def race(self, work: Awaitable[T], *, since: int) -> T:
         """Await something that needs the guest to have the port open.

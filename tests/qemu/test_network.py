@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig, VmError
-from pytest_readonly_vm.channels.network import Network
 from tests.guests.tiny_linux import PROMPT, READY, tiny_linux
 
 ECHO = 7
@@ -39,11 +38,6 @@ def machine(lab: Lab, config: VmConfig) -> VirtualMachine:
     return machine
 
 
-@pytest.fixture
-def network(machine: VirtualMachine) -> Network:
-    return Network(machine._loop, machine.qmp, machine.name)
-
-
 def listeners(pid: int) -> set[str]:
     """The addresses on which a process listens or receives, as /proc has them: ``0100007F:1A2B``."""
     sockets = {link.readlink().name for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
@@ -56,71 +50,71 @@ def _rows(table: Path) -> list[str]:
     return table.read_text().splitlines()[1:]
 
 
-def test_a_port_of_the_guest_answers_until_it_is_closed(network: Network) -> None:
-    address = network.forward(ECHO)
+def test_a_port_of_the_guest_answers_until_it_is_closed(machine: VirtualMachine) -> None:
+    address = machine.forward(ECHO)
     with socket.create_connection(address, timeout=PATIENCE) as connection:
         connection.sendall(b"hello")
         assert connection.recv(5) == b"hello"
-        network.unforward(address)
+        machine.unforward(address)
         connection.sendall(b"still")
         assert connection.recv(5) == b"still"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, timeout=PATIENCE)
 
 
-def test_a_udp_port_takes_datagrams(machine: VirtualMachine, network: Network) -> None:
+def test_a_udp_port_takes_datagrams(machine: VirtualMachine) -> None:
     # Nothing in this guest serves by UDP; but its kernel counts what came for nobody.
     machine.console.send("until awk '/^Udp: [0-9]/ { exit !$3 }' /proc/net/snmp; do sleep 0.1; done; echo arr''ived\n")
-    address = network.forward(ECHO, udp=True)
+    address = machine.forward(ECHO, udp=True)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.sendto(b"hello", address)
     machine.console.expect("^arrived")
-    network.unforward(address, udp=True)
+    machine.unforward(address, udp=True)
 
 
-def test_nothing_listens_unless_asked_and_then_on_loopback_only(machine: VirtualMachine, network: Network) -> None:
+def test_nothing_listens_unless_asked_and_then_on_loopback_only(machine: VirtualMachine) -> None:
     assert listeners(machine.pid) == set()
-    tcp, udp = network.forward(ECHO), network.forward(ECHO, udp=True)
+    tcp, udp = machine.forward(ECHO), machine.forward(ECHO, udp=True)
     assert listeners(machine.pid) == {f"0100007F:{tcp.port:04X}", f"0100007F:{udp.port:04X}"}
-    network.unforward(tcp)
-    network.unforward(udp, udp=True)
+    machine.unforward(tcp)
+    machine.unforward(udp, udp=True)
     assert listeners(machine.pid) == set()
 
 
-def test_threads_that_forward_the_same_port_each_get_their_own(network: Network) -> None:
+def test_threads_that_forward_the_same_port_each_get_their_own(machine: VirtualMachine) -> None:
     with ThreadPoolExecutor(8) as threads:
-        addresses = list(threads.map(network.forward, [ECHO] * 8))
+        addresses = list(threads.map(machine.forward, [ECHO] * 8))
     assert len(set(addresses)) == 8
     for address in addresses:
-        network.unforward(address)
+        machine.unforward(address)
 
 
-def test_a_chosen_port_is_taken_once(network: Network) -> None:
+def test_a_chosen_port_is_taken_once(machine: VirtualMachine) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(VmError, match=f"guest port {ECHO} cannot be forwarded to 127.0.0.1:{port}: "):
-            network.forward(ECHO, host_port=port)
-    address = network.forward(ECHO, host_port=port)
+            machine.forward(ECHO, host_port=port)
+    address = machine.forward(ECHO, host_port=port)
     assert address == ("127.0.0.1", port)
-    network.unforward(address)
+    machine.unforward(address)
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536])
-def test_what_is_no_port_is_a_sentence(network: Network, port: int) -> None:
+def test_what_is_no_port_is_a_sentence(machine: VirtualMachine, port: int) -> None:
     with pytest.raises(VmError, match=f"^guest: guest port {port} cannot be forwarded to 127.0.0.1: Invalid"):
-        network.forward(port)
+        machine.forward(port)
 
 
-def test_what_is_not_open_cannot_be_closed(network: Network) -> None:
-    address = network.forward(ECHO)
+def test_what_is_not_open_cannot_be_closed(machine: VirtualMachine) -> None:
+    address = machine.forward(ECHO)
     with pytest.raises(VmError, match=f"127.0.0.1:{address.port} is no forward of this machine"):
-        network.unforward(address, udp=True)
-    network.unforward(address)
+        machine.unforward(address, udp=True)
+    machine.unforward(address)
     with pytest.raises(VmError, match="is no forward of this machine"):
-        network.unforward(address)
+        machine.unforward(address)
 
 
 def test_a_machine_without_a_network_says_so(lab: Lab, config: VmConfig) -> None:
     machine = lab.start(config.replace(network="none", ready="none"), name="guest")
     with pytest.raises(VmError, match=r"^guest: the machine has no network whose ports could be forwarded"):
-        Network(machine._loop, machine.qmp, machine.name).forward(ECHO)
+        machine.forward(ECHO)

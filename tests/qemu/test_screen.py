@@ -19,10 +19,6 @@ ON_A_KEYBOARD = string.printable[:95]
 needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None, reason="the package tesseract-ocr is missing")
 
 
-def screen_of(machine: VirtualMachine) -> Screen:
-    return Screen(machine._loop, machine.qmp, folder=machine.folder, name=machine.name)
-
-
 @pytest.fixture
 def machine(boot: Callable[..., VirtualMachine]) -> VirtualMachine:
     """A guest that sends what is typed on its keyboard to its console."""
@@ -31,7 +27,7 @@ def machine(boot: Callable[..., VirtualMachine]) -> VirtualMachine:
 
 @pytest.fixture
 def screen(machine: VirtualMachine) -> Screen:
-    return screen_of(machine)
+    return machine.screen
 
 
 def test_two_hundred_characters_arrive(machine: VirtualMachine, screen: Screen) -> None:
@@ -92,7 +88,7 @@ USES: list[Callable[[Screen], object]] = [
 
 
 def test_a_machine_without_a_display_says_so(boot: Callable[..., VirtualMachine]) -> None:
-    screen = screen_of(boot("keys", qemu_args="-vga none"))
+    screen = boot("keys", qemu_args="-vga none").screen
     for use in USES:
         with pytest.raises(DisplayError, match=r"^guest: the machine has no display\n"):
             use(screen)
@@ -130,7 +126,7 @@ def debian_machine() -> Iterator[VirtualMachine]:
 
 @needs_tesseract
 def test_a_day_at_the_keyboard(debian_machine: VirtualMachine) -> None:
-    screen = screen_of(debian_machine)
+    screen = debian_machine.screen
     screen.wait_for_text("login:")
     screen.send_keys("ctrl-alt-f2")
     screen.wait_for_text("tty2")

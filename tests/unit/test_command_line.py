@@ -25,7 +25,7 @@ def test_the_whole_line_of_an_ordinary_machine() -> None:
         "-name", "guest=test_x",
         "-machine", "pc",
         "-accel", "tcg",
-        "-cpu", "max",
+        "-cpu", "max,-erms,-fsrm",
         "-smp", "1",
         "-m", "size=1048576K",
         "-action", "reboot=shutdown",
