@@ -13,8 +13,8 @@ import shlex
 import stat
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from pytest_readonly_vm.channels.channel import Channel
@@ -29,7 +29,7 @@ _PIECE = 1 << 20  # bytes
 _PACK = f"""\
 umask 077
 for d in {" ".join(PLACES)}; do f=$d/{{name}}; {{{{ true >"$f"; }}}} 2>/dev/null && break; done
-tar -cSf "$f" -C {{folder}} . 2>/dev/null || tar -cf "$f" -C {{folder}} . && echo "$f" """
+tar -cSf "$f" -C {{folder}} . 2>/dev/null || tar -cf "$f" -C {{folder}} . && echo "$f" $(wc -c <"$f")"""
 
 Progress = Callable[[str, int, int | None], None]
 """Told of a transfer as it goes: what it is, how many bytes have gone, how many there are if that is known."""
@@ -62,16 +62,15 @@ class Files:
         if not local.is_symlink() and local.is_dir():
             await self._push_tree(local, remote)
             return
-        with _local(local), local.open("rb") as file:
-            found = os.fstat(file.fileno())
+        with _local(local):
+            found = local.stat()
             if not stat.S_ISREG(found.st_mode):
                 raise TransferError(f"{self._name}: {local} is neither a file nor a folder")
-            digest = hashlib.sha256()
-            content = self._reading(file, f"{local} → {self._name}", found.st_size, digest.update)
-            times = (found.st_atime_ns, found.st_mtime_ns)
-            await self._place(
-                remote, content, mode=stat.S_IMODE(found.st_mode), digest=digest.hexdigest, modified=times[1] // 10**9
-            )
+            with local.open("rb") as file:
+                digest = hashlib.sha256()
+                content = self._reading(file, f"{local} → {self._name}", found.st_size, digest.update)
+                mode, modified = stat.S_IMODE(found.st_mode), int(found.st_mtime)
+                await self._place(remote, content, mode=mode, digest=digest.hexdigest, modified=modified)
 
     async def pull(self, remote: str, local: Path) -> None:
         """As `VirtualMachine.pull`."""
@@ -111,16 +110,13 @@ class Files:
             async with self._told(remote) as channel:
                 await channel.write_file(_encoded(partial), content)
             touch = f"touch -d @{modified} -- {quoted};" if modified is not None else ""
-            script = f"sha256sum <{quoted} && chmod {mode:o} -- {quoted} && {{ {touch} mv -f -- {quoted} {name}; }}"
-            arrived = (await self._guest(script, remote)).split()[0]
+            same = f'sum=$(sha256sum <{quoted}) && [ "${{sum%% *}}" = {digest()} ]'
+            script = f"{same} || {{ echo 'it arrived damaged: its SHA-256 is another' >&2; exit 1; }}"
+            await self._guest(f"{script}; chmod {mode:o} -- {quoted}; {touch} mv -f -- {quoted} {name}", remote)
         except BaseException:
             with contextlib.suppress(Exception):
                 await self._commands.run(["rm", "-f", "--", partial], timeout=10)
             raise
-        if arrived != digest():
-            raise TransferError(
-                f"{self._name}: {remote} arrived damaged: its SHA-256 is {arrived} there, not {digest()}"
-            )
 
     async def _pull_file(self, remote: str, local: Path, *, mode: int, modified: int, size: int) -> None:
         target = local / Path(remote).name if local.is_dir() else local
@@ -160,13 +156,14 @@ class Files:
 
     async def _pull_tree(self, remote: str, local: Path) -> None:
         with _local(local), tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            archive = (await self._guest(_PACK.format(name=folder_name(), folder=shlex.quote(remote)), remote)).strip()
+            packed = await self._guest(_PACK.format(name=folder_name(), folder=shlex.quote(remote)), remote)
+            archive, size = packed.split()
             try:
                 arrived = Path(folder) / "archive"
-                await self._pull_file(archive, arrived, mode=0o600, modified=0, size=0)
+                await self._pull_file(archive, arrived, mode=0o600, modified=0, size=int(size))
             finally:
                 await self._commands.run(["rm", "-f", archive], check=False, timeout=10)
-            await asyncio.to_thread(_unpack, arrived, local)
+            await asyncio.to_thread(unpack, arrived, local)
 
     # What they share.
 
@@ -249,10 +246,15 @@ def _pack(folder: Path, file: BinaryIO) -> None:
         tar.add(folder, arcname=".", filter=_as_root)
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack what a guest sent.
+
+    :raises tarfile.TarError: it would write elsewhere than into the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter=_contained)
+        tar.extraction_filter = lambda member, path: member
+        tar.extractall(folder, members=_harmless(tar, folder.resolve()))
 
 
 def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -261,21 +263,27 @@ def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _contained(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+def _harmless(members: Iterable[tarfile.TarInfo], folder: Path) -> Iterator[tarfile.TarInfo]:
     """What may be unpacked: nothing outside of the folder nor through a link, no devices, and all of it ours.
 
-    The archive comes from a guest, which may have made it up. tarfile's own filters change modes and refuse links that
-    lead out, which are harmless as long as nobody follows them while unpacking.
+    The archive comes from a guest, which may have made it up. tarfile's own filters change modes, refuse links that
+    lead out, which are harmless as long as nobody follows them while unpacking, and are not in every Python 3.11.
     """
-    if member.isdev():
-        return None
-    _check_inside(member.name, folder)
-    if member.islnk():
-        _check_inside(member.linkname, folder)
-    return member.replace(mode=member.mode & 0o777, uid=None, gid=None, uname=None, gname=None, deep=False)  # type: ignore[arg-type]
+    links: set[PurePath] = set()
+    for member in members:
+        if member.isdev():
+            continue
+        for name in (member.name, member.linkname) if member.islnk() else (member.name,):
+            path = PurePath(name)
+            through = [path, *path.parents] if not member.issym() else path.parents
+            if path.is_absolute() or ".." in path.parts or any(_is_link(folder, part, links) for part in through):
+                raise tarfile.TarError(f"the guest's archive has {name!r}, which would be unpacked elsewhere")
+        if member.issym():
+            links.add(PurePath(member.name))
+        member.mode &= 0o777
+        member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+        yield member
 
 
-def _check_inside(name: str, folder: str) -> None:
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts or any((folder / above).is_symlink() for above in path.parents):
-        raise tarfile.TarError(f"the guest's archive has {name!r}, which would be unpacked elsewhere")
+def _is_link(folder: Path, path: PurePath, links: set[PurePath]) -> bool:
+    return path in links or (folder / path).is_symlink()

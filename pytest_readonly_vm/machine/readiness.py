@@ -30,9 +30,9 @@ _GRACE = {False: 1.0, True: 20.0}
 # The shell that a direct boot is given is there before init. --wait returns when no job is left in systemd's queue.
 _SYSTEMD = """\
 read -r name </proc/1/comm
-case $name in
-    systemd) [ -d /run/systemd/system ] || exit 75 ;;
-    sh) exit 75 ;;
+case $(readlink /proc/1/exe):$name in
+    */systemd:*) [ -d /run/systemd/system ] || exit 75 ;;
+    *:sh) exit 75 ;;
     *) echo none; exit ;;
 esac
 state=$(systemctl is-system-running --wait 2>/dev/null)
