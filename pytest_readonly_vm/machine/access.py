@@ -12,15 +12,28 @@ from pytest_readonly_vm.host.process import Process
 PATIENCE = 60.0
 """Seconds that a channel has to answer when somebody wants to use it."""
 
+_LEAD = 2.0
+"""Seconds by which another channel must be earlier than the usual one to be taken in its place."""
+
 
 class Access:
     """The channels that one machine may have, and the one that it has. For the loop."""
 
-    def __init__(self, channels: Mapping[str, Channel], process: Process, console: Console, name: str) -> None:
+    def __init__(
+        self,
+        channels: Mapping[str, Channel],
+        process: Process,
+        console: Console,
+        name: str,
+        *,
+        usual: str | None = None,
+    ) -> None:
+        """`usual` is the channel that answered first for such a machine before: it is waited for a little longer."""
         self._channels = dict(channels)
         self._process = process
         self._console = console
         self._name = name
+        self._usual = usual
         self._search: asyncio.Task[Channel] | None = None
 
     @property
@@ -66,9 +79,12 @@ class Access:
             pending = set(tasks)
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    if not task.exception():
-                        return tasks[task]
+                if any(not task.exception() for task in done):
+                    usual = {task for task in pending if tasks[task].name == self._usual}
+                    if usual:
+                        done |= (await asyncio.wait(usual, timeout=_LEAD))[0]
+                    answered = {tasks[task].name: tasks[task] for task in done if not task.exception()}
+                    return answered.get(self._usual or "") or next(iter(answered.values()))
             raise self._silence("no channel answered")
         finally:
             for task in tasks:

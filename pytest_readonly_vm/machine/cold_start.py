@@ -56,6 +56,8 @@ class Surroundings:
     ssh_key: Callable[[], Path]
     """Gives the run's key, made when first asked for."""
     progress: Progress
+    usual_channel: str | None
+    """The channel that such a machine had before."""
 
 
 def cold_start(config: VmConfig, *, name: str, lab: Surroundings) -> VirtualMachine:
@@ -111,7 +113,7 @@ def cold_start(config: VmConfig, *, name: str, lab: Surroundings) -> VirtualMach
 
         if config.channel == "ssh":
             channels["ssh"] = ssh()
-        access = Access(channels, process, text, name)
+        access = Access(channels, process, text, name, usual=lab.usual_channel)
         vm = VirtualMachine(
             name=name,
             config=config,

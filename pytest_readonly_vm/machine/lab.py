@@ -51,6 +51,7 @@ class Lab:
         self._key: Path | None = None
         self._workspaces: dict[Path | None, Workspace] = {}
         self._hypervisors: dict[tuple[object, ...], Hypervisor] = {}
+        self._usual_channels: dict[tuple[Path | None, Path | None], str] = {}
         self._bases: dict[tuple[Path, str | None], BaseImage] = {}
         self._watched: set[BaseImage] = set()
         self._digests: dict[BaseImage, tuple[str, ...]] = {}
@@ -105,9 +106,12 @@ class Lab:
             spawner=spawner,
             ssh_key=lambda: self._ssh_key(workspace),
             progress=self._progress,
+            usual_channel=self._usual_channels.get((config.image, config.kernel)),
         )
         vm = cold_start(config, name=name, lab=surroundings)
         self._machines = [*(other for other in self._machines if not other.closed), vm]
+        if vm.channel:
+            self._usual_channels[config.image, config.kernel] = vm.channel
         self.boots.append(Boot(name, vm.boot_seconds, vm.boot_phases, hypervisor.accelerator.describe(), vm.channel))
         return vm
 
