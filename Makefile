@@ -17,7 +17,7 @@ demo: $(ENVIRONMENT) ## Run an example project on a Debian guest, and prove that
 .PHONY: test
 test: lint ## Run what the continuous integration runs: lint, types, tests (WORKERS=2 to limit the processes)
 	$(PYTHON_HERE) -m tests.guests all
-	$(PYTHON_HERE) -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadgroup
+	$(PYTHON_HERE) -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile --durations=15
 
 .PHONY: lint
 lint: $(ENVIRONMENT) ## Check the style and the types

@@ -25,7 +25,7 @@ _NO_DEADLINE = 1e6
 _POLL = 0.05
 _LOGIN = re.compile(r"login: *$", re.MULTILINE)
 _GRACE = {False: 1.0, True: 20.0}
-"""Seconds that a channel has when a login prompt shows: if nobody has opened a port so far, and if somebody has."""
+"""Seconds that a channel has when a login prompt shows: if there is no sign of one, and if there is."""
 
 # The shell that a direct boot is given is there before init. --wait returns when no job is left in systemd's queue.
 _SYSTEMD = """\
@@ -228,7 +228,8 @@ class Usual:
             await asyncio.wait((booted, prompt), return_when=asyncio.FIRST_COMPLETED)
             if not booted.done():
                 prompt.result()
-                hopeful = any(event.name == "VSERPORT_CHANGE" for event in guest.qmp.events)
+                opened = any(event.name == "VSERPORT_CHANGE" for event in guest.qmp.events)
+                hopeful = opened or guest.vm.config.login is not None
                 try:
                     async with asyncio.timeout(_GRACE[hopeful]):
                         await _found(guest, None)

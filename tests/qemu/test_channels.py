@@ -44,7 +44,7 @@ def config(group: str) -> VmConfig:
     return common.replace(**files, append=direct.append, memory="768M")
 
 
-@pytest.fixture(scope="module", params=[pytest.param(group, marks=pytest.mark.xdist_group(group)) for group in GROUPS])
+@pytest.fixture(scope="module", params=GROUPS)
 def vm(request: pytest.FixtureRequest) -> Iterator[VirtualMachine]:
     with Lab() as lab:
         yield lab.start(config(request.param), name=request.param)
