@@ -81,8 +81,9 @@ class Agent:
     async def open(self) -> None:
         await self._stop_watching()
         self._is_ready = False
-        await self._sync()
+        # If the guest closes the port meanwhile, it may have taken the question along: to be asked again.
         self._opening = self._port.losses
+        await self._port.race(self._sync(), since=self._opening)
         try:
             name = jobs.folder_name()
             script = _START.replace("FOLDER", name)

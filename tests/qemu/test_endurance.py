@@ -71,7 +71,9 @@ def test_two_hundred_machines_in_a_row_hold_no_more_than_one(temporary: Path, sm
         boot(WARM_UP)
         held, memory = Holdings.now(temporary), resident_memory()
         boot(MACHINES - WARM_UP)
-        assert Holdings.now(temporary) == held
+        later = Holdings.now(temporary)
+        assert replace(later, threads=0) == replace(held, threads=0)
+        assert later.threads <= held.threads  # idle ones of earlier tests may have ended
         assert resident_memory() < memory + SLACK
 
 
