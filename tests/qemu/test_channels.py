@@ -259,7 +259,8 @@ class TestWaits:
             return
         vm.wait_for_unit("ssh")
         vm.wait_for_port(22)
-        vm.run("systemd-run --unit=doomed false", check=False)
+        # oneshot: a simple unit is active between its start and its end, however short.
+        vm.run("systemd-run --unit=doomed --property=Type=oneshot false", check=False)
         with pytest.raises(VmError, match="the unit doomed failed"):
             vm.wait_for_unit("doomed", timeout=30)
 
