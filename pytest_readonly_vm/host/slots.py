@@ -1,0 +1,299 @@
+"""Owns the sharing of this host: one budget of memory and CPUs for the machines of all pytest processes of a user.
+
+A request is an empty file in a folder that those processes share. Its name says everything,
+``TICKET.PID.MEMORY.CPUS.waiting`` or ``….held``, so that nothing can be half written and `ls` shows the state of
+affairs. Its lock says that whoever made it lives: the kernel drops it with the process, however that ends. The ticket
+is the time of asking, so the waiting ones are a queue. Knows nothing of machines.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from pytest_readonly_vm.errors import HostError
+
+T = TypeVar("T")
+
+_SHARE_OF_MEMORY = 0.8
+_GUEST_CPUS_PER_CPU = 4
+
+_NAME = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9]+)\.(held|waiting)")
+_GLANCE = 0.02
+_GLANCES_PER_LOOK = 5
+_STOPPED = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What all machines together may have: bytes of memory, and CPUs as guests count them."""
+
+    memory: int
+    cpus: int
+
+    @classmethod
+    def of_host(cls, root: Path = Path("/")) -> Self:
+        """Four fifths of the memory and four guest CPUs for each CPU, of what this process may use of the host.
+
+        Of all memory: what is available shrinks with every machine that is counted already. The last fifth is for QEMU
+        itself, pytest and others. Guests idle a lot: with a worker for each CPU (``-n auto``), each with a machine in
+        use and the next in preparation, of two CPUs each, at four CPUs hold nobody up and memory decides.
+
+        :param root: below it ``proc`` and ``sys`` are looked for.
+        """
+        memory = min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_memory_limits(root)])
+        cpus = min([len(os.sched_getaffinity(0)), *_cpu_limits(root)])
+        return cls(int(memory * _SHARE_OF_MEMORY), max(1, int(cpus * _GUEST_CPUS_PER_CPU)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What the name of a file says."""
+
+    ticket: int
+    pid: int
+    memory: int
+    cpus: int
+
+    def file_name(self, state: Literal["held", "waiting"]) -> str:
+        return f"{self.ticket}.{self.pid}.{self.memory}.{self.cpus}.{state}"
+
+
+class Slot:
+    """A machine's share of the budget, until `release` or the end of the process. A context manager."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        self._give_back = give_back
+
+    def release(self) -> None:
+        """Give it back. Nothing happens the second time, nor in a forked child, as the slot is not the child's."""
+        self._give_back()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Slots:
+    """The budget as one process sees it. Others may go by another one: each holds its own against the sum of all.
+
+    For any thread but the loop's, which `take` would block.
+    """
+
+    def __init__(self, folder: Path, budget: Budget) -> None:
+        """`folder` exists, is this user's alone, and nobody else locks it or puts files into it."""
+        self.budget = budget
+        self._folder = folder
+        self._descriptors: dict[_Request, int] = {}
+        # A fork shares the locks, and a child that is no new program would hold them when we are dead.
+        os.register_at_fork(after_in_child=self._disown)
+
+    def take(self, memory: int, cpus: int, *, label: str, on_wait: Callable[[str], None]) -> Slot:
+        """Wait until `memory` bytes and `cpus` CPUs are free and all who asked before are served, then take them.
+
+        A process that has a slot never waits, so that no two that need several machines wait for each other. More than
+        the whole budget is given to whoever would be alone.
+
+        :param label: whom it is for, for messages.
+        :param on_wait: called with a sentence, once, when it cannot be had at once.
+        :raises HostError: the folder is gone, full or not to be written. Going on without a slot would bring the
+            swapping back that the budget is there to prevent, and nobody would know why.
+        """
+        request = _Request(time.monotonic_ns(), os.getpid(), memory, cpus)
+        try:
+            if reason := self._alone(self._hold, request):
+                on_wait(f"{label}: {reason}")
+                while self._alone(self._hold, request):
+                    self._await_change()
+            return Slot(partial(self._leave, request))
+        except BaseException:
+            self._leave(request)
+            raise
+
+    def take_spare(self, memory: int, cpus: int) -> Slot | None:
+        """Take what nobody else wants: None when it does not fit into the budget, or when anybody waits.
+
+        Having a slot is no privilege here, so a process cannot grow by preparing machines that it does not need yet.
+
+        :raises HostError: as `take` does.
+        """
+        request = _Request(time.monotonic_ns(), os.getpid(), memory, cpus)
+        try:
+            return Slot(partial(self._leave, request)) if self._alone(self._hold_spare, request) else None
+        except BaseException:
+            self._leave(request)
+            raise
+
+    def _alone(self, act: Callable[[_Request], T], request: _Request) -> T:
+        """Look and act as one step, under the folder's own lock."""
+        # Not a generator with `contextmanager`: an interrupt in the midst of contextlib's code would keep the lock.
+        try:
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _lock(folder)
+                return act(request)
+            finally:
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_UN)  # closing is not enough while a forked child has it too
+                finally:
+                    os.close(folder)
+        except OSError as error:
+            raise HostError(f"{self._folder} cannot be used to share this host's memory and CPUs: {error}") from None
+
+    def _hold(self, request: _Request) -> str | None:
+        """Join the queue or move up in it: None when the request is held now, else why it is not."""
+        if request not in self._descriptors:
+            self._enter(request, "waiting")
+        os.utime(self._descriptors[request])  # a sign that we still ask
+        held, waiting = self._requests()
+        before = [other for other in waiting if other.ticket < request.ticket]
+        # Who holds something while waiting for more may wait for ever for somebody who does the same. So whoever holds
+        # something gets more at once, even beyond the budget.
+        first_of_process = all(other.pid != request.pid for other in held)
+        if first_of_process and (before or (held and not self._fits(request, held))):
+            return _reason(request, held, before, self.budget)
+        (self._folder / request.file_name("waiting")).rename(self._folder / request.file_name("held"))
+        return None
+
+    def _hold_spare(self, request: _Request) -> bool:
+        held, waiting = self._requests()
+        if free := not waiting and self._fits(request, held):
+            self._enter(request, "held")
+        return free
+
+    def _fits(self, request: _Request, held: list[_Request]) -> bool:
+        memory = request.memory + sum(other.memory for other in held)
+        cpus = request.cpus + sum(other.cpus for other in held)
+        return memory <= self.budget.memory and cpus <= self.budget.cpus
+
+    def _enter(self, request: _Request, state: Literal["held", "waiting"]) -> None:
+        path = self._folder / request.file_name(state)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._descriptors[request] = descriptor
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # until here it is a dead process's file to others
+
+    def _leave(self, request: _Request) -> None:
+        if request.pid != os.getpid():
+            return
+        # Without a name it does not count. Both names, and known descriptor or not: an interrupt may come anywhere.
+        for state in ("held", "waiting"):
+            with contextlib.suppress(OSError):
+                (self._folder / request.file_name(state)).unlink()
+        if (descriptor := self._descriptors.pop(request, None)) is not None:
+            os.close(descriptor)
+
+    def _disown(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def _requests(self) -> tuple[list[_Request], list[_Request]]:
+        """Those that are held, and those that wait. What the dead left is removed, what is not ours is passed over."""
+        held, waiting = [], []
+        for path in self._folder.iterdir():
+            if not (match := _NAME.fullmatch(path.name)):
+                continue
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                except BlockingIOError:
+                    request = _Request(*map(int, match.groups()[:4]))
+                    if match[5] == "held":
+                        held.append(request)
+                    elif time.time() - os.fstat(descriptor).st_mtime < _STOPPED:
+                        waiting.append(request)  # else as by Ctrl-Z: nobody should have to wait behind it
+                finally:
+                    os.close(descriptor)
+        return held, waiting
+
+    def _changed(self) -> int:
+        """When a name last came or went."""
+        try:
+            return self._folder.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _await_change(self) -> None:
+        """Sleep until a name comes or goes, but at most 0.1 s, as the death of a process leaves its names there.
+
+        No event tells of both: a thread can wait for one lock only, and the standard library has no inotify. A glance
+        costs one `stat`.
+        """
+        before = self._changed()
+        for _ in range(_GLANCES_PER_LOOK):
+            time.sleep(_GLANCE)
+            if self._changed() != before:
+                break
+
+
+def _lock(folder: int) -> None:
+    """Lock it, or go on after three seconds: so long keeps it only who was stopped in the midst, and what can come of
+    going on is a machine too many."""
+    deadline = time.monotonic() + _STOPPED
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        time.sleep(0.001)
+
+
+def _reason(request: _Request, held: list[_Request], before: list[_Request], budget: Budget) -> str:
+    cpus = "1 CPU" if request.cpus == 1 else f"{request.cpus} CPUs"
+    sentence = (
+        f"waiting for {request.memory >> 20} MiB and {cpus}: "
+        f"{sum(other.memory for other in held) >> 20} of {budget.memory >> 20} MiB and "
+        f"{sum(other.cpus for other in held)} of {budget.cpus} CPUs are in use"
+    )
+    machines = Counter(other.pid for other in held)
+    if machines:
+        holders = (f"{pid} ({n} machine{'s' if n > 1 else ''})" for pid, n in sorted(machines.items()))
+        sentence += f" by pytest process{'es' if len(machines) > 1 else ''} {', '.join(holders)}"
+    return sentence + (f"; {len(before)} asked before" if before else "")
+
+
+def _memory_limits(root: Path) -> list[int]:
+    """Those of the control groups of this process, of both versions, in bytes."""
+    files = ("memory.max", "memory.limit_in_bytes")
+    words = [_read(group / name).strip() for group in _groups(root, "memory") for name in files]
+    return [int(word) for word in words if word.isdecimal()]
+
+
+def _cpu_limits(root: Path) -> list[float]:
+    """The same in CPUs: a quota of time for each period of time."""
+    files = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
+    words = [" ".join(_read(group / name) for name in files).split() for group in _groups(root, "cpu")]
+    return [int(found[0]) / int(found[1]) for found in words if found and found[0].isdecimal()]
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, and of all above them, whose limits bind it too.
+
+    See cgroups(7). A container may not see its group under the name that it is told, but sees its limits at the top.
+    """
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or controller in controllers.split(","):
+            top = root / "sys/fs/cgroup" / (controller if controllers else "")
+            group = top / path.lstrip("/")
+            yield group
+            while group != top:
+                group = group.parent
+                yield group
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
