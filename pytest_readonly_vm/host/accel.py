@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.errors import AcceleratorUnavailable
+from pytest_readonly_vm.errors import AcceleratorUnavailable, HostError
+from pytest_readonly_vm.host.folders import user_cache
 from pytest_readonly_vm.host.process import ending, run_tool
 from pytest_readonly_vm.host.qemu import Qemu, host_arch
 
@@ -107,11 +108,11 @@ def _verdicts(boot: str) -> Iterator[dict[str, str]]:
 
     The lock makes the workers of a parallel run wait for one proof instead of each making its own.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-readonly-vm"
     try:
+        folder = user_cache()
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / "accelerators.json").open("a+", encoding="utf-8")
-    except (OSError, RuntimeError):
+    except (OSError, HostError):
         yield {}
         return
     with file:

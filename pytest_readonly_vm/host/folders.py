@@ -1,0 +1,69 @@
+"""Owns the folders that this user has outside of any project: where the cache is, and that what is private stays so."""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from pytest_readonly_vm.errors import HostError
+
+
+def user_cache() -> Path:
+    """Where this package keeps what can be made again: below ``$XDG_CACHE_HOME``, else ``~/.cache``.
+
+    :raises HostError: the user has no home.
+    """
+    place = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not place.is_absolute():  # to be ignored then, as the XDG base directory specification has it
+        try:
+            place = Path.home() / ".cache"
+        except RuntimeError:
+            raise HostError("this user has no home directory, so nothing can be cached; set XDG_CACHE_HOME") from None
+    return place / "pytest-readonly-vm"
+
+
+def make_private(folder: Path, *, advice: str) -> None:
+    """Make a folder of mode 0700 if it is not there, and make sure that it is this user's alone.
+
+    :raises HostError: it cannot be made, or is another's, or open to others; the message ends with the advice.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise HostError(f"{folder} cannot be used: {error.strerror}; {advice}") from None
+    # Anybody may have made a folder of this name in a place that all can write.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise HostError(
+            f"{folder} is not a folder that only you can use (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}); "
+            f"remove it or {advice}"
+        )
+
+
+def lock_now(path: Path, flags: int) -> int | None:
+    """Open a file or folder and lock it: a descriptor that holds the lock, or None when somebody else does.
+
+    The kernel frees the lock when the descriptor is closed, so at the latest at the death of the process.
+
+    :raises OSError: it cannot be opened, or its file system has no locks.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_still(path, descriptor):
+            return descriptor
+    except BlockingIOError:
+        pass
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)  # it is held, or was removed between the opening and the locking
+    return None
+
+
+def is_still(path: Path, descriptor: int) -> bool:
+    """Whether a path leads to what was opened by it: it may have been removed, or replaced by another."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
