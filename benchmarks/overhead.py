@@ -24,8 +24,8 @@ from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.host.process import Process, Spawner
 from pytest_readonly_vm.host.seal import Landlock
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.machine import cold_start
 from pytest_readonly_vm.machine import lab as lab_module
+from pytest_readonly_vm.machine import launch
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.readiness import ConsolePattern
 
@@ -47,7 +47,7 @@ _BLOCK = 1 << 16
 _PHASES = (
     Probe(Workspace, "machine_folder", "start: folder made, room on the disk checked"),
     Probe(socket, "socketpair", "start: socket pairs"),
-    Probe(cold_start, "command_line", "start: command line"),
+    Probe(launch.Order, "command_line", "start: command line"),
     Probe(Landlock, "__init__", "start: Landlock ruleset"),
     Probe(Landlock, "close", "start: Landlock ruleset"),
     Probe(Spawner, "start", _SPAWN),

@@ -31,6 +31,7 @@ from pytest_readonly_vm.errors import (
     VmError,
     WaitTimeout,
 )
+from pytest_readonly_vm.layer import GuestLayer, layer
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.channels.command import CommandResult
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
     from pytest_readonly_vm.channels.screen import Screen
     from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.moments import Checkpoint, Forks
     from pytest_readonly_vm.machine.readiness import (
         AllOf,
         AnyOf,
@@ -75,6 +77,8 @@ _WHERE = {
     "Lab": "pytest_readonly_vm.machine.lab",
     "Qmp": "pytest_readonly_vm.channels.qmp",
     "QmpEvent": "pytest_readonly_vm.channels.qmp",
+    "Checkpoint": "pytest_readonly_vm.machine.moments",
+    "Forks": "pytest_readonly_vm.machine.moments",
     "VirtualMachine": "pytest_readonly_vm.machine.vm",
     "VmFactory": "pytest_readonly_vm.plugin.fixtures",
 }
@@ -88,6 +92,7 @@ __all__ = [
     "ChannelAnswers",
     "ChannelError",
     "ChannelLost",
+    "Checkpoint",
     "CommandFailed",
     "CommandResult",
     "CommandTimeout",
@@ -97,8 +102,10 @@ __all__ = [
     "ConsolePattern",
     "DisplayError",
     "EventSeen",
+    "Forks",
     "Function",
     "GuestDied",
+    "GuestLayer",
     "GuestWarning",
     "HostError",
     "ImageError",
@@ -121,6 +128,7 @@ __all__ = [
     "VmError",
     "VmFactory",
     "WaitTimeout",
+    "layer",
 ]
 
 

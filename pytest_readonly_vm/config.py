@@ -11,10 +11,13 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.layer import GuestLayer
 from pytest_readonly_vm.qemu_args import objection
 from pytest_readonly_vm.values import (
     arguments,
+    budget,
     count,
+    layers,
     nearest,
     one_of,
     path,
@@ -24,6 +27,7 @@ from pytest_readonly_vm.values import (
     size,
     switch,
     text,
+    whole_number_or,
 )
 
 SCOPES = ("function", "class", "module", "package", "session")
@@ -161,6 +165,44 @@ class VmConfig:
         "when a guest counts as booted: auto, a channel answers and systemd has finished, or a login prompt shows; "
         "channel, agent, shell, ssh, systemd, port:N, unit:NAME, console:PATTERN, event:QMP_EVENT, none "
         "(default: auto)",
+    )  # fmt: skip
+    start: str = _setting(
+        "auto", one_of("auto", "cold", "clone", "revert"), "HOW",
+        "how a machine comes to be: cold, each boots; clone, the first boots and is frozen, each is a fresh process "
+        "that goes on from there; revert, one process is set back between tests; auto, clone where that is possible "
+        "and faster (default: auto)",
+    )  # fmt: skip
+    layers: tuple[GuestLayer, ...] = _setting(
+        (), layers, "MODULE:NAME", "prepared states of the guest that a test starts from, each upon the one before",
+        repeatable=True,
+    )  # fmt: skip
+    machine_id: str = _setting(
+        "keep", one_of("keep", "new"), "WHAT",
+        "the machine-id of a clone: keep, that of the guest which it is a copy of; new (default: keep)",
+    )  # fmt: skip
+    prove_pristine: bool = _setting(
+        False, switch, "on|off", "leave a mark in RAM and on the disk of each machine, and fail if a machine has one "
+        "when it is handed over",
+        kind=bool,
+    )  # fmt: skip
+    prefetch: str = _setting(
+        "auto", whole_number_or("auto"), "N",
+        "start the next test's clone while a test runs: so many ahead, 0 for none, auto for one where there is more "
+        "than one CPU (default: auto)",
+    )  # fmt: skip
+    cache: Path | None = _setting(
+        None, path, "DIR", "folder for frozen guests, from which later runs start (default: in the user's cache)"
+    )
+    cache_size: int = _setting(10 << 30, size, "SIZE", "how much the frozen guests may take there (default: 10G)")
+    no_cache: bool = _setting(False, switch, "on|off", "freeze guests for this run alone", kind=bool)
+    budget: str = _setting(
+        "auto", budget, "SIZE[,CPUS]",
+        "how much memory and how many CPUs the machines of all your test runs on this computer may have together; "
+        "more have to wait; off (default: four fifths of the memory, four guest CPUs for each CPU)",
+    )  # fmt: skip
+    reset: str = _setting(
+        "never", one_of("never", "each-test"), "WHEN",
+        "set a machine that tests share back to its start: never, each-test (default: never)",
     )  # fmt: skip
     scope: str = _setting(
         "function", one_of(*SCOPES), "SCOPE",

@@ -7,7 +7,10 @@ import difflib
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+
+from pytest_readonly_vm.layer import GuestLayer
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+)([KMGT])(?:i?B)?", re.IGNORECASE)
@@ -106,6 +109,28 @@ def one_of(*choices: str) -> Callable[[object], str]:
     return parse
 
 
+def whole_number_or(word: str) -> Callable[[object], str]:
+    """A parser for 0, 1, 2, … or one word."""
+
+    def parse(value: object) -> str:
+        written = str(value).strip()
+        if isinstance(value, bool) or not (written == word or written.isdecimal()):
+            raise ValueError(f"{value!r} is neither a whole number nor {word}")
+        return written
+
+    return parse
+
+
+def budget(value: object) -> str:
+    written = text(value).strip()
+    memory, comma, cpus = written.partition(",")
+    if written not in ("auto", "off"):
+        size(memory)
+        if comma:
+            count(cpus)
+    return written
+
+
 def readiness(value: object) -> object:
     if callable(getattr(value, "wait", None)) or callable(value):
         return value
@@ -124,6 +149,23 @@ def readiness(value: object) -> object:
         forms = "console:PATTERN, event:QMP_EVENT_NAME, port:NUMBER, unit:NAME"
         raise ValueError(f"{written!r} is none of {', '.join(_READY_WORDS)}, {forms}{nearest(written, _READY_WORDS)}")
     return written
+
+
+def layers(value: object) -> tuple[GuestLayer, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(found for one in value for found in layers(one))
+    if isinstance(value, GuestLayer):
+        return (value,)
+    module, _, name = text(value).partition(":")
+    if not name:
+        raise ValueError(f"{value!r} is not of the form MODULE:NAME")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{value!r} cannot be had: {error}") from None
+    if not isinstance(found, GuestLayer):
+        raise ValueError(f"{value!r} is no layer; put @pytest_readonly_vm.layer above the function")
+    return (found,)
 
 
 def nearest(word: str, choices: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import base64
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from pytest_readonly_vm.channels import jobs
@@ -95,6 +95,19 @@ class Agent:
             raise ChannelError(f"{self._name}: the guest agent {self._refusal}") from None
         self._files = JobFiles(folder)
         await self._type((jobs.FUNCTIONS + _TELL).encode())
+        self._is_ready = True
+
+    async def part(self) -> Mapping[str, Any] | None:
+        if not self.is_open():
+            return None
+        files = {"folder": self._files.folder, "number": self._files.number}
+        return {"shell": self._shell, "lines": self._lines, "ended": self._ended, **files}
+
+    async def resume(self, parted: Mapping[str, Any]) -> None:
+        self._opening = self._port.losses
+        await self._port.race(self._sync(), since=self._opening)
+        self._shell, self._lines, self._ended = parted["shell"], parted["lines"], parted["ended"]
+        self._files = JobFiles(parted["folder"], parted["number"])
         self._is_ready = True
 
     async def _sync(self) -> None:

@@ -1,7 +1,7 @@
 """Owns what every channel can do: run a script in the guest and move bytes. The ways to do it are files beside this."""
 
-from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
 
 Sink = Callable[[bytes], object]
 """Takes the next piece of what a command printed, or of a file; called on the loop."""
@@ -17,6 +17,18 @@ class Channel(Protocol):
         """Return when the channel has answered; waits as long as it takes, so the caller bounds it.
 
         May be called again when the guest has booted anew.
+        """
+
+    async def part(self) -> Mapping[str, Any] | None:
+        """What the guest has of this conversation, as JSON can say it, for whoever goes on with a copy of the guest.
+
+        None when it cannot be gone on with there. The guest's end of it is closed in that case, so that no copy has it.
+        """
+
+    async def resume(self, parted: Mapping[str, Any]) -> None:
+        """Go on, in a copy of the guest, with a conversation that was parted from; returns as `open` does.
+
+        :raises GuestDied, ChannelLost: as `execute`.
         """
 
     def is_open(self) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_readonly_vm.errors import ConnectionLost, WaitTimeout
@@ -20,26 +21,47 @@ _OBEYED = re.compile(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What a guest has sent so far, and the part of it in which no pattern has been found yet."""
+
+    data: bytes
+    unread: str
+
+
+NOTHING = Transcript(b"", "")
+
+
 class Console:
     r"""The serial console of one machine, as text: UTF-8, other bytes become U+FFFD, and every line ends with ``\n``.
 
     It is read from the first byte on, whether anybody looks or not: a serial port that nobody reads stops the guest.
     """
 
-    def __init__(self, loop: LoopThread, process: Process, port: socket.socket, log: Path, name: str) -> None:
+    def __init__(
+        self,
+        loop: LoopThread,
+        process: Process,
+        port: socket.socket,
+        log: Path,
+        name: str,
+        history: Transcript = NOTHING,
+    ) -> None:
+        """`history` is what the guest sent before it came to this process."""
         self._loop = loop
         self._process = process
         self._port = port
         self._name = name
         utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._decode = io.IncrementalNewlineDecoder(utf8, translate=True).decode
-        self._recent = ""
-        self._unread = ""
+        self._recent = history.data.decode(errors="replace").replace("\r\n", "\n")[-_KEPT:]
+        self._unread = history.unread
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
         self.log_path = log
         """The whole log, as the guest sent it, for as long as the machine lives."""
         self._log = log.open("wb", buffering=0)
+        self._log.write(history.data)
         port.setblocking(False)
         process.drains.append(self._read_rest)
         process.witnesses.append(self._testify)
@@ -91,6 +113,10 @@ class Console:
             self._unread = self._unread[match.end() :]
         return match
 
+    def transcript(self) -> Transcript:
+        """All of it, for a console that goes on from here; of a longer log the last MiB."""
+        return Transcript(self.log_path.read_bytes()[-_KEPT:], self._unread)
+
     def next_news(self) -> asyncio.Event:
         """Set when the guest sends something more; on the loop."""
         return self._news
@@ -109,6 +135,12 @@ class Console:
         except OSError as error:
             lost = ConnectionLost(f"{self._name}: the connection to the console broke: {error}")
             raise await self._process.death_or(lost) from None
+
+    def detach(self) -> None:
+        """Stop listening, for another console that takes over; on the loop."""
+        self._process.drains.remove(self._read_rest)
+        self._process.witnesses.remove(self._testify)
+        self.close()
 
     def close(self) -> None:
         """Let go of socket and log; on the loop."""

@@ -3,7 +3,6 @@ its streams. How the shell is reached, and how it tells that a job has ended, is
 """
 
 import errno
-import itertools
 import os
 import secrets
 
@@ -65,14 +64,16 @@ def folder_name() -> str:
 class JobFiles:
     """The names of the files of one shell's jobs, and when to remove them."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._numbers = itertools.count(1)
+    def __init__(self, folder: str, number: int = 0) -> None:
+        """`number` is that of the last job that had files in the folder."""
+        self.folder = folder
+        self.number = number
         self._used: list[str] = []
 
     def new_base(self) -> str:
         """What the names of a job's files begin with. Names are not used again: a child may still write there."""
-        base = f"{self._folder}/{next(self._numbers)}"
+        self.number += 1
+        base = f"{self.folder}/{self.number}"
         self._used.append(base)
         return base
 

@@ -51,7 +51,8 @@ class Qmp:
     def __init__(self, loop: LoopThread, process: Process, name: str) -> None:
         self._loop = loop
         self._process = process
-        self._name = name
+        self.name = name
+        """The machine's, for messages."""
         self._client = QMPClient("readonly-vm", readbuflen=_LONGEST_REPLY)
         self._client.logger.setLevel(logging.CRITICAL)  # it logs expected ends as errors
         # A filter that keeps nothing: the library would remember every event for ever.
@@ -106,7 +107,7 @@ class Qmp:
             async with asyncio.timeout(timeout):
                 return await self._process.race(self._exchange(name, arguments))
         except TimeoutError:
-            raise WaitTimeout(f"{self._name}: QEMU did not answer {name} within {timeout:g} s") from None
+            raise WaitTimeout(f"{self.name}: QEMU did not answer {name} within {timeout:g} s") from None
 
     async def _exchange(self, name: str, arguments: Mapping[str, object]) -> Any:
         try:
@@ -120,7 +121,7 @@ class Qmp:
             raise await self._broken(error) from None
 
     async def _broken(self, cause: BaseException) -> VmError:
-        lost = ConnectionLost(f"{self._name}: the connection to QEMU's monitor broke: {cause}")
+        lost = ConnectionLost(f"{self.name}: the connection to QEMU's monitor broke: {cause}")
         return await self._process.death_or(lost)
 
     async def attempt(self, name: str, arguments: Mapping[str, object] = MappingProxyType({})) -> None:
@@ -134,6 +135,12 @@ class Qmp:
             self._client.send_fd_scm(descriptor)
             return int((await self.command("add-fd"))["fdset-id"])
 
+    async def give(self, descriptor: int, name: str) -> None:
+        """Give QEMU a copy of an open descriptor under a name, as migration takes it; on the loop."""
+        async with self._handing_over:
+            self._client.send_fd_scm(descriptor)
+            await self.command("getfd", {"fdname": name})
+
     async def next_event(self, name: str, match: Match = None, timeout: float = 30.0) -> QmpEvent:
         """As `wait_event`, on the loop."""
         try:
@@ -143,7 +150,7 @@ class Qmp:
                     await self._process.race(self._news.wait())
                 return event
         except TimeoutError:
-            error = WaitTimeout(f"{self._name}: no event {name} came within {timeout:g} s")
+            error = WaitTimeout(f"{self.name}: no event {name} came within {timeout:g} s")
             error.add_note(self._history())
             raise error from None
 
@@ -224,6 +231,11 @@ class Qmp:
     def events(self) -> tuple[QmpEvent, ...]:
         """The latest events, oldest first, at most 1000, whether a wait returned them or not."""
         return tuple(self._events)
+
+    @property
+    def heard(self) -> int:
+        """How many events have come so far."""
+        return self._heard
 
     def forget_events(self) -> None:
         """Let waits see only what comes from now on. `events` still shows the past."""

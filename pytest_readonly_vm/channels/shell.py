@@ -14,8 +14,9 @@ import base64
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pytest_readonly_vm.channels import jobs
 from pytest_readonly_vm.channels.channel import Sink
@@ -115,6 +116,16 @@ class Shell:
         await self._type(_START.replace("FOLDER", jobs.folder_name()).encode() + hello.encode())
         await self._result(nonce, frame)
         self._files = JobFiles(answer.decode())
+        self._is_ready = True
+
+    async def part(self) -> Mapping[str, Any] | None:
+        return {"folder": self._files.folder, "number": self._files.number} if self.is_open() else None
+
+    async def resume(self, parted: Mapping[str, Any]) -> None:
+        self._opening = self._port.losses
+        self._reader = asyncio.ensure_future(self._read())
+        self._files = JobFiles(parted["folder"], parted["number"])
+        await self.execute(b"", input=b"", stdout=bytes, stderr=bytes)
         self._is_ready = True
 
     # What comes from the guest.

@@ -12,8 +12,9 @@ import secrets
 import shlex
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from pytest_readonly_vm.channels.channel import Sink
 from pytest_readonly_vm.channels.network import Forward, Network
@@ -83,6 +84,13 @@ class Ssh:
             # The guest has forgotten the connection, and would say so when it has booted and is sent something.
             self._master.signal(signal.SIGKILL)
             self._porters.drop()
+
+    async def part(self) -> Mapping[str, Any] | None:
+        await self.close()  # a connection's other end is on the host, of which no copy is made
+        return None
+
+    async def resume(self, parted: Mapping[str, Any]) -> None:
+        await self.open()
 
     def is_open(self) -> bool:
         return self._master is not None and self._master.returncode is None and self._porters.are_open

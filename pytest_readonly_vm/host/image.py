@@ -32,12 +32,17 @@ class Fingerprint:
         """What happened to the file between the two, or None."""
         if (self.device, self.inode) != (later.device, later.inode):
             return "was replaced by another file"
+        return self.difference_of_content(later) or (
+            # A writer can set the time of its change back, but not this one.
+            "was changed (its mtime is what it was, but its ctime is not)" if self.ctime_ns != later.ctime_ns else None
+        )
+
+    def difference_of_content(self, later: "Fingerprint") -> str | None:
+        """The same for a file that may have lost its name meanwhile, which changes its ctime."""
         if self.size != later.size:
             return f"changed its size from {self.size} to {later.size} bytes"
         if self.mtime_ns != later.mtime_ns:
             return "was written"
-        if self.ctime_ns != later.ctime_ns:
-            return "was changed (its mtime is what it was, but its ctime is not)"
         return None
 
 

@@ -58,7 +58,9 @@ class Completed:
     stderr: str
 
 
-def run_tool(argv: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None) -> Completed:
+def run_tool(
+    argv: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
+) -> Completed:
     """Run a helper tool to its end, at most `timeout` seconds, without a shell and without input.
 
     :raises OSError: it cannot be started.
@@ -71,6 +73,7 @@ def run_tool(argv: Sequence[str], *, timeout: float, env: Mapping[str, str] | No
             timeout=timeout,
             check=False,
             env=env,
+            pass_fds=tuple(pass_fds),
             preexec_fn=_leash(os.getpid(), None),
         )
     except subprocess.TimeoutExpired as expired:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.console import Console
@@ -71,6 +72,33 @@ class Access:
                 return await self._process.race(asyncio.shield(self._search))
         except TimeoutError:
             raise self._silence(f"no channel answered in {timeout:g} s") from None
+
+    async def resume(self, name: str, parted: Mapping[str, Any], timeout: float) -> None:
+        """Go on with a conversation that the guest had when it was copied; if it does not, have all channels anew.
+
+        :raises ChannelError: none answered within `PATIENCE`.
+        """
+        channel = self._channels[name]
+
+        async def resumed() -> Channel:
+            await channel.resume(parted)
+            return channel
+
+        self._search = asyncio.ensure_future(resumed())
+        self._search.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            async with asyncio.timeout(timeout):
+                await self._process.race(asyncio.shield(self._search))
+        except (TimeoutError, ChannelError):
+            self.lose()
+            await self.channel()
+
+    async def part(self) -> tuple[str, Mapping[str, Any]] | None:
+        """The name of the channel in use and what a copy of the guest needs to go on with it, if it can."""
+        if (channel := self.found) is None:
+            return None
+        parted = await channel.part()
+        return None if parted is None else (channel.name, parted)
 
     async def _first(self) -> Channel:
         """Open all; when one has answered, the others are left alone."""

@@ -1,58 +1,52 @@
 """Owns a boot: from QEMU's first sign of life to a guest that is ready, and what is said when it does not get there."""
 
 import asyncio
-import socket
+import time
 import warnings
 
-from pytest_readonly_vm.errors import BootTimeout, GuestDied, GuestWarning, StartFailed
-from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.host.process import Process
+from pytest_readonly_vm.errors import BootTimeout, GuestDied, GuestWarning
+from pytest_readonly_vm.machine.commands import Commands
+from pytest_readonly_vm.machine.instance import Instance
+from pytest_readonly_vm.machine.launch import Order, greet
 from pytest_readonly_vm.machine.login import Login
-from pytest_readonly_vm.machine.readiness import Booting, Readiness
-
-_MONITOR_PATIENCE = 30.0
+from pytest_readonly_vm.machine.readiness import Booting, Readiness, readiness
 
 
-def boot(
-    guest: Booting,
-    process: Process,
-    monitor: socket.socket,
-    ready: Readiness,
-    login: Login | None,
-    loop: LoopThread,
-) -> None:
+def boot(order: Order, instance: Instance) -> None:
     """Greet QEMU, then wait until its guest is ready; a systemd that is degraded is a `GuestWarning`.
 
     :raises StartFailed: QEMU ended or stayed silent.
     :raises GuestDied: it ended while the guest was booting.
     :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
     """
-    loop.run(_boot(guest, process, monitor, ready, login))
+    config, access = order.config, instance.access
+    guest = Booting(order.handle(instance), instance.qmp, instance.console, access, Commands(access, instance.name))
+    typing = config.channel in ("auto", "shell") and (config.provision != "none" or config.login is not None)
+    login = Login(config, instance.console, access) if typing else None
+    order.loop.run(_boot(guest, instance, readiness(config.ready), login))
+    instance.boot_phases = guest.phases
+    instance.ready_after = time.monotonic() - instance.started
     if guest.failed_units:
-        warnings.warn(f"{guest.vm.name}: failed units: {', '.join(guest.failed_units)}", GuestWarning, stacklevel=2)
+        warnings.warn(f"{instance.name}: failed units: {', '.join(guest.failed_units)}", GuestWarning, stacklevel=2)
 
 
-async def _boot(
-    guest: Booting, process: Process, monitor: socket.socket, ready: Readiness, login: Login | None
-) -> None:
-    vm = guest.vm
+async def _boot(guest: Booting, instance: Instance, ready: Readiness, login: Login | None) -> None:
+    process, config = instance.process, instance.config
+    await greet(instance)
     try:
-        async with asyncio.timeout(_MONITOR_PATIENCE):
-            await vm.qmp.connect(monitor)
-    except GuestDied:
-        raise process.with_evidence(_start_failure(vm.name, process)) from None
-    except TimeoutError:
-        silence = StartFailed(f"{vm.name}: QEMU's monitor did not answer within {_MONITOR_PATIENCE:g} s")
-        raise process.with_evidence(silence) from None
-    try:
-        async with asyncio.timeout(vm.config.boot_timeout):
+        async with asyncio.timeout(config.boot_timeout):
             await _ready(guest, ready, login)
-            await vm.qmp.command("set-action", {"reboot": "reset"})
+            await allow_reboots(instance)
     except GuestDied:
-        raise process.with_evidence(_boot_failure(guest, process)) from None
+        raise process.with_evidence(_boot_failure(instance)) from None
     except TimeoutError:
-        raise process.with_evidence(_boot_timeout(guest, ready, login)) from None
-    vm.qmp.forget_events()
+        raise process.with_evidence(_boot_timeout(instance, ready, login)) from None
+    instance.qmp.forget_events()
+
+
+async def allow_reboots(instance: Instance) -> None:
+    """From when a guest is ready it may reboot; see the command line for before."""
+    await instance.qmp.command("set-action", {"reboot": "reset"})
 
 
 async def _ready(guest: Booting, ready: Readiness, login: Login | None) -> None:
@@ -66,33 +60,27 @@ async def _ready(guest: Booting, ready: Readiness, login: Login | None) -> None:
             await asyncio.gather(typing, return_exceptions=True)
 
 
-def _start_failure(name: str, process: Process) -> StartFailed:
-    failure = StartFailed(f"{name}: QEMU {process.verdict()}")
-    if "Permission denied" in process.stderr():
-        failure.add_note("QEMU may write only below its own folder; if it must write elsewhere, use seal=off")
-    return failure
-
-
-def _boot_failure(guest: Booting, process: Process) -> GuestDied:
-    reasons = [event.data.get("reason") for event in guest.qmp.events if event.name == "SHUTDOWN"]
+def _boot_failure(instance: Instance) -> GuestDied:
+    reasons = [event.data.get("reason") for event in instance.qmp.events if event.name == "SHUTDOWN"]
     because = f" ({reasons[-1]})" if reasons else ""
-    failure = GuestDied(f"{guest.vm.name}: the guest ended while booting{because}: QEMU {process.verdict()}")
+    verdict = instance.process.verdict()
+    failure = GuestDied(f"{instance.name}: the guest ended while booting{because}: QEMU {verdict}")
     if "guest-reset" in reasons:
         failure.add_note("A reset while booting is a crash (a triple fault, a panic) or a reboot without end.")
     return failure
 
 
-def _boot_timeout(guest: Booting, ready: Readiness, login: Login | None) -> BootTimeout:
-    config = guest.vm.config
+def _boot_timeout(instance: Instance, ready: Readiness, login: Login | None) -> BootTimeout:
+    config, access = instance.config, instance.access
     timeout = BootTimeout(
-        f"{guest.vm.name}: the guest was not ready within {config.boot_timeout:g} s (boot_timeout, from "
+        f"{instance.name}: the guest was not ready within {config.boot_timeout:g} s (boot_timeout, from "
         f"{config.origin('boot_timeout')}): waited for {ready.describe()}"
     )
-    if guest.access.found is None and guest.access.is_possible:
-        timeout.add_note(f"No channel answered: {guest.access.why_none()}")
+    if access.found is None and access.is_possible:
+        timeout.add_note(f"No channel answered: {access.why_none()}")
     if login is not None and login.refusal:
         timeout.add_note(f"Login at the console: {login.refusal}")
-    if not guest.console.tail():
+    if not instance.console.tail():
         timeout.add_note(
             "A Linux guest uses its serial console when its kernel command line has console=ttyS0; with ready=none a "
             "guest counts as ready at once."

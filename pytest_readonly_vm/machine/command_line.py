@@ -36,6 +36,8 @@ class DiskLayer:
 
     descriptor: int
     format: str
+    is_frozen: bool = False
+    """Whether it is a file of our own that nobody writes any more, though a QEMU may still hold it for writing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,18 @@ class PortWire:
 
 
 @dataclass(frozen=True, slots=True)
+class RamWire:
+    """The memory that is the guest's RAM, under a name by which a copy of the machine finds it again.
+
+    `descriptor` is an inherited one, or None for memory of QEMU's own. What the guest writes goes there if it is
+    `writable`, otherwise to pages of the process's own, copied when first written.
+    """
+
+    descriptor: int | None
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Wiring:
     """What a machine is connected to on the host. Descriptors are those that QEMU inherits."""
 
@@ -55,6 +69,9 @@ class Wiring:
     console: int
     layers: tuple[DiskLayer, ...] = ()
     overlay: Path | None = None
+    ram: RamWire | None = None
+    waits_for_state: bool = False
+    """Whether the guest does not boot but waits for a state to go on from."""
     human_monitor: Path | None = None
     ports: tuple[PortWire, ...] = ()
     append: str | None = None
@@ -78,7 +95,7 @@ def command_line(
         "-no-user-config",
         "-display", "none",
         "-name", f"guest={_escaped(name)}",
-        *(("-machine", machine) if machine else ()),
+        *_ram(wiring.ram, config.memory, machine),
         "-accel", accelerator,
         *(("-cpu", cpu) if cpu else ()),
         "-smp", str(config.cpus),
@@ -98,8 +115,26 @@ def command_line(
         *_network(config, bus),
         "-device", f"virtio-rng-{bus}",
         *(("-vga", "std") if arch in _X86 and _type_of(machine) != "microvm" else ()),
+        *(("-device", "vmgenid,guid=auto") if _has_generation_id(config, arch, machine) else ()),
+        *(("-incoming", "defer") if wiring.waits_for_state else ()),
         *config.qemu_args,
     )  # fmt: skip
+
+
+def _ram(ram: RamWire | None, size: int, machine: str | None) -> tuple[str, ...]:
+    if ram is None:
+        return ("-machine", machine) if machine else ()
+    backend = "memory-backend-ram"
+    if ram.descriptor is not None:
+        backend = f"memory-backend-file,mem-path=/proc/self/fd/{ram.descriptor},share={'on' if ram.writable else 'off'}"
+    named = f"{machine},memory-backend=ram" if machine else "memory-backend=ram"
+    return ("-machine", named, "-object", f"{backend},id=ram,size={size >> 10}K")
+
+
+def _has_generation_id(config: VmConfig, arch: str, machine: str | None) -> bool:
+    """Whether the machine can tell its guest that it is a copy, at which Linux makes its random numbers anew."""
+    users = any(argument.startswith("vmgenid") for argument in config.qemu_args)
+    return arch in _X86 and _type_of(machine) in ("pc", "q35") and not users
 
 
 def _default_cpu(arch: str, accelerator: str) -> str | None:
@@ -118,6 +153,8 @@ def _chain_options(layers: Sequence[DiskLayer], prefix: str) -> str:
     for layer in layers:
         options.append(f"{prefix}.driver={layer.format}")
         options.append(f"{prefix}.file.driver=file,{prefix}.file.filename=/dev/fdset/{layer.descriptor}")
+        if layer.is_frozen:
+            options.append(f"{prefix}.file.locking=off")
         prefix = f"{prefix}.backing"
     return ",".join(options)
 
@@ -156,6 +193,8 @@ def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
     top, *below = wiring.layers
     if wiring.overlay is None:
         drive = f"if=none,id={DISK},snapshot=on,format={top.format},file=/dev/fdset/{top.descriptor}"
+        if top.is_frozen:
+            drive += ",file.locking=off"
         backing = _chain_options(below, "backing")
     else:
         # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before.

@@ -1,16 +1,20 @@
-"""Owns the export of a machine's disk: a new image that stands alone, taken while the guest runs on."""
+"""Owns what of a machine's disk outlives it: an export that stands alone, an overlay that is kept."""
 
 import os
 import secrets
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.image import Layer
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import run_tool
 from pytest_readonly_vm.machine.command_line import DISK
 
 _QEMU_IMG_PATIENCE = 60.0
+_MERGE_PATIENCE = 600.0
 
 
 def export_disk(
@@ -45,6 +49,29 @@ def export_disk(
         raise VmError(f"{name}: {path} cannot be made: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def keep_overlay(
+    overlay: Path, destination: Path, between: Sequence[Layer], base: Sequence[Layer], *, qemu_img: Path
+) -> None:
+    """Move the file that took a machine's writes, with what is between it and the base merged into it.
+
+    :raises VmError: it cannot be merged.
+    :raises OSError: it cannot be moved.
+    """
+    if between:
+        options = [f"driver=qcow2,file.filename={str(overlay).replace(',', ',,')}"]
+        prefix = "backing"
+        for layer in (*between, *base):
+            options.append(f"{prefix}.driver={layer.format},{prefix}.file.filename=/proc/self/fd/{layer.descriptor}")
+            prefix += ".backing"
+        argv = [str(qemu_img), "rebase", "--image-opts", "-b", str(base[0].path), "-F", base[0].format]
+        inherited = [layer.descriptor for layer in (*between, *base)]
+        done = run_tool([*argv, ",".join(options)], timeout=_MERGE_PATIENCE, pass_fds=inherited)
+        if done.returncode != 0:
+            raise VmError(f"{overlay} cannot be merged: {done.stderr.strip() or 'qemu-img gave no answer'}")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(overlay, destination)
 
 
 async def _copy(qmp: Qmp, target: int, *, format: str, timeout: float, name: str) -> None:

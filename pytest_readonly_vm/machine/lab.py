@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,16 +19,29 @@ from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Spawner
 from pytest_readonly_vm.host.ssh_key import make_key
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.machine.cold_start import Surroundings, cold_start
 from pytest_readonly_vm.machine.files import Progress
+from pytest_readonly_vm.machine.instance import Instance
+from pytest_readonly_vm.machine.launch import Order
+from pytest_readonly_vm.machine.lineage import Lineage
+from pytest_readonly_vm.machine.room import Room
+from pytest_readonly_vm.machine.start.archive import Archives
+from pytest_readonly_vm.machine.start.cold import discard
+from pytest_readonly_vm.machine.start.prefetch import Prefetch
+from pytest_readonly_vm.machine.start.revert import Revert
+from pytest_readonly_vm.machine.start.starts import Auto, Clone, Cold, Start
+from pytest_readonly_vm.machine.start.templates import Templates
 from pytest_readonly_vm.machine.vm import VirtualMachine
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A boot that succeeded: whose, its duration and phases in seconds, the accelerator and why it, the channel."""
+    """A start that succeeded: whose, its duration and phases in seconds, the accelerator and why it, the channel."""
 
     name: str
+    manner: str
+    """How it came to be: ``boot``, ``clone``, ``revert``."""
+    reason: str
+    """Why in no better way, if there is a reason."""
     seconds: float
     phases: dict[str, float]
     accelerator: str
@@ -40,10 +54,17 @@ class Lab:
     Nothing is opened or started before the first machine needs it. Several threads may start machines at once.
     """
 
-    def __init__(self, progress: Progress = lambda what, done, size: None) -> None:
-        """`progress` is told of long transfers, on the loop's thread."""
+    def __init__(
+        self,
+        progress: Progress = lambda what, done, size: None,
+        tell: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any."""
         self.boots: list[Boot] = []
         self._progress = progress
+        self._tell = tell
+        self._room = Room(tell)
+        self._users = ExitStack()
         self._machines: list[VirtualMachine] = []
         self._stack = ExitStack()
         self._lock = threading.Lock()
@@ -64,6 +85,7 @@ class Lab:
 
     def close(self) -> None:
         """End what is still running and remove what is still there."""
+        self._users.close()
         for vm in self._machines:
             with contextlib.suppress(VmError):  # the spawner ends what did not end by itself
                 vm.close()
@@ -94,26 +116,96 @@ class Lab:
         """
         config.check()
         _refuse_what_is_not_there(config)
+        instance = self._prefetch.take(config)
+        if instance is None:
+            order = self._order(config, name)
+            instance = self._starts[config.start].start(order)
+        else:
+            order = self._order(config, instance.name)
+        vm = self._adopt(order, instance)
+        try:
+            vm.prove_pristine()
+        except BaseException:
+            vm.close()
+            raise
+        return vm
+
+    def expect(self, config: VmConfig, names: list[str]) -> None:
+        """Begin to start a machine for each name, to be there when `start` asks for one of this configuration.
+
+        Nothing happens where that would be no gain: if such a machine is not a copy of one that has booted.
+        """
+        if config.start in ("auto", "clone") and self._templates.has(self._order(config, "")):
+            self._prefetch.expect(config, names)
+
+    def _order(self, config: VmConfig, name: str, *, spare: bool = False) -> Order:
         with self._lock:
             hypervisor = self._hypervisor(config)
             base = self._base(config, hypervisor)
             workspace, loop, spawner = self._workspace(config), self._loop, self._spawner
-        surroundings = Surroundings(
+        order = Order(
+            config=config,
+            name=name,
             hypervisor=hypervisor,
             base=base,
-            folder=workspace.machine_folder(next(self._numbers)),
+            new_folder=lambda: workspace.machine_folder(next(self._numbers)),
             loop=loop,
             spawner=spawner,
             ssh_key=lambda: self._ssh_key(workspace),
-            progress=self._progress,
+            handle=lambda instance: self._handle(order, instance),
+            slot=lambda: self._room.slot(config, name, spare=spare),
             usual_channel=self._usual_channels.get((config.image, config.kernel)),
         )
-        vm = cold_start(config, name=name, lab=surroundings)
+        return order
+
+    @cached_property
+    def _templates(self) -> Templates:
+        templates = Templates(Archives(self._tell).of, self._record)
+        self._stack.callback(templates.close)
+        return templates
+
+    @cached_property
+    def _starts(self) -> dict[str, Start]:
+        revert = Revert()
+        self._users.callback(revert.close)
+        return {"cold": Cold(), "clone": Clone(self._templates), "revert": revert, "auto": Auto(self._templates)}
+
+    @cached_property
+    def _prefetch(self) -> Prefetch:
+        def start(config: VmConfig, name: str) -> Instance:
+            return self._starts[config.start].start(self._order(config, name, spare=True))
+
+        prefetch = Prefetch(start, lambda instance: discard(self._loop, instance))
+        self._users.callback(prefetch.close)
+        return prefetch
+
+    def _handle(self, order: Order, instance: Instance) -> VirtualMachine:
+        lineage = Lineage(order=order, start=self._starts[order.config.start], adopt=self._adopt)
+        return VirtualMachine(instance, lineage, progress=self._progress)
+
+    def _adopt(self, order: Order, instance: Instance) -> VirtualMachine:
+        """Keep one more machine, which ends with the lab at the latest."""
+        vm = self._handle(order, instance)
         self._machines = [*(other for other in self._machines if not other.closed), vm]
+        config = order.config
         if vm.channel:
             self._usual_channels[config.image, config.kernel] = vm.channel
-        self.boots.append(Boot(name, vm.boot_seconds, vm.boot_phases, hypervisor.accelerator.describe(), vm.channel))
+        self._record(order, instance)
         return vm
+
+    def _record(self, order: Order, instance: Instance) -> None:
+        found = instance.access.found
+        self.boots.append(
+            Boot(
+                instance.name,
+                instance.manner,
+                instance.reason,
+                instance.ready_after,
+                instance.boot_phases,
+                order.hypervisor.accelerator.describe(),
+                found.name if found else None,
+            )
+        )
 
     def _workspace(self, config: VmConfig) -> Workspace:
         if config.tmpdir not in self._workspaces:

@@ -7,7 +7,8 @@ kernel its command line, systemd its credentials, cloud-init a seed. What runs i
 import base64
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_readonly_vm.channels.shell import PORT
@@ -101,10 +102,18 @@ class Provision:
     """Arguments in addition, to come after those for the disk."""
     append: str | None = None
     """The kernel command line of a direct boot."""
+    files: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
+    """What the arguments name."""
+
+    def write_files(self) -> None:
+        """Make the files, for this user only."""
+        for path, content in self.files.items():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(content)
 
 
 def provision(config: VmConfig, *, key: str | None, folder: Path, arch: str, bus: str) -> Provision:
-    """Prepare what `config` asks for; files for the guest are made in `folder`, for this user only.
+    """What `config` asks for. Files for the guest are to be in `folder`; they are made by `Provision.write_files`.
 
     :param key: a public key of SSH, one line, with which root can log in.
     :param folder: the machine's own.
@@ -114,7 +123,9 @@ def provision(config: VmConfig, *, key: str | None, folder: Path, arch: str, bus
     """
     ways = _ways(config, arch)
     shell = config.channel in ("auto", "shell")
-    append, arguments = config.append, []
+    append = config.append
+    arguments: list[str] = []
+    files: dict[Path, bytes] = {}
     if "kernel" in ways and shell:
         longer = with_shell(config.append, has_initrd=config.initrd is not None)
         excess = len(longer.encode()) - _MOST_PROCESSORS_TAKE
@@ -127,15 +138,16 @@ def provision(config: VmConfig, *, key: str | None, folder: Path, arch: str, bus
             )
     if "systemd" in ways:
         text = credential("tmpfiles.extra", tmpfiles(key=key, shell=shell))
-        file = _private(folder / "smbios", text.encode())
+        file = folder / "smbios"
+        files[file] = text.encode()
         arguments += ["-smbios", f"type=11,path={_escaped(file)}"]
     if "cloud-init" in ways:
         user_data = _read(config)
-        image = seed(user_data, vendor_data=boothook(key=key, shell=shell), salt=str(config.image))
-        file = _private(folder / "seed.iso", image)
+        file = folder / "seed.iso"
+        files[file] = seed(user_data, vendor_data=boothook(key=key, shell=shell), salt=str(config.image))
         drive = f"if=none,id=seed0,format=raw,readonly=on,file={_escaped(file)}"
         arguments += ["-drive", drive, "-device", _SEED_DEVICE[config.disk_interface].format(bus=bus)]
-    return Provision(", ".join(ways) or "none", tuple(arguments), append)
+    return Provision(", ".join(ways) or "none", tuple(arguments), append, files)
 
 
 # On the same kind of bus as the disk, for which the guest has a driver in any case.
@@ -231,12 +243,6 @@ def _read(config: VmConfig) -> bytes:
         raise ConfigurationError(
             f"{config.origin('user_data')}: user_data: {config.user_data}: {error.strerror}"
         ) from None
-
-
-def _private(path: Path, content: bytes) -> Path:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(content)
-    return path
 
 
 def _base64(text: str) -> str:

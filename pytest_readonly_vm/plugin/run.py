@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import pytest
 
 from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.plugin.upcoming import Upcoming
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.lab import Lab
@@ -46,6 +47,8 @@ class Run:
         self._changed: dict[str, str] = {}
         self._kept: list[str] = []
         self._failed: set[VirtualMachine] = set()
+        self._used: set[VirtualMachine] = set()
+        self.upcoming = Upcoming()
         config.stash[_run] = self
 
     @classmethod
@@ -62,7 +65,7 @@ class Run:
         if hasattr(self._config, "workerinput"):
             # Nobody hears an xdist worker whose controller was killed, and it would wait out its test with the machine.
             die_with_parent()
-        lab = Lab(Progress(self._config))
+        lab = Lab(Progress(self._config), self._print)
         self._config.add_cleanup(lab.close)
         return lab
 
@@ -115,6 +118,29 @@ class Run:
         """Remember for `keep` that a test failed which used these."""
         self._failed.update(machines)
 
+    def reset_shared(self, item: pytest.Item) -> None:
+        """Before a test: set back what others have used and it will share, where that is wanted.
+
+        :raises VmError: that was not possible.
+        """
+        fixtures = getattr(item, "fixturenames", ())
+        for vm in machines_above(item):
+            shared = any(name in fixtures for name in ("readonly_vm", f"readonly_vm_{vm.config.scope}"))
+            if vm.config.reset == "each-test" and vm in self._used and shared:
+                self._used.discard(vm)
+                vm.reset()
+
+    def note_use(self, item: pytest.Item) -> None:
+        """After a test: remember for `reset_shared` which machines are no longer as they were."""
+        if self.has_lab:
+            self._used.update(vm for vm in machines_above(item) if not vm.closed)
+            self._used = {vm for vm in self._used if not vm.closed}
+
+    def look_ahead(self) -> None:
+        """Have the next test's machine started, if it is known."""
+        if self.has_lab and (expected := self.upcoming.expected()) is not None:
+            self.lab.expect(*expected)
+
     def check_bases(self, item: pytest.Item) -> None:
         """Prove, when a test has ended, that the bases are what they were.
 
@@ -139,12 +165,16 @@ class Run:
         return news if any(news.values()) else None
 
 
+def machines_above(item: pytest.Item) -> list["VirtualMachine"]:
+    """The machines that a test may share with others."""
+    return [vm for node in item.listchain()[:-1] for vm in node.stash.get(_machines, [])]
+
+
 def machines_of(item: pytest.Item) -> list["VirtualMachine"]:
     """The machines that a test had or shared, whether they still run or not."""
     had = item.stash.get(_machines, [])
-    known = [vm for node in item.listchain()[:-1] for vm in node.stash.get(_machines, [])]
     used = getattr(item, "funcargs", {}).values()
-    return [vm for vm in known if any(vm is value for value in used)] + had
+    return [vm for vm in machines_above(item) if any(vm is value for value in used)] + had
 
 
 def folder_name(text: str) -> str:

@@ -3,6 +3,7 @@
 import shlex
 import statistics
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from pytest_readonly_vm.plugin.run import NEWS, News, Run
 
 _WORKER_KEY = "readonly_vm"
+_MANNERS = {"boot": "booted", "clone": "cloned", "revert": "set back"}
 
 
 class Summary:
@@ -58,7 +60,8 @@ class Summary:
         if not self._boots and not self._checked and not self._changed:
             return
         terminalreporter.section("virtual machines", sep="-")
-        terminalreporter.write_line(self._boots_line())
+        for line in self._start_lines():
+            terminalreporter.write_line(line)
         if (wanted := terminalreporter.config.option.durations) is not None:
             for boot in sorted(self._boots, key=lambda boot: -boot["seconds"])[: wanted or None]:
                 terminalreporter.write_line(_boot_line(boot))
@@ -74,19 +77,29 @@ class Summary:
         for path in self._kept:
             terminalreporter.write_line(f"kept overlay {path} (boot it again: pytest --vm-image={shlex.quote(path)})")
 
-    def _boots_line(self) -> str:
+    def _start_lines(self) -> Iterator[str]:
+        """One for each way in which machines came to be, then why not in a better one."""
         if not self._boots:
-            return "no machine booted"
-        seconds = [boot["seconds"] for boot in self._boots]
-        accelerators = " and ".join(sorted({boot["accelerator"] for boot in self._boots}))
-        channels = " and ".join(sorted({boot["channel"] for boot in self._boots if boot["channel"]}))
-        accelerators += f"; commands over {channels}" if channels else ""
-        if len(seconds) == 1:
-            return f"1 machine booted in {seconds[0]:.2f} s with {accelerators}"
-        times = f"each in {statistics.median(seconds):.2f} s (median; slowest {max(seconds):.2f} s)"
-        return f"{len(seconds)} machines booted, {times}, with {accelerators}"
+            yield "no machine started"
+        for manner, words in _MANNERS.items():
+            if starts := [boot for boot in self._boots if boot["manner"] == manner]:
+                yield _start_line(starts, words)
+        reasons = Counter(boot["reason"] for boot in self._boots if boot["reason"])
+        for reason, count in reasons.most_common():
+            yield f"{count} not cloned: {reason}"
+
+
+def _start_line(starts: list[dict[str, Any]], words: str) -> str:
+    seconds = [start["seconds"] for start in starts]
+    how = " and ".join(sorted({start["accelerator"] for start in starts}))
+    channels = " and ".join(sorted({start["channel"] for start in starts if start["channel"]}))
+    how += f"; commands over {channels}" if channels else ""
+    if len(seconds) == 1:
+        return f"1 machine {words} in {seconds[0]:.2f} s with {how}"
+    times = f"each in {statistics.median(seconds):.2f} s (median; slowest {max(seconds):.2f} s)"
+    return f"{len(seconds)} machines {words}, {times}, with {how}"
 
 
 def _boot_line(boot: dict[str, Any]) -> str:
     phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in boot["phases"].items())
-    return f"{boot['seconds']:.2f}s boot     {boot['name']}{f' ({phases})' if phases else ''}"
+    return f"{boot['seconds']:.2f}s {boot['manner']:<8} {boot['name']}{f' ({phases})' if phases else ''}"

@@ -47,12 +47,12 @@ def test_which_is_taken(
 ) -> None:
     machine = boot("hello")
     channels = {name: Answering(name, delay) for name, delay in delays.items()}
-    access = Access(channels, machine._process, machine.console, "guest", usual=usual)
+    access = Access(channels, machine._instance.process, machine.console, "guest", usual=usual)
     assert machine._loop.run(access.channel(10.0)).name == taken
 
 
 def test_none_is_told_at_once_when_all_refuse(boot: Callable[..., VirtualMachine]) -> None:
     machine = boot("hello")
-    access = Access({"agent": Answering("agent", None)}, machine._process, machine.console, "guest")
+    access = Access({"agent": Answering("agent", None)}, machine._instance.process, machine.console, "guest")
     with pytest.raises(ChannelError, match="guest: no channel answered: agent: refused"):
         machine._loop.run(access.channel(10.0))

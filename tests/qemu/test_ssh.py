@@ -49,7 +49,7 @@ class Bench:
         self.ssh = self.channel(vm.folder)
 
     def channel(self, folder: Path, *, key: Path | None = None) -> Ssh:
-        machine = (self._spawner, self.vm._process, self.vm.qmp, self.network)
+        machine = (self._spawner, self.vm._instance.process, self.vm.qmp, self.network)
         return Ssh(*machine, folder=folder, name=self.vm.name, key=key or self.key)
 
     def await_(self, work: Coroutine[Any, Any, Any], timeout: float = GENEROUS) -> Any:

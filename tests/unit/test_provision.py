@@ -20,7 +20,9 @@ KEY = "ssh-ed25519 AAAAC3Nz run@host"
 
 
 def provided(config: VmConfig, folder: Path, *, arch: str = "x86_64", key: str | None = KEY) -> Provision:
-    return provision(config, key=key, folder=folder, arch=arch, bus="pci")
+    given = provision(config, key=key, folder=folder, arch=arch, bus="pci")
+    given.write_files()
+    return given
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash --posix", "busybox sh"])

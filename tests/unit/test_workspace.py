@@ -4,6 +4,7 @@ import os
 import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,9 @@ def test_what_a_killed_run_left_is_swept_with_the_processes_that_carry_its_cooki
         assert dead.stdout is not None
         pid, path = dead.stdout.readline().decode().split()
         orphan = os.pidfd_open(int(pid))
+        # The kernel tells of an exec a moment before it shows the new environment.
+        while not Path(f"/proc/{pid}/environ").read_bytes():
+            time.sleep(0.01)
         dead.kill()
     try:
         with Workspace():

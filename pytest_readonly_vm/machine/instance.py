@@ -1,0 +1,112 @@
+"""Owns one QEMU process with everything that is connected to it, and the orderly end of all that."""
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_readonly_vm.channels.console import Console
+from pytest_readonly_vm.channels.network import Network
+from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.channels.screen import Screen
+from pytest_readonly_vm.channels.ssh import Ssh
+from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.image import Layer
+from pytest_readonly_vm.host.process import Process
+from pytest_readonly_vm.machine.access import Access
+
+_POWERDOWN_PATIENCE = 30.0
+_QUIT_PATIENCE = 2.0
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Instance:
+    """One run of QEMU. A `VirtualMachine` has one at a time, and another after a reset.
+
+    Whoever ends it also removes its folder.
+    """
+
+    name: str
+    config: VmConfig
+    process: Process
+    monitor: socket.socket
+    """Our end of the line to the monitor; `qmp` takes it over when it connects."""
+    lines: dict[str, socket.socket]
+    """Our ends of the lines to the console and to the ports of channels, of which these have copies."""
+    qmp: Qmp
+    console: Console
+    screen: Screen
+    network: Network
+    access: Access
+    make_ssh: Callable[[], Ssh]
+    folder: Path
+    """Its own; it goes with it."""
+    layers: tuple[Layer, ...]
+    """The files of the base image."""
+    own_layers: tuple[Layer, ...] = ()
+    """The files between those and the one that the guest writes to; their descriptors are closed at the end."""
+    overlay: Path | None
+    """The named file that takes the guest's writes; None when they go to one without a name."""
+    human_monitor: Path | None
+    ssh_key: Path | None
+    """The key that the guest was given when it booted."""
+    has_named_ram: bool
+    """Whether its RAM is the object ``ram``, which is so in all copies then."""
+    on_end: list[Callable[[], None]] = field(default_factory=list)
+    """Called when it has ended, the last first."""
+    started: float = field(default_factory=time.monotonic)
+    retire: Callable[[], bool] | None = None
+    """Takes the machine back for another test, instead of its end; False if it cannot be used again."""
+    manner: str = "boot"
+    """How it came to be: ``boot``, ``clone``, ``revert``."""
+    reason: str = ""
+    """Why it did not come to be in a better way, if there is one."""
+    ready_after: float = 0.0
+    """Seconds from the start of QEMU until the guest was ready."""
+    boot_phases: dict[str, float] = field(default_factory=dict)
+    ssh: Ssh | None = None
+    """A connection beside the channel in use, once somebody wanted one."""
+
+    async def end(self, *, powerdown: bool = False) -> None:
+        """Ask QEMU to quit, tell it, kill it, each with its own deadline; on the loop.
+
+        :param powerdown: whether to press the guest's power button before and give it time to shut down.
+        :raises TimeoutError: the process survived all of that.
+        """
+        try:
+            if powerdown and await self._accepts("system_powerdown"):
+                await self.process.wait_ended(_POWERDOWN_PATIENCE)
+            if await self._accepts("quit"):
+                # Before QEMU hangs up: the library makes a traceback of every connection that is broken on it.
+                await self.qmp.disconnect()
+                await self.process.wait_ended(_QUIT_PATIENCE)
+            await self.process.end()
+        finally:
+            if self.ssh is not None:
+                await self.ssh.close()
+            await self.access.close()
+            await self.qmp.disconnect()
+            self.monitor.close()
+            self.console.close()
+            for line in self.lines.values():
+                line.close()
+            for layer in self.own_layers:
+                os.close(layer.descriptor)
+            self.own_layers = ()
+            while self.on_end:
+                self.on_end.pop()()
+
+    async def _accepts(self, command: str) -> bool:
+        """Give QEMU a command whose effect is its end; False if it has ended already or does not react."""
+        try:
+            await self.qmp.command(command, timeout=_QUIT_PATIENCE)
+        except VmError:
+            return False
+        return True
+
+    def remove_folder(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,140 @@
+"""Owns the passage of templates into the cache on disk and out of it, from one run to another."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+from pytest_readonly_vm.channels.console import Transcript
+from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.image import Fingerprint, Layer
+from pytest_readonly_vm.machine.launch import Order
+from pytest_readonly_vm.machine.start.cache import Damaged, Entry, TemplateCache, default_folder
+from pytest_readonly_vm.machine.start.template import Template
+
+_RAM, _STATE, _CONSOLE, _KEY, _DISK = "ram", "state", "console", "ssh-key", "disk{}"
+
+
+class Archive:
+    """The templates of earlier runs, and of others at this moment."""
+
+    def __init__(self, cache: TemplateCache, tell: Callable[[str], None]) -> None:
+        """`tell` is given sentences for people: that another process is waited for, that something was not kept."""
+        self._cache = cache
+        self._tell = tell
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Nobody else makes or loads the template of this key meanwhile, in whatever process."""
+        return self._cache.lock(key, on_wait=self._tell)
+
+    def load(self, key: str, order: Order) -> Template | None:
+        """The template of a key, if it is there and whole; one that is not is removed."""
+        entry = self._cache.find(key)
+        if entry is None:
+            return None
+        with ExitStack() as opened:
+            try:
+                template = _template(entry, order, opened)
+            except (Damaged, OSError, KeyError, TypeError, ValueError):
+                self._cache.remove(key)
+                return None
+            opened.pop_all()
+        return template
+
+    def save(self, key: str, template: Template, order: Order, *, layers: int) -> None:
+        """Keep a template for later runs; where that is not possible, say why, and go on without."""
+        config = order.config
+        with ExitStack() as opened:
+            files = {_STATE: template.state, _CONSOLE: _memory(template.history.data, opened)}
+            if template.ram is not None:
+                files[_RAM] = template.ram
+            if config.channel == "ssh" and template.ssh_key is not None:
+                files[_KEY] = _memory(template.ssh_key.read_bytes(), opened)
+                files[f"{_KEY}.pub"] = _memory(template.ssh_key.with_suffix(".pub").read_bytes(), opened)
+            files |= {_DISK.format(number): layer.descriptor for number, layer in enumerate(template.layers)}
+            description = {
+                "image": str(config.image or config.kernel),
+                "machine": f"{config.memory >> 20}M, {config.cpus} CPU, {order.hypervisor.accelerator.name}",
+                "qemu": f"{order.hypervisor.qemu.version} {order.hypervisor.qemu.arch}",
+            }
+            if layers:
+                description["layer"] = " + ".join(map(str, config.layers[:layers]))
+            facts = {
+                "layers": len(template.layers),
+                "has_named_ram": template.has_named_ram,
+                "unread": template.history.unread,
+                "conversation": template.conversation,
+                "ready_after": template.ready_after,
+                "boot_phases": template.boot_phases,
+            }
+            try:
+                self._cache.add(key, files, description=description, facts=facts)
+            except OSError as error:
+                self._tell(f"the frozen guest is not kept for later runs: {error.strerror or error}")
+
+
+class Archives:
+    """The archive that a configuration asks for."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._opened: dict[tuple[Path | None, int], Archive | None] = {}
+
+    def of(self, config: VmConfig) -> Archive | None:
+        """None if there is to be none, and where it cannot be had, which is said once."""
+        if config.no_cache:
+            return None
+        key = (config.cache, config.cache_size)
+        if key not in self._opened:
+            self._opened[key] = None
+            try:
+                cache = TemplateCache(config.cache or default_folder(), limit=config.cache_size)
+                self._opened[key] = Archive(cache, self._tell)
+            except VmError as error:
+                self._tell(f"frozen guests are not kept for later runs: {error}")
+        return self._opened[key]
+
+
+def _template(entry: Entry, order: Order, opened: ExitStack) -> Template:
+    def kept(descriptor: int) -> int:
+        opened.callback(os.close, descriptor)
+        return descriptor
+
+    facts = entry.facts
+    layers = []
+    for number in range(facts["layers"]):
+        descriptor = kept(entry.open_verified(_DISK.format(number)))
+        fingerprint = Fingerprint.of(os.fstat(descriptor))
+        layers.append(Layer(entry.folder / _DISK.format(number), "qcow2", descriptor, fingerprint))
+    key = None
+    if _KEY in entry.digests:
+        key = order.new_folder() / _KEY
+        for name in (_KEY, f"{_KEY}.pub"):
+            with os.fdopen(os.open(key.with_name(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(_content(entry.load_sealed(name)))
+    name, *parted = facts["conversation"] or [None]
+    return Template(
+        ram=kept(entry.load_sealed(_RAM)) if _RAM in entry.digests else None,
+        state=kept(entry.load_sealed(_STATE)),
+        layers=tuple(layers),
+        has_named_ram=bool(facts["has_named_ram"]),
+        history=Transcript(_content(entry.load_sealed(_CONSOLE)), str(facts["unread"])),
+        conversation=(name, parted[0]) if name else None,
+        ready_after=float(facts["ready_after"]),
+        boot_phases=dict(facts["boot_phases"]),
+        ssh_key=key,
+    )
+
+
+def _memory(data: bytes, opened: ExitStack) -> int:
+    descriptor = os.memfd_create("template", os.MFD_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    os.write(descriptor, data)
+    return descriptor
+
+
+def _content(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read()

@@ -1,0 +1,46 @@
+"""Owns the cold start: every machine boots by itself."""
+
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.machine.boot import boot
+from pytest_readonly_vm.machine.instance import Instance
+from pytest_readonly_vm.machine.launch import Order, Origin, launch
+
+
+def cold_start(order: Order) -> Instance:
+    """Boot, and return when the guest is ready; what was begun is undone when anything fails.
+
+    :raises ConfigurationError: the way of provisioning does not fit the machine.
+    :raises StartFailed: QEMU did not come up.
+    :raises GuestDied: it ended while the guest was booting.
+    :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
+    """
+    return booted(order, Origin(named_overlay=order.config.snapshot == "overlay"))
+
+
+def booted(order: Order, origin: Origin) -> Instance:
+    """As `cold_start`, from a certain origin."""
+    instance = launch(order, origin)
+    try:
+        boot(order, instance)
+    except BaseException:
+        discard(order.loop, instance)
+        raise
+    return instance
+
+
+def with_layers(order: Order, instance: Instance) -> Instance:
+    """A machine that has booted, once its layers have been made in it."""
+    try:
+        for layer in order.config.layers:
+            layer.apply(order.handle(instance))
+    except BaseException:
+        discard(order.loop, instance)
+        raise
+    return instance
+
+
+def discard(loop: LoopThread, instance: Instance) -> None:
+    """End a machine that nobody will use, at once."""
+    instance.process.kill()
+    loop.run(instance.end())
+    instance.remove_folder()

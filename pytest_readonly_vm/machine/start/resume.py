@@ -1,0 +1,42 @@
+"""Owns what is done to a guest that goes on from a frozen moment before a test sees it: its channel, its repair."""
+
+import asyncio
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from pytest_readonly_vm.errors import ChannelError, GuestWarning, WaitTimeout
+from pytest_readonly_vm.machine.instance import Instance
+from pytest_readonly_vm.machine.launch import Order
+from pytest_readonly_vm.machine.start.repair import repair_script
+
+_RESUME_PATIENCE = 5.0
+_REPAIR_PATIENCE = 30.0
+
+
+def resume(order: Order, instance: Instance, conversation: tuple[str, Mapping[str, Any]] | None) -> None:
+    """Go on with the guest's conversation, then set right what is stale in the guest; see `repair`.
+
+    A guest in which no channel was in use cannot be repaired. What cannot be repaired in another is a `GuestWarning`.
+
+    :raises GuestDied: QEMU ended.
+    """
+    complaint = order.loop.run(_resumed(instance, conversation, order.hypervisor.qemu.arch))
+    if complaint:
+        warnings.warn(f"{instance.name}: a copy of a guest, not repaired: {complaint}", GuestWarning, stacklevel=2)
+
+
+async def _resumed(instance: Instance, conversation: tuple[str, Mapping[str, Any]] | None, arch: str) -> str:
+    if conversation is None:
+        return ""
+    errors = bytearray()
+    try:
+        await instance.access.resume(*conversation, timeout=_RESUME_PATIENCE)
+        channel = await instance.access.channel()
+        script = repair_script(arch=arch, now=time.time(), machine_id=instance.config.machine_id)
+        async with asyncio.timeout(_REPAIR_PATIENCE):
+            status = await channel.execute(script, input=b"", stdout=bytes, stderr=errors.extend)
+    except (TimeoutError, ChannelError, WaitTimeout) as error:
+        return str(error) or "its channel did not answer in time"
+    return errors.decode(errors="replace").strip() if status else ""

@@ -1,0 +1,171 @@
+"""Owns the templates of one run: which there are, and how each is made once: from the cache, by a boot, by a layer."""
+
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.host import sparse
+from pytest_readonly_vm.machine.command_line import RamWire
+from pytest_readonly_vm.machine.instance import Instance
+from pytest_readonly_vm.machine.launch import Order, Origin
+from pytest_readonly_vm.machine.start.archive import Archive
+from pytest_readonly_vm.machine.start.clone import clone
+from pytest_readonly_vm.machine.start.cold import booted, discard
+from pytest_readonly_vm.machine.start.key import keys_of
+from pytest_readonly_vm.machine.start.template import Template, Unfrozen, freeze, new_ram
+
+_QUICK = 0.5
+"""Seconds: a guest that boots in less is not worth a template."""
+
+
+class Refused(Unfrozen):
+    """A machine that was booted to become a template and cannot be one. It runs, as `instance`."""
+
+    def __init__(self, reason: str, instance: Instance) -> None:
+        super().__init__(reason)
+        self.instance = instance
+
+
+class Templates:
+    """Makes templates when they are first asked for. Several threads may ask at once."""
+
+    def __init__(
+        self, archive: Callable[[VmConfig], Archive | None], on_boot: Callable[[Order, Instance], None]
+    ) -> None:
+        """`archive` gives the templates of earlier runs, or None if there are to be none.
+
+        `on_boot` hears of each machine that was booted to be frozen.
+        """
+        self._archive = archive
+        self._on_boot = on_boot
+        self._made: dict[str, Template] = {}
+        self._refused: dict[str, str] = {}
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def get(self, order: Order, *, even_if_quick: bool) -> Template:
+        """The template of a machine that is ready, and has its layers.
+
+        :param even_if_quick: whether to freeze a guest that boots faster than a clone would be worth.
+        :raises Refused: a machine was booted that cannot be frozen.
+        :raises Unfrozen: such a machine cannot be frozen, as is known already.
+        """
+        if reason := objection(order.config):
+            raise Unfrozen(reason)
+        return self._get(order, keys_of(order), even_if_quick)
+
+    def _get(self, order: Order, keys: list[str], even_if_quick: bool) -> Template:
+        *below, key = keys
+        with self._locks[key], self._archived(order, key) as archive:
+            if reason := self._refused.get(key):
+                raise Unfrozen(reason)
+            if key not in self._made and archive is not None and (found := archive.load(key, order)):
+                self._made[key] = found
+            if key not in self._made:
+                if below:
+                    made = self._layered(order, self._get(order, below, even_if_quick=True), len(below) - 1)
+                else:
+                    made = self._booted(order, key, even_if_quick)
+                self._made[key] = made
+                if archive is not None:
+                    archive.save(key, made, order, layers=len(below))
+            return self._made[key]
+
+    @contextmanager
+    def _archived(self, order: Order, key: str) -> Iterator[Archive | None]:
+        """The archive, if there is one, with nobody else at work on this key."""
+        archive = self._archive(order.config) if key not in self._made and key not in self._refused else None
+        if archive is None:
+            yield None
+        else:
+            with archive.lock(key):
+                yield archive
+
+    def _booted(self, order: Order, key: str, even_if_quick: bool) -> Template:
+        ram = new_ram(order.config.memory) if has_one_ram(order.config) else None
+        wire = RamWire(ram, writable=True) if ram is not None else None
+        try:
+            instance = booted(order, Origin(named_overlay=True, ram=wire))
+            if not even_if_quick and instance.ready_after < _QUICK:
+                self._refused[key] = f"it boots in {instance.ready_after:.2f} s, which a copy would not better"
+                raise Refused(self._refused[key], instance)
+            try:
+                template = order.loop.run(freeze(instance, ram=ram))
+                self._on_boot(order, instance)
+                return template
+            except Unfrozen as unfrozen:
+                self._refused[key] = str(unfrozen)
+                raise Refused(str(unfrozen), instance) from None
+        except BaseException:
+            if ram is not None:
+                os.close(ram)
+            raise
+
+    def _layered(self, order: Order, below: Template, number: int) -> Template:
+        """Run the function of a layer in a machine that goes on from the template below, and freeze that."""
+        ram = _copied(below.ram, order.config.memory) if below.ram is not None else None
+        try:
+            instance = clone(order, below, ram=ram, freezable=True)
+            try:
+                order.config.layers[number].apply(order.handle(instance))
+                return order.loop.run(freeze(instance, ram=ram))
+            except BaseException:
+                discard(order.loop, instance)
+                raise
+        except BaseException:
+            if ram is not None:
+                os.close(ram)
+            raise
+
+    def differences(self) -> list[str]:
+        """What happened to the files of templates that nobody should have touched."""
+        return [found for template in self._made.values() if (found := template.difference())]
+
+    def has(self, order: Order) -> bool:
+        """Whether the template of such a machine is there by now."""
+        return objection(order.config) is None and keys_of(order)[-1] in self._made
+
+    def refuse(self, order: Order, reason: str) -> None:
+        """Do without the template of such a machine from now on, for a reason that turned up when it was used."""
+        self._refused[keys_of(order)[-1]] = reason
+
+    def close(self) -> None:
+        for template in self._made.values():
+            template.close()
+        self._made.clear()
+
+
+def objection(config: VmConfig) -> str | None:
+    """Why such a machine cannot be copied, as far as its configuration shows that, or None."""
+    for argument in config.qemu_args:
+        if "snapshot=on" in argument.split(",") or argument in ("-snapshot", "--snapshot"):
+            return f"qemu_args has {argument}: what the guest writes there would be missing in a copy"
+        if "memory-backend" in argument and "share=on" in argument:
+            return f"qemu_args has {argument}: copies would share it"
+    return None
+
+
+def has_one_ram(config: VmConfig) -> bool:
+    """Whether QEMU can be given memory for all of the guest's RAM; else the state has a copy of it."""
+    texts = (config.machine or "", *config.qemu_args)
+    return not any("memory-backend" in text or text.lstrip("-") == "numa" for text in texts)
+
+
+def _copied(ram: int, size: int) -> int:
+    """Memory with the content of other, holes kept, that is not sealed."""
+    copied = new_ram(size)
+    try:
+        sparse.copy(ram, copied)
+    except BaseException:
+        os.close(copied)
+        raise
+    return copied
+
+
+def without_name(instance: Instance) -> None:
+    """Take the name of a machine's overlay away, as a temporary snapshot's file has none."""
+    if instance.overlay is not None:
+        instance.overlay.unlink()
+        instance.overlay = None

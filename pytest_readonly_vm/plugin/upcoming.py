@@ -1,0 +1,46 @@
+"""Owns the look ahead: which machine the next test will want, as far as that can be known before its fixtures run."""
+
+import os
+
+import pytest
+
+from pytest_readonly_vm.config import VmConfig
+
+_USERS = ("readonly_vm", "readonly_vm_factory")
+
+
+class Upcoming:
+    """Guesses from the tests that ran. A wrong guess costs a machine that nobody sees."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, VmConfig] = {}
+        self._next: pytest.Item | None = None
+
+    def ran(self, item: pytest.Item, config: VmConfig) -> None:
+        """A test had a machine of its own of this configuration."""
+        self._known[_likeness(item)] = config
+
+    def go_on_to(self, item: pytest.Item | None) -> None:
+        """This test will come after the one that is about to run."""
+        self._next = item
+
+    def expected(self) -> tuple[VmConfig, list[str]] | None:
+        """The configuration of the next test's machine, and a name for each machine to start ahead; or None."""
+        if self._next is None or (config := self._known.get(_likeness(self._next))) is None:
+            return None
+        cpus = len(os.sched_getaffinity(0))
+        wanted = (cpus > 1) if config.prefetch == "auto" else int(config.prefetch)
+        following = self._next.session.items
+        start = following.index(self._next)
+        names = [item.name for item in following[start : start + wanted] if _likeness(item) == _likeness(self._next)]
+        return (config, names) if names else None
+
+
+def _likeness(item: pytest.Item) -> object:
+    """Tests of which this is equal will want the same machine, unless fixtures are overridden in their modules."""
+    if not any(name in getattr(item, "fixturenames", ()) for name in _USERS):
+        return None
+    marks = tuple(repr((mark.args, mark.kwargs)) for mark in item.iter_markers("vm"))
+    spec = getattr(item, "callspec", None)
+    parameters = {name: value for name, value in spec.params.items() if name.startswith("vm_")} if spec else {}
+    return (marks, repr(parameters))

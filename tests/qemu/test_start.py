@@ -1,0 +1,185 @@
+"""What every way of starting a machine promises, and what each promises more."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError, layer
+from tests.guests.tiny_linux import tiny_linux
+from tests.qemu.waiting import GENEROUS
+
+STARTS = ("cold", "revert", "clone")
+
+
+def tiny(start: str, **settings: object) -> VmConfig:
+    guest = tiny_linux()
+    files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
+    common: dict[str, object] = {"accel": "tcg", "memory": "256M", "boot_timeout": GENEROUS, "no_cache": True}
+    return VmConfig().replace(**files, **common | settings, start=start)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(params=STARTS)
+def start(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def machine(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., VirtualMachine]]:
+    machines: list[VirtualMachine] = []
+
+    def one(start: str, **settings: object) -> VirtualMachine:
+        machines.append(lab.start(tiny(start, **settings), name=request.node.name))
+        return machines[-1]
+
+    yield one
+    for vm in machines:
+        vm.close()
+
+
+def soil(vm: VirtualMachine) -> None:
+    vm.run("echo x >/mnt/soiled; echo x >/dev/soiled; sync")
+
+
+def is_clean(vm: VirtualMachine) -> bool:
+    return vm.run("[ -e /mnt/soiled ] || [ -e /dev/soiled ]", check=False).exit_code != 0
+
+
+class TestEveryStart:
+    def test_each_machine_is_pristine_and_ready(self, machine: Callable[..., VirtualMachine], start: str) -> None:
+        for _ in range(3):
+            vm = machine(start, prove_pristine=True)
+            assert is_clean(vm)
+            soil(vm)
+            vm.close()
+
+    def test_two_at_once_are_independent(self, machine: Callable[..., VirtualMachine], start: str) -> None:
+        one, other = machine(start), machine(start)
+        soil(one)
+        assert is_clean(other)
+        assert one.pid != other.pid
+
+    def test_the_clock_is_right_within_a_second(self, machine: Callable[..., VirtualMachine], start: str) -> None:
+        machine(start).close()
+        time.sleep(1.5)  # for a clock that stands where it was frozen to be wrong
+        vm = machine(start)
+        assert abs(float(vm.run("date +%s").stdout) + 0.5 - time.time()) < 1.5
+
+    def test_no_two_machines_have_the_same_random_numbers(
+        self, machine: Callable[..., VirtualMachine], start: str
+    ) -> None:
+        seen = set()
+        for _ in range(4):
+            vm = machine(start)
+            seen.add(vm.run("head -c 16 /dev/urandom").stdout_bytes)
+            vm.close()
+        assert len(seen) == 4
+
+    def test_the_console_remembers_the_boot_and_goes_on(
+        self, machine: Callable[..., VirtualMachine], start: str
+    ) -> None:
+        machine(start).close()
+        vm = machine(start)
+        assert "tiny: ready" in vm.console.text
+        vm.console.expect("tiny: ready")
+        vm.run("echo of-now >/dev/ttyS0")
+        vm.console.expect("of-now")
+
+    def test_what_a_test_did_to_qemu_does_no_harm_to_the_next(
+        self, machine: Callable[..., VirtualMachine], start: str
+    ) -> None:
+        vm = machine(start)
+        vm.forward(22)
+        vm.qmp.execute("device_add", {"driver": "virtio-rng-pci", "id": "plugged"})
+        vm.pause()
+        vm.close()
+        vm = machine(start)
+        assert vm.run("echo works").stdout == "works\n"
+        assert "HOST_FORWARD" not in vm.qmp.execute("human-monitor-command", {"command-line": "info usernet"})
+
+    def test_a_machine_that_died_is_followed_by_a_sound_one(
+        self, machine: Callable[..., VirtualMachine], start: str
+    ) -> None:
+        vm = machine(start)
+        vm.kill()
+        with pytest.raises(GuestDied):
+            vm.run("true")
+        vm.close()
+        assert machine(start).run("echo works").stdout == "works\n"
+
+    def test_reset_is_a_pristine_machine(self, machine: Callable[..., VirtualMachine], start: str) -> None:
+        vm = machine(start)
+        soil(vm)
+        vm.reset()
+        assert is_clean(vm)
+        assert vm.run("echo works").stdout == "works\n"
+        vm.console.send("\n")
+        vm.console.expect("tiny#")
+
+    def test_back_to_a_checkpoint_as_often_as_wanted(self, machine: Callable[..., VirtualMachine], start: str) -> None:
+        vm = machine(start)
+        vm.run("echo kept >/mnt/kept; echo kept >/dev/kept")
+        checkpoint = vm.checkpoint()
+        for _ in range(2):
+            soil(vm)
+            vm.restore(checkpoint)
+            assert is_clean(vm)
+            assert vm.run("cat /mnt/kept /dev/kept").stdout == "kept\nkept\n"
+        with vm.checkpoint():
+            soil(vm)
+        assert is_clean(vm)
+        checkpoint.close()
+        with pytest.raises(VmError, match="no checkpoint"):
+            vm.restore()
+        with pytest.raises(VmError, match="closed or another machine's"):
+            vm.restore(checkpoint)
+
+    def test_forks_go_on_from_here_and_apart(self, machine: Callable[..., VirtualMachine], start: str) -> None:
+        vm = machine(start)
+        vm.run("echo common >/mnt/file; (while :; do sleep 1; done) >/dev/null 2>&1 & echo $! >/root/pid")
+        with vm.fork(2) as (one, other):
+            assert one.run("cat /mnt/file; kill -0 $(cat /root/pid)").stdout == "common\n"
+            soil(one)
+            assert is_clean(other)
+            assert is_clean(vm)
+            [grandchild] = one.fork()
+            one.close()
+            assert not is_clean(grandchild)
+            assert grandchild.run("head -c 16 /dev/urandom").stdout_bytes != (
+                other.run("head -c 16 /dev/urandom").stdout_bytes
+            )
+            grandchild.close()
+        assert one.closed
+        assert vm.run("cat /mnt/file").stdout == "common\n"
+
+    def test_layers_are_made_in_their_order(self, machine: Callable[..., VirtualMachine], start: str) -> None:
+        for _ in range(2):
+            vm = machine(start, layers=[with_line("a"), with_line("b", times=2)])
+            assert vm.run("cat /mnt/lines").stdout == "a\nb\nb\n"
+            assert is_clean(vm)
+            soil(vm)
+            vm.close()
+        assert machine(start, layers=with_line("a")).run("cat /mnt/lines").stdout == "a\n"
+        assert machine(start).run("[ -e /mnt/lines ]", check=False).exit_code == 1
+
+    def test_an_overlay_is_kept_whole(
+        self, machine: Callable[..., VirtualMachine], start: str, tmp_path: Path, lab: Lab
+    ) -> None:
+        vm = machine(start, snapshot="overlay", keep="always", layers=with_line("a"))
+        vm.run("echo kept >/mnt/kept; sync")
+        vm.close(keep_overlay_as=tmp_path / "kept.qcow2")
+        again = lab.start(tiny("cold").replace(image=tmp_path / "kept.qcow2"), name="again")
+        assert again.run("cat /mnt/lines /mnt/kept").stdout == "a\nkept\n"
+        again.close()
+
+
+@layer
+def with_line(vm: VirtualMachine, line: str, *, times: int = 1) -> None:
+    vm.run(f"for i in $(seq {times}); do echo {line} >>/mnt/lines; done; sync")
