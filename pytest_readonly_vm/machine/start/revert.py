@@ -46,7 +46,8 @@ class Revert:
         self._parked: defaultdict[str, list[_Parked]] = defaultdict(list)
 
     def start(self, order: Order) -> Instance:
-        key = keys_of(order)[-1]
+        # What is no part of a template's key but stays with the process.
+        key = f"{keys_of(order)[-1]} {order.config.snapshot} {order.config.monitor}"
         while (parked := self._take(key)) is not None:
             try:
                 return self._taken_back(order, key, parked)
