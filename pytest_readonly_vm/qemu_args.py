@@ -48,6 +48,16 @@ def objection(arguments: Sequence[str]) -> str | None:
     return None
 
 
+def what_no_copy_has(arguments: Sequence[str]) -> str | None:
+    """Why a machine with these arguments cannot be copied while it runs, as far as they show that, or None."""
+    for argument in arguments:
+        if _parts(argument).get("snapshot") == "on" or argument.lstrip("-") == "snapshot":
+            return f"qemu_args has {argument}: what the guest writes there would be missing in a copy"
+        if argument.startswith("memory-backend") and _parts(argument).get("share") == "on":
+            return f"qemu_args has {argument}: copies would share it"
+    return None
+
+
 def _is_protected_drive(value: str) -> bool:
     parts = _parts(value)
     return "file" not in parts or any(parts.get(key) == "on" for key in ("snapshot", "readonly", "read-only"))

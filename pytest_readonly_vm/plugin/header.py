@@ -5,6 +5,7 @@ import pytest
 from pytest_readonly_vm.config import Given, VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.plugin.options import given_images, given_settings
+from pytest_readonly_vm.qemu_args import what_no_copy_has
 
 
 def lines(config: pytest.Config) -> list[str]:
@@ -16,6 +17,13 @@ def lines(config: pytest.Config) -> list[str]:
     return _describe(images, VmConfig().with_settings(settings)) if images or "kernel" in settings else []
 
 
+def _start(wanted: VmConfig) -> str:
+    if wanted.start != "auto":
+        return f"{wanted.start} (from {wanted.origin('start')})"
+    reason = what_no_copy_has(wanted.qemu_args)
+    return f"auto: cold, as {reason}" if reason else "auto"
+
+
 def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
     # These load asyncio and more, which a run without machines is not to pay for.
     from pytest_readonly_vm.host.hypervisor import find_hypervisor
@@ -25,7 +33,11 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
         hypervisor = find_hypervisor(wanted)
     except VmError as error:
         return [f"vm: {error}"]
-    found = [f"vm: {hypervisor.describe()}", f"vm: seal: {hypervisor.seal.describe()}; verify: {wanted.verify}"]
+    found = [
+        f"vm: {hypervisor.describe()}",
+        f"vm: seal: {hypervisor.seal.describe()}; verify: {wanted.verify}",
+        f"vm: start: {_start(wanted)}",
+    ]
     for image in images:
         path = VmConfig().with_settings({"image": image}).image
         assert path is not None

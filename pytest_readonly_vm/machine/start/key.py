@@ -6,6 +6,7 @@ import json
 import platform
 import re
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def key_of(order: Order) -> str:
     arguments = dataclasses.replace(order, name="").command_line(wiring)
     return digest(
         _FORMAT,
-        version("pytest-readonly-vm"),
+        _plugin(),
         qemu.version,
         qemu.identity(),
         _processor(),
@@ -71,6 +72,12 @@ def _files_of(arguments: Iterable[str]) -> list[Path]:
     return [path for path in map(Path, words) if path.is_absolute() and path.is_file()]
 
 
+@cache
+def _plugin() -> str:
+    return version("pytest-readonly-vm")
+
+
+@cache
 def _processor() -> str:
     """What the host's processor is; a guest under KVM has seen it, and a home folder may be on several computers."""
     lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()

@@ -20,8 +20,8 @@ from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, connect
 from pytest_readonly_vm.machine.start.cold import cold_start, discard, with_layers
 from pytest_readonly_vm.machine.start.key import keys_of
-from pytest_readonly_vm.machine.start.repair import PREPARE
 from pytest_readonly_vm.machine.start.resume import resume
+from pytest_readonly_vm.machine.start.template import prepare_copies
 
 _TAG = "pristine"
 _PATIENCE = 120.0
@@ -100,8 +100,7 @@ async def _saved(order: Order, instance: Instance) -> _Parked:
     if not disks:
         raise VmError("there is no disk to keep the snapshot in")
     node = disks[0]["inserted"]["node-name"]
-    if (channel := instance.access.found) is not None:
-        await channel.execute(PREPARE, input=b"", stdout=bytes, stderr=bytes)
+    await prepare_copies(instance)
     conversation = await instance.access.part()
     await _job(qmp, "snapshot-save", node)
     return _Parked(order, instance, node, instance.console.transcript(), conversation)

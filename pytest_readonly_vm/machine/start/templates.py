@@ -16,6 +16,7 @@ from pytest_readonly_vm.machine.start.clone import clone
 from pytest_readonly_vm.machine.start.cold import booted, discard
 from pytest_readonly_vm.machine.start.key import keys_of
 from pytest_readonly_vm.machine.start.template import Template, Unfrozen, freeze, new_ram
+from pytest_readonly_vm.qemu_args import what_no_copy_has
 
 _QUICK = 0.5
 """Seconds: a guest that boots in less is not worth a template."""
@@ -52,7 +53,7 @@ class Templates:
         :raises Refused: a machine was booted that cannot be frozen.
         :raises Unfrozen: such a machine cannot be frozen, as is known already.
         """
-        if reason := objection(order.config):
+        if reason := what_no_copy_has(order.config.qemu_args):
             raise Unfrozen(reason)
         return self._get(order, keys_of(order), even_if_quick)
 
@@ -125,7 +126,7 @@ class Templates:
 
     def has(self, order: Order) -> bool:
         """Whether the template of such a machine is there by now."""
-        return objection(order.config) is None and keys_of(order)[-1] in self._made
+        return what_no_copy_has(order.config.qemu_args) is None and keys_of(order)[-1] in self._made
 
     def refuse(self, order: Order, reason: str) -> None:
         """Do without the template of such a machine from now on, for a reason that turned up when it was used."""
@@ -135,16 +136,6 @@ class Templates:
         for template in self._made.values():
             template.close()
         self._made.clear()
-
-
-def objection(config: VmConfig) -> str | None:
-    """Why such a machine cannot be copied, as far as its configuration shows that, or None."""
-    for argument in config.qemu_args:
-        if "snapshot=on" in argument.split(",") or argument in ("-snapshot", "--snapshot"):
-            return f"qemu_args has {argument}: what the guest writes there would be missing in a copy"
-        if "memory-backend" in argument and "share=on" in argument:
-            return f"qemu_args has {argument}: copies would share it"
-    return None
 
 
 def has_one_ram(config: VmConfig) -> bool:
