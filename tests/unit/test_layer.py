@@ -1,0 +1,74 @@
+"""What tells one prepared state from another, and how one is asked for."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_readonly_vm import ConfigurationError, GuestLayer, VmConfig, layer
+from pytest_readonly_vm.layer import code_of
+
+
+@layer
+def installed(vm: Any, package: str = "nginx", *, version: int = 1) -> None:
+    vm.did.append((package, version))
+
+
+def module_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> GuestLayer:
+    name = f"layers_{abs(hash((str(tmp_path), body)))}"
+    (tmp_path / f"{name}.py").write_text(f"from pytest_readonly_vm import layer\n@layer\ndef one(vm):\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    [found] = VmConfig().replace(layers=f"{name}:one").layers
+    return found
+
+
+def test_a_layer_gets_the_machine_and_its_arguments() -> None:
+    vm = SimpleNamespace(did=[])
+    for one in (installed, installed("vim"), installed("vim", version=2)):
+        one.apply(vm)  # type: ignore[arg-type]
+    assert vm.did == [("nginx", 1), ("vim", 1), ("vim", 2)]
+    assert [str(one) for one in (installed, installed("vim", version=2))] == [
+        "installed",
+        "installed('vim', version=2)",
+    ]
+
+
+def test_other_arguments_are_another_layer() -> None:
+    keys = [one.key() for one in (installed, installed("vim"), installed("vim", version=2), installed(version=2))]
+    assert len(set(keys)) == 4
+    assert installed("vim").key() == installed("vim").key()
+    assert installed("vim") == installed("vim")
+    assert len({installed("vim"), installed("vim")}) == 1
+
+
+def test_other_code_is_another_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (module_with(tmp_path, monkeypatch, body) for body in ("vm.run('a')", "vm.run('b')"))
+    assert first.key() != second.key()
+
+
+def test_what_has_no_text_of_its_own_is_never_the_same_in_another_process() -> None:
+    assert str(id(thing := object())) not in code_of("text")
+    assert hex(id(thing))[2:] in code_of(thing)
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [(installed, 1), ([installed, installed("vim")], 2), ((), 0), ([[installed], installed], 2)]
+)
+def test_layers_are_given_one_by_one_or_in_lists(given: object, count: int) -> None:
+    assert len(VmConfig().replace(layers=given).layers) == count
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ("no-colon", "not of the form MODULE:NAME"),
+        ("no_such_module:x", "cannot be had: No module named"),
+        ("os:no_such_name", "cannot be had: module 'os' has no attribute"),
+        ("os:path", "is no layer; put @pytest_readonly_vm.layer above"),
+        (3, "3 is not a text"),
+    ],
+)
+def test_what_is_no_layer_is_refused(given: object, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        VmConfig().replace(layers=given)
