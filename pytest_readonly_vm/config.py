@@ -194,15 +194,15 @@ class VmConfig:
         None, path, "DIR", "folder for frozen guests, from which later runs start (default: in the user's cache)"
     )
     cache_size: int = _setting(10 << 30, size, "SIZE", "how much the frozen guests may take there (default: 10G)")
-    no_cache: bool = _setting(False, switch, "on|off", "freeze guests for this run alone", kind=bool)
+    no_cache: bool = _setting(False, switch, "on|off", "keep no frozen guests for later runs", kind=bool)
     budget: str = _setting(
         "auto", budget, "SIZE[,CPUS]",
-        "how much memory and how many CPUs the machines of all your test runs on this computer may have together; "
-        "more have to wait; off (default: four fifths of the memory, four guest CPUs for each CPU)",
+        "what the machines of all your test runs on this computer may have together, such as 12G or 12G,8; who finds "
+        "no room waits; auto, four fifths of the memory and four guest CPUs for each CPU; off (default: auto)",
     )  # fmt: skip
     reset: str = _setting(
         "never", one_of("never", "each-test"), "WHEN",
-        "set a machine that tests share back to its start: never, each-test (default: never)",
+        "before a test, set a machine that others have used back to its start: never, each-test (default: never)",
     )  # fmt: skip
     scope: str = _setting(
         "function", one_of(*SCOPES), "SCOPE",

@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.errors import ConnectionLost, WaitTimeout
+from pytest_readonly_vm.errors import ConnectionLost, GuestDied, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
 
@@ -58,6 +58,7 @@ class Console:
         self._unread = history.unread
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
+        self._is_detached = False
         self.log_path = log
         """The whole log, as the guest sent it, for as long as the machine lives."""
         self._log = log.open("wb", buffering=0)
@@ -101,6 +102,7 @@ class Console:
             async with asyncio.timeout(timeout):
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (match := self._take(pattern)):
+                    self._require_attached()
                     await self._process.race(self._news.wait())
                 return match
         except TimeoutError:
@@ -127,6 +129,7 @@ class Console:
 
     async def typed(self, data: bytes, timeout: float = 30.0) -> None:
         """As `send`, on the loop."""
+        self._require_attached()
         try:
             async with asyncio.timeout(timeout), self._sending:
                 await self._process.race(self._loop.loop.sock_sendall(self._port, data))
@@ -140,10 +143,18 @@ class Console:
         """Stop listening, for another console that takes over; on the loop."""
         self._process.drains.remove(self._read_rest)
         self._process.witnesses.remove(self._testify)
+        self._is_detached = True
+        self._news.set()
         self.close()
 
+    def _require_attached(self) -> None:
+        if self._is_detached:
+            raise GuestDied(f"{self._name}: the machine has been closed")
+
     def close(self) -> None:
-        """Let go of socket and log; on the loop."""
+        """Let go of socket and log; on the loop. A second call does nothing."""
+        if self._port.fileno() == -1:
+            return
         self._loop.loop.remove_reader(self._port.fileno())
         self._port.close()
         self._log.close()

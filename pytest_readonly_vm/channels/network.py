@@ -59,7 +59,7 @@ class Network:
 
     async def remove_forwards(self) -> None:
         """Close all that are open, whoever opened them; on the loop."""
-        status = await self._human("info usernet")
+        status = await self._human("info usernet")  # empty without a network
         for protocol, _, port, _ in _LISTENER.findall(status):
             await self.remove_forward((_LOOPBACK, int(port)), udp=protocol == "UDP")
 

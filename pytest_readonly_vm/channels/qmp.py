@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.message import Message
 
-from pytest_readonly_vm.errors import ConnectionLost, QmpError, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ConnectionLost, GuestDied, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
 
@@ -48,12 +48,14 @@ class Qmp:
     Every method may be called from any thread; the ones with an ``a`` in front, from any event loop.
     """
 
-    def __init__(self, loop: LoopThread, process: Process, name: str) -> None:
+    def __init__(self, loop: LoopThread, process: Process, name: str, client: QMPClient | None = None) -> None:
+        """`client` is a connection that there is already."""
         self._loop = loop
         self._process = process
         self.name = name
         """The machine's, for messages."""
-        self._client = QMPClient("readonly-vm", readbuflen=_LONGEST_REPLY)
+        self._is_closed = False
+        self._client = client or QMPClient("readonly-vm", readbuflen=_LONGEST_REPLY)
         self._client.logger.setLevel(logging.CRITICAL)  # it logs expected ends as errors
         # A filter that keeps nothing: the library would remember every event for ever.
         self._client.events.event_filter = self._hear
@@ -109,7 +111,20 @@ class Qmp:
         except TimeoutError:
             raise WaitTimeout(f"{self.name}: QEMU did not answer {name} within {timeout:g} s") from None
 
+    def succeeded_by(self, name: str) -> "Qmp":
+        """The monitor for another machine in the same QEMU; this one is as after the machine's end. On the loop."""
+        self._is_closed = True
+        self._process.drains.remove(self._hear_out)
+        self._process.witnesses.remove(self._history)
+        self._news.set()
+        return Qmp(self._loop, self._process, name, self._client)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise GuestDied(f"{self.name}: the machine has been closed")
+
     async def _exchange(self, name: str, arguments: Mapping[str, object]) -> Any:
+        self._require_open()
         try:
             return await self._client.execute(name, arguments or None)
         except ExecuteError as error:
@@ -147,6 +162,7 @@ class Qmp:
             async with asyncio.timeout(timeout):
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (event := self._take(name, match)):
+                    self._require_open()
                     await self._process.race(self._news.wait())
                 return event
         except TimeoutError:
@@ -172,6 +188,8 @@ class Qmp:
 
     async def disconnect(self) -> None:
         """Let go of the connection, in whatever state it is; on the loop."""
+        if self._is_closed:
+            return
         # After the end of QEMU the library reports the broken connection once more.
         with contextlib.suppress(QMPError, EOFError, OSError):
             await self._client.disconnect()

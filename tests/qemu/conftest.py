@@ -9,6 +9,9 @@ import pytest
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
 from tests.conftest import READY
 
+STARTS = ("cold", "revert", "clone")
+"""How a machine can come to be."""
+
 BOOT_TIMEOUT = 60.0
 """Seconds; a boot-sector guest takes a tenth of one, on a computer that has nothing else to do."""
 
@@ -29,6 +32,11 @@ def vm_ready() -> str:
 
 
 @pytest.fixture
+def vm_no_cache() -> bool:
+    return True
+
+
+@pytest.fixture
 def vm_boot_timeout() -> float:
     return BOOT_TIMEOUT
 
@@ -39,7 +47,7 @@ def small(boot_sector: Callable[[str], Path]) -> Callable[..., VmConfig]:
 
     def config(image: str | Path, **settings: object) -> VmConfig:
         path = boot_sector(image) if isinstance(image, str) else image
-        known: dict[str, object] = {"memory": "16M", "accel": "tcg", "ready": f"console:{READY}"}
+        known: dict[str, object] = {"memory": "16M", "accel": "tcg", "ready": f"console:{READY}", "no_cache": True}
         return VmConfig().replace(image=path, boot_timeout=BOOT_TIMEOUT, **known | settings)
 
     return config

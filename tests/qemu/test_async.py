@@ -11,12 +11,18 @@ import anyio.lowlevel
 import pytest
 
 from pytest_readonly_vm import GuestDied, QmpError, VirtualMachine, WaitTimeout
+from tests.qemu.conftest import STARTS
 from tests.qemu.waiting import GENEROUS
 
 
 @pytest.fixture
 def vm_image(boot_sector: Callable[[str], Path]) -> Path:
     return boot_sector("hello")
+
+
+@pytest.fixture(params=STARTS)
+def vm_start(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -69,7 +75,9 @@ class TestAsync:
         async with anyio.create_task_group() as tasks:
             for _ in range(20):
                 tasks.start_soon(ask)
-        assert names == [readonly_vm.name] * 20
+        # What is set back for another test keeps the name that QEMU was started with.
+        assert names == [names[0]] * 20
+        assert "test_under_" in names[0]
         await wait_and_cancel(readonly_vm)
         await die(readonly_vm)
 

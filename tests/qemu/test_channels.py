@@ -29,14 +29,24 @@ from tests.guests.debian import debian
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS
 
-LARGE = {"tiny-shell": 200 << 20}
+LARGE = {"tiny-shell-clone": 200 << 20}
 """Bytes of output; elsewhere less, as an emulated Debian's agent and sshd take half a minute for it."""
-GROUPS = ("debian-agent", "debian-shell", "debian-ssh", "alpine-shell", "tiny-shell")
+GROUPS = (
+    "debian-agent-clone",
+    "debian-shell-clone",
+    "debian-ssh-clone",
+    "debian-agent-revert",
+    "alpine-shell-cold",
+    "tiny-shell-cold",
+    "tiny-shell-revert",
+    "tiny-shell-clone",
+)
+"""Guest, channel, and how the machine comes to be."""
 
 
 def config(group: str) -> VmConfig:
-    guest, channel = group.split("-")
-    common = VmConfig().replace(accel="tcg", channel=channel, boot_timeout=300)
+    guest, channel, start = group.split("-")
+    common = VmConfig().replace(accel="tcg", channel=channel, start=start, boot_timeout=300)
     if guest == "debian":
         return common.replace(image=debian())
     direct = alpine() if guest == "alpine" else tiny_linux()
@@ -47,6 +57,8 @@ def config(group: str) -> VmConfig:
 @pytest.fixture(scope="module", params=GROUPS)
 def vm(request: pytest.FixtureRequest) -> Iterator[VirtualMachine]:
     with Lab() as lab:
+        if request.param.endswith("-revert"):
+            lab.start(config(request.param), name=f"before {request.param}").close()
         yield lab.start(config(request.param), name=request.param)
 
 

@@ -18,12 +18,18 @@ from pytest_readonly_vm import Console, GuestDied, VirtualMachine, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Spawner
 from tests.conftest import READY
+from tests.qemu.conftest import STARTS
 from tests.qemu.waiting import GENEROUS, eventually
 
 
 @pytest.fixture
 def vm_image(boot_sector: Callable[[str], Path]) -> Path:
     return boot_sector("echo")
+
+
+@pytest.fixture(params=STARTS)
+def vm_start(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 class TestExpect:
@@ -175,7 +181,7 @@ class TestTheEndOfQemu:
 
     def test_is_what_sending_reports_when_the_machine_has_been_closed(self, readonly_vm: VirtualMachine) -> None:
         readonly_vm.close()
-        with pytest.raises(GuestDied, match="QEMU exited with status 0"):
+        with pytest.raises(GuestDied, match="QEMU exited with status 0|the machine has been closed"):
             readonly_vm.console.send("anybody there?\n")
 
     def test_wakes_a_sender(self, boot: Callable[..., VirtualMachine]) -> None:

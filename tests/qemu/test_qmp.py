@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import ConnectionLost, GuestDied, QmpError, QmpEvent, VirtualMachine, WaitTimeout
+from tests.qemu.conftest import STARTS
 from tests.qemu.waiting import GENEROUS
 
 WAITERS = 10
@@ -25,6 +26,11 @@ WAITERS = 10
 @pytest.fixture
 def vm_image(boot_sector: Callable[[str], Path]) -> Path:
     return boot_sector("hello")
+
+
+@pytest.fixture(params=STARTS)
+def vm_start(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def stop_and_go(vm: VirtualMachine, times: int = 1) -> None:
@@ -69,7 +75,7 @@ class TestExecute:
                 readonly_vm.qmp.execute("query-status", timeout=0.2)
         finally:
             os.kill(readonly_vm.pid, signal.SIGCONT)
-        assert readonly_vm.qmp.execute("query-name")["name"] == readonly_vm.name
+        assert readonly_vm.qmp.execute("query-status")["running"]
 
     def test_is_safe_to_call_from_many_threads_at_once(self, readonly_vm: VirtualMachine) -> None:
         def ask(number: int) -> None:

@@ -8,9 +8,8 @@ import pytest
 
 from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError, layer
 from tests.guests.tiny_linux import tiny_linux
+from tests.qemu.conftest import STARTS
 from tests.qemu.waiting import GENEROUS
-
-STARTS = ("cold", "revert", "clone")
 
 
 def tiny(start: str, **settings: object) -> VmConfig:

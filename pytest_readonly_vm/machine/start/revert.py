@@ -34,6 +34,8 @@ class _Parked:
     order: Order
     instance: Instance
     node: str
+    parts: str
+    """What QEMU consists of; see `_parts`."""
     history: Transcript
     conversation: tuple[str, Mapping[str, Any]] | None
 
@@ -69,7 +71,9 @@ class Revert:
     def _retire_to(self, order: Order, key: str, parked: _Parked) -> None:
         def retire() -> bool:
             try:
-                order.loop.run(parked.instance.qmp.command("stop"))
+                if order.loop.run(_parts(parked.instance.qmp)) != parked.parts:
+                    return False  # a snapshot would not undo that
+                order.loop.run(_let_go(parked.instance))
             except VmError:
                 return False
             with self._lock:
@@ -103,24 +107,38 @@ async def _saved(order: Order, instance: Instance) -> _Parked:
     await prepare_copies(instance)
     conversation = await instance.access.part()
     await _job(qmp, "snapshot-save", node)
-    return _Parked(order, instance, node, instance.console.transcript(), conversation)
+    qmp.forget_events()
+    return _Parked(order, instance, node, await _parts(qmp), instance.console.transcript(), conversation)
+
+
+async def _parts(qmp: Qmp) -> str:
+    """What a test can plug into QEMU: devices, objects, chardevs, nodes of the block layer that have a name."""
+    found = [await qmp.command("qom-list", {"path": f"/{path}"}) for path in ("machine/peripheral", "objects")]
+    nodes = await qmp.command("query-named-block-nodes", {"flat": True})
+    names = [node["node-name"] for node in nodes if not node["node-name"].startswith("#")]
+    return repr((found, await qmp.command("query-chardev"), sorted(names)))
+
+
+async def _let_go(instance: Instance) -> None:
+    """Stop the guest and end what a test had of it, so that nobody can use it who should not any more."""
+    await instance.qmp.command("stop")
+    await instance.network.remove_forwards()
+    await instance.access.close()
+    if instance.ssh is not None:
+        await instance.ssh.close()
+        instance.ssh = None
+    instance.console.detach()
+    instance.qmp = instance.qmp.succeeded_by("between two tests")
 
 
 async def _loaded(order: Order, parked: _Parked) -> Instance:
-    """Set the guest back; what the last test had of it is left behind."""
+    """Set the guest back."""
     old = parked.instance
     qmp = old.qmp
-    await old.access.close()
-    if old.ssh is not None:
-        await old.ssh.close()
-    await old.network.remove_forwards()
-    old.console.detach()
+    qmp.name = old.process.name = order.name
     for line in old.lines.values():
         _drain(line)
     await _job(qmp, "snapshot-load", parked.node)
-    qmp.listeners.clear()
-    qmp.forget_events()
-    qmp.name = old.process.name = order.name
     instance = connect(
         order,
         old.process,
@@ -138,6 +156,7 @@ async def _loaded(order: Order, parked: _Parked) -> Instance:
         on_end=old.on_end,
     )
     await qmp.command("cont")
+    qmp.forget_events()
     return instance
 
 

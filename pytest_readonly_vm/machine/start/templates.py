@@ -90,7 +90,7 @@ class Templates:
         try:
             instance = booted(order, Origin(named_overlay=True, ram=wire))
             if not even_if_quick and instance.ready_after < _QUICK:
-                self._refused[key] = f"it boots in {instance.ready_after:.2f} s, which a copy would not better"
+                self._refused[key] = f"it boots in less than {_QUICK:g} s, which a copy would not better"
                 raise Refused(self._refused[key], instance)
             try:
                 template = order.loop.run(freeze(instance, ram=ram))
