@@ -161,7 +161,7 @@ def layers(value: object) -> tuple[GuestLayer, ...]:
         raise ValueError(f"{value!r} is not of the form MODULE:NAME")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the user's module raises
         raise ValueError(f"{value!r} cannot be had: {error}") from None
     if not isinstance(found, GuestLayer):
         raise ValueError(f"{value!r} is no layer; put @pytest_readonly_vm.layer above the function")

@@ -246,7 +246,7 @@ class Lab:
     def check_bases(self, *, during: str) -> tuple[Path, ...]:
         """Compare every base in use with what it was when it was opened; return those that were compared.
 
-        Costs microseconds. A base that changed is not used for further machines.
+        Costs microseconds. A base that changed is not used for further machines, nor is a frozen guest whose disk did.
 
         :param during: what ran meanwhile, for the message: a test's node id.
         :raises BaseImageChanged: one is not what it was.
@@ -260,6 +260,8 @@ class Lab:
                 sound.append(base.path)
         if found:
             raise BaseImageChanged(f"the base image is no longer what it was: {'; '.join(found)}")
+        if changed := self._templates.take_changed():
+            raise BaseImageChanged(f"{'; '.join(changed)} while {during} ran")
         return tuple(sound)
 
     @property

@@ -33,7 +33,7 @@ def add_options(parser: pytest.Parser) -> None:
         else:
             action = "append" if setting.repeatable else "store"
             group.addoption(option, dest=f"vm_{name}", action=action, metavar=setting.metavar, help=setting.help)
-        kind = {"image": "linelist", "qemu_args": "args"}.get(name, _INI_TYPES[setting.kind])
+        kind = {"image": "linelist", "layers": "linelist", "qemu_args": "args"}.get(name, _INI_TYPES[setting.kind])
         parser.addini(f"vm_{name}", f"as {option}: {setting.help}", type=kind, default=None)  # type: ignore[arg-type]
 
 
@@ -79,7 +79,7 @@ def _find(config: pytest.Config, name: str) -> Given | None:
         value = " ".join(value) if name == "qemu_args" else value
         return Given(value, f"--vm-{name.replace('_', '-')}", here)
     if (value := os.environ.get(_PREFIX + name.upper())) is not None:
-        value = value.split(os.pathsep) if name == "image" else value
+        value = value.split(os.pathsep) if name == "image" else value.split() if name == "layers" else value
         return Given(value, _PREFIX + name.upper(), here)
     origin = f"{config.inipath.name if config.inipath else 'ini'}: vm_{name}"
     try:

@@ -124,7 +124,7 @@ class Run:
         :raises VmError: that was not possible.
         """
         fixtures = getattr(item, "fixturenames", ())
-        for vm in machines_above(item):
+        for vm in machines_above(item) if self.has_lab else ():
             shared = any(name in fixtures for name in ("readonly_vm", f"readonly_vm_{vm.config.scope}"))
             if vm.config.reset == "each-test" and vm in self._used and shared:
                 self._used.discard(vm)

@@ -120,9 +120,12 @@ class Templates:
                 os.close(ram)
             raise
 
-    def differences(self) -> list[str]:
-        """What happened to the files of templates that nobody should have touched."""
-        return [found for template in self._made.values() if (found := template.difference())]
+    def take_changed(self) -> list[str]:
+        """What happened to templates' files since they were frozen. Such a template is not used any more."""
+        changed = {key: found for key, template in list(self._made.items()) if (found := template.difference())}
+        for key in changed:
+            self._made.pop(key).close()
+        return list(changed.values())
 
     def has(self, order: Order) -> bool:
         """Whether the template of such a machine is there by now."""
