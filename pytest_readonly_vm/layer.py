@@ -21,7 +21,7 @@ class GuestLayer:
     """A function of a machine with its arguments. Calling it gives the same with other arguments."""
 
     function: "Callable[..., object]"
-    args: tuple[Any, ...] = ()
+    args: tuple[Any, ...] = field(default=(), hash=False)
     kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> "GuestLayer":
@@ -36,9 +36,13 @@ class GuestLayer:
         self.function(vm, *self.args, **self.kwargs)
 
     def key(self) -> str:
-        """A text that changes when the function's own lines or the arguments do, not when what it calls does."""
+        """A text that changes when the function's own lines, the variables around it or the arguments do.
+
+        It stays the same when what the function calls changes.
+        """
+        named = {**inspect.getclosurevars(self.function).nonlocals, **self.kwargs}
         texts = [code_of(self.function), *map(code_of, self.args)]
-        texts += [f"{name}={code_of(value)}" for name, value in sorted(self.kwargs.items())]
+        texts += [f"{name}={code_of(value)}" for name, value in sorted(named.items())]
         return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 

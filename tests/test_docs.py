@@ -28,7 +28,7 @@ PAGES = (README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "conftes
 
 ON_THE_LOOP = {
     *("attempt", "hand_over", "found", "command", "next_event", "connect", "disconnect", "listeners"),
-    *("last_line", "next_news", "typed", "picture"),
+    *("last_line", "next_news", "typed", "picture", "give", "heard", "succeeded_by", "detach", "transcript"),
 }
 """Members that the package itself uses, on its own thread."""
 
@@ -83,7 +83,8 @@ def test_default_of_every_setting_is_said_in_its_help() -> None:
     for name, setting in SETTINGS.items():
         value = getattr(default, name)
         if isinstance(value, str | float | int) and not isinstance(value, bool):
-            said = "1G" if name == "memory" else f"{value:g}" if isinstance(value, float) else str(value)
+            sizes = {"memory": "1G", "cache_size": "10G"}
+            said = sizes.get(name) or (f"{value:g}" if isinstance(value, float) else str(value))
             assert f"(default: {said})" in setting.help, name
 
 

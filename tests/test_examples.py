@@ -62,7 +62,7 @@ def test_basic(example: Example) -> None:
 def test_per_module(example: Example) -> None:
     result = example.run_on_debian()
     result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines(["2 machines booted*"])
+    result.stdout.fnmatch_lines(["2 machines cloned*"])
 
 
 @pytest.mark.timeout(A_LONG_TIME)
@@ -78,6 +78,11 @@ def test_testinfra_host(example: Example) -> None:
 @pytest.mark.timeout(A_LONG_TIME)
 def test_ansible_inventory(example: Example) -> None:
     example.run_on_debian().assert_outcomes(passed=1)
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_prepared_states(example: Example) -> None:
+    example.run_on_debian().assert_outcomes(passed=8)
 
 
 def test_image_matrix(example: Example, pytester: pytest.Pytester) -> None:

@@ -1,4 +1,4 @@
-"""Each test gets a machine of its own, freshly booted from the same image, and does what it likes in it as root."""
+"""Each test gets a machine of its own, pristine and booted, and does what it likes in it as root."""
 
 
 def test_machine_runs(readonly_vm):

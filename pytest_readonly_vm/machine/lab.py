@@ -116,9 +116,9 @@ class Lab:
         """
         config.check()
         _refuse_what_is_not_there(config)
+        order = self._order(config, name)
         instance = self._prefetch.take(config)
         if instance is None:
-            order = self._order(config, name)
             instance = self._starts[config.start].start(order)
         else:
             order = self._order(config, instance.name)
@@ -135,8 +135,9 @@ class Lab:
 
         Nothing happens where that would be no gain: if such a machine is not a copy of one that has booted.
         """
-        if config.start in ("auto", "clone") and self._templates.has(self._order(config, "")):
-            self._prefetch.expect(config, names)
+        with contextlib.suppress(VmError, OSError):  # which `start` will raise for who wants the machine
+            if config.start in ("auto", "clone") and self._templates.has(self._order(config, "")):
+                self._prefetch.expect(config, names)
 
     def _order(self, config: VmConfig, name: str, *, spare: bool = False) -> Order:
         with self._lock:

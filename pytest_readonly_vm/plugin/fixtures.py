@@ -26,7 +26,7 @@ class VmFactory(Protocol):
     """What the fixture ``readonly_vm_factory`` gives."""
 
     def __call__(self, *, name: str | None = None, **settings: object) -> "VirtualMachine":
-        """Boot one more machine: `vm_config` with these settings changed. It ends with the test at the latest.
+        """Start one more machine: `vm_config` with these settings changed. It ends with the test at the latest.
 
         :param name: shown in messages and process lists, beside the test's own name.
         """
@@ -70,7 +70,7 @@ def readonly_vm_factory(request: pytest.FixtureRequest, vm_config: VmConfig) -> 
 
 @pytest.fixture
 def readonly_vm(request: pytest.FixtureRequest, vm_config: VmConfig, readonly_vm_factory: VmFactory) -> Any:
-    """A freshly booted virtual machine for this test alone (or shared: --vm-scope), its base image read-only."""
+    """A pristine virtual machine for this test alone (or shared: --vm-scope), booted, its base image read-only."""
     if vm_config.scope == "function":
         Run.of(request.config).upcoming.ran(request.node, vm_config)
         return readonly_vm_factory()
@@ -165,7 +165,7 @@ def _shared_machine_fixture(scope: str) -> object:
                 with run.machine(config, request.node, scope) as vm:
                     yield vm
 
-    readonly_vm.__doc__ = f"A virtual machine that all tests of a {scope} share, freshly booted for the first of them."
+    readonly_vm.__doc__ = f"A virtual machine that all tests of a {scope} share, pristine for the first of them."
     _with_parameters(readonly_vm, ["request", f"vm_config_{scope}"])
     return pytest.fixture(scope=_pytest_scope(scope), name=f"readonly_vm_{scope}")(readonly_vm)  # type: ignore[call-overload]
 

@@ -59,7 +59,7 @@ class Summary:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self._boots and not self._checked and not self._changed:
             return
-        terminalreporter.section("virtual machines", sep="-")
+        terminalreporter.write_sep("-", "virtual machines")
         for line in self._start_lines():
             terminalreporter.write_line(line)
         if (wanted := terminalreporter.config.option.durations) is not None:

@@ -12,7 +12,7 @@ from tests.guests.debian import PASSWORD, debian
 from tests.guests.disk import PARTITION_START
 from tests.guests.tiny_linux import tiny_linux
 
-SHELL = VmConfig().replace(accel="tcg", channel="shell", boot_timeout=300)
+SHELL = VmConfig().replace(accel="tcg", channel="shell", start="cold", boot_timeout=300)
 
 
 @pytest.fixture

@@ -42,6 +42,22 @@ def test_other_arguments_are_another_layer() -> None:
     assert len({installed("vim"), installed("vim")}) == 1
 
 
+def test_one_function_around_other_values_is_another_layer() -> None:
+    def around(value: list[int]) -> GuestLayer:
+        @layer
+        def inner(vm: Any) -> None:
+            vm.did.append(value)
+
+        return inner
+
+    assert around([1]).key() != around([2]).key()
+    assert around([1]).key() == around([1]).key()
+
+
+def test_a_configuration_with_any_argument_has_a_hash() -> None:
+    assert hash(VmConfig().replace(layers=installed(["a", "b"]))) == hash(VmConfig().replace(layers=installed(["c"])))
+
+
 def test_other_code_is_another_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (module_with(tmp_path, monkeypatch, body) for body in ("vm.run('a')", "vm.run('b')"))
     assert first.key() != second.key()
