@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 
-from benchmarks import boots, channels, import_cost, overhead, seal_cost
+from benchmarks import boots, channels, clones, import_cost, overhead, seal_cost, starts
 from benchmarks.table import Table
 
 _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
@@ -11,6 +11,8 @@ _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
     "overhead": (overhead.tables, overhead.RUNS),
     "boots": (boots.tables, boots.RUNS),
     "channels": (channels.tables, channels.RUNS),
+    "starts": (starts.tables, starts.RUNS),
+    "in_a_row": (clones.in_a_row, clones.RUNS),
     "seal_cost": (seal_cost.tables, seal_cost.RUNS),
 }
 

@@ -1,4 +1,4 @@
-"""Owns `Samples`: the durations that one thing took each time it was measured. Pure."""
+"""Owns `Samples`: what one thing took each time it was measured. Pure."""
 
 import statistics
 from collections.abc import Iterable, Iterator
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Durations in seconds, in the order in which they were measured."""
+    """Durations in seconds, or bytes, in the order in which they were measured."""
 
-    seconds: tuple[float, ...]
+    values: tuple[float, ...]
 
     def __len__(self) -> int:
-        return len(self.seconds)
+        return len(self.values)
 
     def __iter__(self) -> Iterator[float]:
-        return iter(self.seconds)
+        return iter(self.values)
 
     def __add__(self, other: "Samples") -> "Samples":
         return Samples(tuple(mine + its for mine, its in zip(self, other, strict=True)))
@@ -26,15 +26,15 @@ class Samples:
 
     @property
     def minimum(self) -> float:
-        return min(self.seconds)
+        return min(self.values)
 
     @property
     def median(self) -> float:
-        return statistics.median(self.seconds)
+        return statistics.median(self.values)
 
     @property
     def maximum(self) -> float:
-        return max(self.seconds)
+        return max(self.values)
 
 
 def total(parts: Iterable[Samples]) -> Samples:

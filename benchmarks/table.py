@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 
 from benchmarks.samples import Samples
 
-_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6}
+_PER_ONE = {"s": 1.0, "ms": 1e3, "us": 1e6, "MB": 1e-6}
+"""How many of a unit there are in a second or in a byte."""
 
 
 @dataclass(slots=True)
 class Table:
-    """What `str` gives can be pasted into the README. `unit` is ``s``, ``ms`` or ``us``."""
+    """What `str` gives can be pasted into the README. `unit` is ``s``, ``ms``, ``us``; ``MB`` for bytes."""
 
     title: str
     unit: str
@@ -22,11 +23,11 @@ class Table:
 
     def note_minima(self, label: str, with_it: Samples, without: Samples) -> None:
         """Other work on the computer only ever adds time, so of noisy samples the minima are the ones to compare."""
-        difference = _PER_SECOND[self.unit] * (with_it.minimum - without.minimum)
+        difference = _PER_ONE[self.unit] * (with_it.minimum - without.minimum)
         self.notes.append(f"Difference of the minima, {label}: {_number(difference)} {self.unit}.")
 
     def __str__(self) -> str:
-        scale = _PER_SECOND[self.unit]
+        scale = _PER_ONE[self.unit]
         heads = ("", "min", "median", "max", "n")
         lines = [
             (label, *(_number(scale * value) for value in (row.minimum, row.median, row.maximum)), str(len(row)))

@@ -30,10 +30,15 @@ class Upcoming:
             return None
         cpus = len(os.sched_getaffinity(0))
         wanted = (cpus > 1) if config.prefetch == "auto" else int(config.prefetch)
-        following = self._next.session.items
-        start = following.index(self._next)
-        names = [item.name for item in following[start : start + wanted] if _likeness(item) == _likeness(self._next)]
-        return (config, names) if names else None
+        if not wanted:
+            return None
+        names = [self._next.name]
+        if wanted > 1:
+            items = self._next.session.items
+            start = items.index(self._next) + 1
+            following = items[start : start + wanted - 1]
+            names += [item.name for item in following if _likeness(item) == _likeness(self._next)]
+        return (config, names)
 
 
 def _likeness(item: pytest.Item) -> object:
