@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,7 +104,7 @@ class Lab:
         return spawner
 
     def start(self, config: VmConfig, *, name: str) -> VirtualMachine:
-        """Boot a machine and return it when its guest is ready. The caller closes it; `close` does so at the latest.
+        """Start a machine and return it when its guest is ready. The caller closes it; `close` does so at the latest.
 
         :raises ConfigurationError: the settings make no sense together or on this computer.
         :raises HostError: this computer lacks something.
@@ -117,11 +117,7 @@ class Lab:
         config.check()
         _refuse_what_is_not_there(config)
         order = self._order(config, name)
-        instance = self._prefetch.take(config)
-        if instance is None:
-            instance = self._starts[config.start].start(order)
-        else:
-            order = self._order(config, instance.name)
+        instance = self._prefetch.take(config, name) or self._starts[config.start].start(order)
         vm = self._adopt(order, instance)
         try:
             vm.prove_pristine()
@@ -130,14 +126,18 @@ class Lab:
             raise
         return vm
 
-    def expect(self, config: VmConfig, names: list[str]) -> None:
-        """Begin to start a machine for each name, to be there when `start` asks for one of this configuration.
+    def expect(self, wanted: Sequence[tuple[VmConfig, str]]) -> None:
+        """Begin to start machines, to be there when `start` asks for them; end what was expected and is not any more.
 
-        Nothing happens where that would be no gain: if such a machine is not a copy of one that has booted.
+        Nothing is started where that would be no gain: if a machine is not a copy of one that has booted.
         """
-        with contextlib.suppress(VmError, OSError):  # which `start` will raise for who wants the machine
-            if config.start in ("auto", "clone") and self._templates.has(self._order(config, "")):
-                self._prefetch.expect(config, names)
+        self._prefetch.expect([one for one in wanted if self._has_template(one[0])])
+
+    def _has_template(self, config: VmConfig) -> bool:
+        try:
+            return config.start in ("auto", "clone") and self._templates.has(self._order(config, ""))
+        except (VmError, OSError):  # which `start` will raise for who wants the machine
+            return False
 
     def _order(self, config: VmConfig, name: str, *, spare: bool = False) -> Order:
         with self._lock:
@@ -181,7 +181,7 @@ class Lab:
         return prefetch
 
     def _handle(self, order: Order, instance: Instance) -> VirtualMachine:
-        lineage = Lineage(order=order, start=self._starts[order.config.start], adopt=self._adopt)
+        lineage = Lineage(order=order, start=self._starts[order.config.start], adopt=self._adopt, record=self._record)
         return VirtualMachine(instance, lineage, progress=self._progress)
 
     def _adopt(self, order: Order, instance: Instance) -> VirtualMachine:

@@ -23,10 +23,14 @@ class Lineage:
     start: Start
     adopt: "Callable[[Order, Instance], VirtualMachine]"
     """Makes the lab the keeper of one more machine."""
+    record: Callable[[Order, Instance], None]
+    """Hears of every start that is not one of a machine for the lab to keep."""
 
     def pristine(self) -> Instance:
         """Another instance of the same order, as a test gets it."""
-        return self.start.start(self.order)
+        instance = self.start.start(self.order)
+        self.record(self.order, instance)
+        return instance
 
     def freeze(self, instance: Instance) -> Template:
         """The machine's present state; it runs on.

@@ -138,8 +138,8 @@ class Run:
 
     def look_ahead(self) -> None:
         """Have the next test's machine started, if it is known."""
-        if self.has_lab and (expected := self.upcoming.expected()) is not None:
-            self.lab.expect(*expected)
+        if self.has_lab:
+            self.lab.expect(self.upcoming.expected())
 
     def check_bases(self, item: pytest.Item) -> None:
         """Prove, when a test has ended, that the bases are what they were.

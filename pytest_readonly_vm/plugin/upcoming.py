@@ -24,21 +24,21 @@ class Upcoming:
         """This test will come after the one that is about to run."""
         self._next = item
 
-    def expected(self) -> tuple[VmConfig, list[str]] | None:
-        """The configuration of the next test's machine, and a name for each machine to start ahead; or None."""
+    def expected(self) -> list[tuple[VmConfig, str]]:
+        """The machines to start ahead: their configurations and names."""
         if self._next is None or (config := self._known.get(_likeness(self._next))) is None:
-            return None
+            return []
         cpus = len(os.sched_getaffinity(0))
         wanted = (cpus > 1) if config.prefetch == "auto" else int(config.prefetch)
         if not wanted:
-            return None
+            return []
         names = [self._next.name]
         if wanted > 1:
             items = self._next.session.items
             start = items.index(self._next) + 1
             following = items[start : start + wanted - 1]
             names += [item.name for item in following if _likeness(item) == _likeness(self._next)]
-        return (config, names)
+        return [(config, name) for name in names]
 
 
 def _likeness(item: pytest.Item) -> object:

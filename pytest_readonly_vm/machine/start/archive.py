@@ -42,6 +42,10 @@ class Archive:
             opened.pop_all()
         return template
 
+    def remove(self, key: str) -> None:
+        """Have the template of a key made anew by whoever needs it next."""
+        self._cache.remove(key)
+
     def save(self, key: str, template: Template, order: Order, *, layers: int) -> None:
         """Keep a template for later runs; where that is not possible, say why, and go on without."""
         config = order.config

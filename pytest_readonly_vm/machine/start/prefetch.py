@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from pytest_readonly_vm.config import VmConfig
@@ -11,7 +11,7 @@ from pytest_readonly_vm.machine.instance import Instance
 
 
 class Prefetch:
-    """The machines that are on their way or ready, each for one configuration. Any thread may call."""
+    """The machines that are on their way or ready, each for one configuration and name. Any thread may call."""
 
     def __init__(self, start: Callable[[VmConfig, str], Instance], discard: Callable[[Instance], None]) -> None:
         """`start` makes a machine of a name, or raises `VmError` when there is no room for one before its time."""
@@ -19,24 +19,25 @@ class Prefetch:
         self._discard = discard
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="readonly-vm prefetch")
-        self._coming: list[tuple[VmConfig, Future[Instance]]] = []
+        self._coming: dict[tuple[VmConfig, str], Future[Instance]] = {}
 
-    def expect(self, config: VmConfig, names: list[str]) -> None:
-        """Have a machine of this configuration for each name, and none of any other."""
+    def expect(self, wanted: Sequence[tuple[VmConfig, str]]) -> None:
+        """Have these machines, and no other."""
         with self._lock:
-            self._drop([one for one in self._coming if one[0] != config])
-            for name in names[len(self._coming) :]:
-                self._coming.append((config, self._thread.submit(self._start, config, name)))
+            for one in self._coming.keys() - set(wanted):
+                self._drop(self._coming.pop(one))
+            for one in wanted:
+                if one not in self._coming:
+                    self._coming[one] = self._thread.submit(self._start, *one)
 
-    def take(self, config: VmConfig) -> Instance | None:
-        """The machine that was expected for a configuration, once it is there; None if there is none."""
+    def take(self, config: VmConfig, name: str) -> Instance | None:
+        """The machine that was expected, once it is there; None if none was, or it could not be had."""
         with self._lock:
-            found = next((one for one in self._coming if one[0] == config), None)
-            if found is None:
-                return None
-            self._coming.remove(found)
+            found = self._coming.pop((config, name), None)
+        if found is None or found.cancel():  # one that has not been begun waits behind others
+            return None
         with contextlib.suppress(VmError):
-            instance = found[1].result()
+            instance = found.result()
             if instance.process.returncode is None:
                 return instance
             self._discard(instance)
@@ -44,15 +45,12 @@ class Prefetch:
 
     def close(self) -> None:
         """End what nobody wanted."""
-        with self._lock:
-            self._drop(list(self._coming))
+        self.expect(())
         self._thread.shutdown()
 
-    def _drop(self, unwanted: list[tuple[VmConfig, Future[Instance]]]) -> None:
-        for one in unwanted:
-            self._coming.remove(one)
-            if not one[1].cancel():
-                self._thread.submit(self._end, one[1])
+    def _drop(self, started: Future[Instance]) -> None:
+        if not started.cancel():
+            self._thread.submit(self._end, started)
 
     def _end(self, started: Future[Instance]) -> None:
         with contextlib.suppress(VmError):

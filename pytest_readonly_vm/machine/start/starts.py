@@ -36,13 +36,12 @@ class Clone:
 
     def start(self, order: Order) -> Instance:
         try:
-            template = self._templates.get(order, even_if_quick=True)
+            return _copy(order, self._templates, even_if_quick=True)
         except Unfrozen as unfrozen:
             if isinstance(unfrozen, Refused):
                 discard(order.loop, unfrozen.instance)
             origin = order.config.origin("start")
             raise ConfigurationError(f"{origin}: start=clone is not possible: {unfrozen}") from None
-        return clone(order, template)
 
 
 class Auto:
@@ -53,7 +52,7 @@ class Auto:
 
     def start(self, order: Order) -> Instance:
         try:
-            template = self._templates.get(order, even_if_quick=False)
+            return _copy(order, self._templates, even_if_quick=False)
         except Refused as refused:
             instance = refused.instance
             if order.config.snapshot != "overlay":
@@ -62,12 +61,19 @@ class Auto:
         except Unfrozen as unfrozen:
             instance = cold_start(order)
             reason = str(unfrozen)
-        else:
-            try:
-                return clone(order, template)
-            except StartFailed as failure:
-                reason = str(failure)
-                self._templates.refuse(order, reason)
-                instance = cold_start(order)
+        except StartFailed as failure:
+            reason = str(failure)
+            self._templates.refuse(order, reason)
+            instance = cold_start(order)
         instance.reason = reason
         return with_layers(order, instance)
+
+
+def _copy(order: Order, templates: Templates, *, even_if_quick: bool) -> Instance:
+    """A clone. When QEMU does not accept what an earlier run has kept, it is made anew."""
+    try:
+        return clone(order, templates.get(order, even_if_quick=even_if_quick))
+    except StartFailed:
+        if not templates.distrust(order):
+            raise
+    return clone(order, templates.get(order, even_if_quick=even_if_quick))

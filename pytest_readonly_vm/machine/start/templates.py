@@ -44,6 +44,8 @@ class Templates:
         self._on_boot = on_boot
         self._made: dict[str, Template] = {}
         self._refused: dict[str, str] = {}
+        self._loaded: set[str] = set()
+        self._distrusted: list[Template] = []  # not closed yet, as another thread may be using one at this moment
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def get(self, order: Order, *, even_if_quick: bool) -> Template:
@@ -64,6 +66,7 @@ class Templates:
                 raise Unfrozen(reason)
             if key not in self._made and archive is not None and (found := archive.load(key, order)):
                 self._made[key] = found
+                self._loaded.add(key)
             if key not in self._made:
                 if below:
                     made = self._layered(order, self._get(order, below, even_if_quick=True), len(below) - 1)
@@ -124,21 +127,36 @@ class Templates:
         """What happened to templates' files since they were frozen. Such a template is not used any more."""
         changed = {key: found for key, template in list(self._made.items()) if (found := template.difference())}
         for key in changed:
-            self._made.pop(key).close()
+            self._distrusted.append(self._made.pop(key))
         return list(changed.values())
 
     def has(self, order: Order) -> bool:
         """Whether the template of such a machine is there by now."""
-        return what_no_copy_has(order.config.qemu_args) is None and keys_of(order)[-1] in self._made
+        key = keys_of(order)[-1]
+        return key in self._made and key not in self._refused
 
     def refuse(self, order: Order, reason: str) -> None:
         """Do without the template of such a machine from now on, for a reason that turned up when it was used."""
         self._refused[keys_of(order)[-1]] = reason
 
+    def distrust(self, order: Order) -> bool:
+        """Forget what of such a machine is from an earlier run, here and there, and say whether there was something."""
+        archive = self._archive(order.config)
+        found = [key for key in keys_of(order) if key in self._loaded]
+        for key in found:
+            with self._locks[key]:
+                self._loaded.discard(key)
+                if archive is not None:
+                    archive.remove(key)
+                if template := self._made.pop(key, None):
+                    self._distrusted.append(template)
+        return bool(found)
+
     def close(self) -> None:
-        for template in self._made.values():
+        for template in (*self._made.values(), *self._distrusted):
             template.close()
         self._made.clear()
+        self._distrusted.clear()
 
 
 def has_one_ram(config: VmConfig) -> bool:

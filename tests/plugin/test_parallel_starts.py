@@ -1,0 +1,227 @@
+"""Machines that are started ahead, beside each other and by several processes; and what is left of them."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL
+from tests.plugin.test_starts import SLOWLY, lines_of_starts
+from tests.qemu.inner_run import InnerRun
+from tests.qemu.waiting import GENEROUS
+
+Run = Callable[..., pytest.RunResult]
+
+EMULATORS = """
+    import os, time
+    from pathlib import Path
+
+    def emulators():
+        "How many machines this process has at the moment."
+        found = 0
+        for entry in Path("/proc").iterdir():
+            try:
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1] if entry.name.isdecimal() else ""
+                found += parent == str(os.getpid()) and b"qemu-system" in (entry / "cmdline").read_bytes()
+            except OSError:
+                pass
+        return found
+
+    def wait_for(number):
+        deadline = time.monotonic() + 60
+        while emulators() != number:
+            assert time.monotonic() < deadline, f"{emulators()} machines, not {number}"
+            time.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def run(run_on: Run, pytester: pytest.Pytester) -> Run:
+    """As `run_on`; frozen guests are kept in a folder of the test's own."""
+    return lambda kind, *arguments: run_on(kind, f"--vm-cache={pytester.path / 'templates'}", *arguments)
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_the_next_machines_are_started_while_a_test_runs(pytester: pytest.Pytester, run: Run, ahead: int) -> None:
+    pytester.makepyfile(
+        emulators=EMULATORS,
+        test_it=f"""
+            import time
+            import pytest
+            from emulators import emulators, wait_for
+            ahead, ends = {ahead}, []
+            @pytest.mark.parametrize("number", range(4))
+            def test_it(readonly_vm, number):
+                if number:
+                    started_before = time.monotonic() - readonly_vm.seconds_since_start() < ends[-1]
+                    assert started_before == (ahead > 0)
+                wait_for(1 + min(ahead, 3 - number))
+                assert readonly_vm.name == f"test_it[{{number}}]"
+                ends.append(time.monotonic())
+            def test_last():
+                assert emulators() == 0
+        """,
+    )
+    result = run("hello", "--vm-start=clone", "--vm-budget=off", f"--vm-prefetch={ahead}")
+    result.assert_outcomes(passed=5)
+    assert lines_of_starts(result) == ["1 machine booted", "4 machines cloned"]
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def begin(pytester: pytest.Pytester, boot_sector: Callable[[str], Path], temporary: Path) -> Callable[..., InnerRun]:
+    """Begin a run on clones of the guest `hello`, with the next one always on its way."""
+
+    def begin(*arguments: str) -> InnerRun:
+        pytester.makepyfile(emulators=EMULATORS)
+        # Without a budget, for machines of others would be a reason to start none before its time.
+        options = [
+            f"--vm-cache={pytester.path / 'templates'}",
+            "--vm-start=clone",
+            "--vm-prefetch=1",
+            "--vm-budget=off",
+        ]
+        image = f"--vm-image={boot_sector('hello')}"
+        return InnerRun(pytester.path, image, *SMALL, *options, *arguments, temporary=temporary)
+
+    return begin
+
+
+def test_a_wrong_guess_leaves_nothing(
+    pytester: pytest.Pytester, begin: Callable[..., InnerRun], temporary: Path
+) -> None:
+    pytester.makepyfile("""
+        import pytest
+        from emulators import wait_for
+        def test_one(readonly_vm): wait_for(2)
+        class TestOther:
+            @pytest.fixture
+            def vm_memory(self): return "20M"
+            def test_two(self, readonly_vm):
+                assert readonly_vm.config.memory == 20 << 20
+                wait_for(2)
+        @pytest.fixture
+        def skipped(): pytest.skip()
+        def test_three(skipped, readonly_vm): pass
+    """)
+    with begin() as guessing:
+        assert guessing.wait() == pytest.ExitCode.OK, guessing.output
+        guessing.leaves_no_process()
+        assert "2 passed, 1 skipped" in guessing.output
+    assert list(temporary.glob("pytest-readonly-vm-*/*")) == []
+
+
+def test_a_look_ahead_fails_no_test_that_wants_no_machine(
+    pytester: pytest.Pytester, begin: Callable[..., InnerRun], boot_sector: Callable[[str], Path]
+) -> None:
+    (pytester.path / "base.img").write_bytes(boot_sector("hello").read_bytes())
+    pytester.makepyfile("""
+        import os
+        import pytest
+        from emulators import wait_for
+        @pytest.fixture
+        def vm_image(): return "base.img"
+        def test_culprit(readonly_vm):
+            wait_for(2)
+            os.utime("base.img")
+        def test_next(readonly_vm): pass
+        def test_innocent(): pass
+        def test_last(readonly_vm): pass
+    """)
+    with begin("-rpEf") as run:
+        assert run.wait() == pytest.ExitCode.TESTS_FAILED, run.output
+        assert "2 passed, 3 errors" in run.output
+        assert "PASSED test_a_look_ahead_fails_no_test_that_wants_no_machine.py::test_innocent" in run.output
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["control c", "SIGKILL"])
+def test_an_end_in_between_leaves_nothing_of_a_machine_and_of_the_next(
+    pytester: pytest.Pytester, begin: Callable[..., InnerRun], temporary: Path, is_killed: bool
+) -> None:
+    pytester.makepyfile("""
+        import pytest
+        from pathlib import Path
+        from emulators import wait_for
+        @pytest.mark.parametrize("number", range(9))
+        def test_it(readonly_vm, number):
+            wait_for(2)
+            if number == 1:
+                Path("both").touch()
+                readonly_vm.console.expect("never", timeout=600)
+    """)
+    with begin() as interrupted:
+        interrupted.reaches("both")
+        if is_killed:
+            interrupted.send(signal.SIGKILL)
+            interrupted.wait()
+        else:
+            interrupted.press_control_c()
+            assert interrupted.wait() == pytest.ExitCode.INTERRUPTED, interrupted.output
+        interrupted.leaves_no_process()
+        assert "INTERNALERROR" not in interrupted.output
+    assert is_killed or list(temporary.glob("pytest-readonly-vm-*/*")) == []
+    assert len(list((pytester.path / "templates").iterdir())) == 1
+
+
+def test_a_run_on_several_workers_boots_one_guest_and_the_next_run_none(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile("""
+        import pytest
+        @pytest.mark.parametrize("number", range(6))
+        def test_it(readonly_vm, number): pass
+    """)
+    for starts in (["1 machine booted", "6 machines cloned"], ["6 machines cloned"]):
+        result = run("hello", SLOWLY, "-n", "2", "--dist=load")
+        result.assert_outcomes(passed=6)
+        assert lines_of_starts(result) == starts
+
+
+def test_runs_that_share_a_small_budget_wait_for_each_other_and_say_so(
+    pytester: pytest.Pytester, boot_sector: Callable[[str], Path]
+) -> None:
+    pytester.makepyfile(
+        test_one="""
+            import time
+            from pathlib import Path
+            def test_it(readonly_vm):
+                Path("has").touch()
+                deadline = time.monotonic() + 60
+                while "waiting for 16 MiB and 1 CPU" not in Path("other.out").read_text():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+        """,
+        test_other="def test_it(readonly_vm): pass",
+    )
+    options = [
+        f"--vm-image={boot_sector('hello')}",
+        *SMALL,
+        "--vm-budget=16M,1",
+        "--vm-no-cache",
+        "-p",
+        "no:cacheprovider",
+    ]
+    # A folder in /dev/shm is where all runs on this computer meet: these two have one of their own.
+    script = """
+        mount -t tmpfs own /dev/shm || exit 77
+        touch other.out
+        "$@" test_one.py >one.out & one=$!
+        while kill -0 $one && [ ! -e has ]; do sleep 0.01; done
+        "$@" test_other.py >other.out; other=$?
+        wait $one && exit $other
+    """
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+    done = subprocess.run([*command, sys.executable, "-m", "pytest", *options], timeout=2 * GENEROUS, check=False)
+    if done.returncode == 77:
+        pytest.skip("needs a mount namespace")
+    outputs = [(pytester.path / f"{name}.out").read_text() for name in ("one", "other")]
+    assert done.returncode == 0, outputs
+    assert "test_it: waiting for 16 MiB and 1 CPU: 16 of 16 MiB" in outputs[1]
+    assert "waiting" not in outputs[0]
