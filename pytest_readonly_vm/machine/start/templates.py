@@ -102,6 +102,9 @@ class Templates:
             except Unfrozen as unfrozen:
                 self._refused[key] = str(unfrozen)
                 raise Refused(str(unfrozen), instance) from None
+            except BaseException:
+                discard(order.loop, instance)
+                raise
         except BaseException:
             if ram is not None:
                 os.close(ram)

@@ -1,0 +1,1 @@
+"""A pytest suite that `benchmarks.suites` runs; of no use by itself."""
