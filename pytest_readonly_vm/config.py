@@ -187,8 +187,8 @@ class VmConfig:
     )  # fmt: skip
     prefetch: str = _setting(
         "auto", whole_number_or("auto"), "N",
-        "start the next test's clone while a test runs: so many ahead, 0 for none, auto for one where there is more "
-        "than one CPU (default: auto)",
+        "start the next tests' clones while a test runs: so many ahead, 0 for none; auto: two, one in xdist's workers, "
+        "none where there is one CPU (default: auto)",
     )  # fmt: skip
     cache: Path | None = _setting(
         None, path, "DIR", "folder for frozen guests, from which later runs start (default: in the user's cache)"

@@ -26,7 +26,7 @@ class Channel(Protocol):
         """
 
     async def resume(self, parted: Mapping[str, Any]) -> None:
-        """Go on, in a copy of the guest, with a conversation that was parted from; returns as `open` does.
+        """Go on, in a copy of the guest, with a conversation that was parted from; its first use shows if it answers.
 
         :raises GuestDied, ChannelLost: as `execute`.
         """

@@ -125,7 +125,6 @@ class Shell:
         self._opening = self._port.losses
         self._reader = asyncio.ensure_future(self._read())
         self._files = JobFiles(parted["folder"], parted["number"])
-        await self.execute(b"", input=b"", stdout=bytes, stderr=bytes)
         self._is_ready = True
 
     # What comes from the guest.

@@ -73,11 +73,8 @@ class Access:
         except TimeoutError:
             raise self._silence(f"no channel answered in {timeout:g} s") from None
 
-    async def resume(self, name: str, parted: Mapping[str, Any], timeout: float) -> None:
-        """Go on with a conversation that the guest had when it was copied; if it does not, have all channels anew.
-
-        :raises ChannelError: none answered within `PATIENCE`.
-        """
+    async def resume(self, name: str, parted: Mapping[str, Any]) -> None:
+        """Go on with a conversation that the guest had when it was copied. Whether it does is up to the first use."""
         channel = self._channels[name]
 
         async def resumed() -> Channel:
@@ -86,12 +83,7 @@ class Access:
 
         self._search = asyncio.ensure_future(resumed())
         self._search.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
-            async with asyncio.timeout(timeout):
-                await self._process.race(asyncio.shield(self._search))
-        except (TimeoutError, ChannelError):
-            self.lose()
-            await self.channel()
+        await self._search
 
     async def part(self) -> tuple[str, Mapping[str, Any]] | None:
         """The name of the channel in use and what a copy of the guest needs to go on with it, if it can."""

@@ -57,6 +57,9 @@ async def _load(instance: Instance, template: Template, state: int) -> None:
     qmp = instance.qmp
     await greet(instance)
     await set_capabilities(qmp, without_shared_ram=template.ram is not None)
+    if not any(argument in ("-netdev", "-nic") for argument in instance.config.qemu_args):
+        # QEMU would announce the guest to its network, in which nobody else is, and the guest's services would react.
+        await qmp.command("migrate-set-parameters", {"announce-rounds": 0})
     await qmp.command("migrate-incoming", {"uri": f"fd:{state}"})
     if (await migrated(qmp)).data["status"] != "completed":
         reason = (await qmp.command("query-migrate")).get("error-desc", "it does not say why")

@@ -9,6 +9,9 @@ from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.machine.instance import Instance
 
+_AT_ONCE = 2
+"""More do not start faster: a guest that goes on keeps a CPU busy at first."""
+
 
 class Prefetch:
     """The machines that are on their way or ready, each for one configuration and name. Any thread may call."""
@@ -18,7 +21,7 @@ class Prefetch:
         self._start = start
         self._discard = discard
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="readonly-vm prefetch")
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="readonly-vm prefetch")
         self._coming: dict[tuple[VmConfig, str], Future[Instance]] = {}
 
     def expect(self, wanted: Sequence[tuple[VmConfig, str]]) -> None:
@@ -28,7 +31,7 @@ class Prefetch:
                 self._drop(self._coming.pop(one))
             for one in wanted:
                 if one not in self._coming:
-                    self._coming[one] = self._thread.submit(self._start, *one)
+                    self._coming[one] = self._threads.submit(self._start, *one)
 
     def take(self, config: VmConfig, name: str) -> Instance | None:
         """The machine that was expected, once it is there; None if none was, or it could not be had."""
@@ -46,11 +49,11 @@ class Prefetch:
     def close(self) -> None:
         """End what nobody wanted."""
         self.expect(())
-        self._thread.shutdown()
+        self._threads.shutdown()
 
     def _drop(self, started: Future[Instance]) -> None:
         if not started.cancel():
-            self._thread.submit(self._end, started)
+            self._threads.submit(self._end, started)
 
     def _end(self, started: Future[Instance]) -> None:
         with contextlib.suppress(VmError):

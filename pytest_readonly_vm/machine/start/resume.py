@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_readonly_vm.errors import ChannelError, GuestWarning, WaitTimeout
+from pytest_readonly_vm.errors import ChannelError, GuestWarning
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order
 from pytest_readonly_vm.machine.start.repair import repair_script
 
-_RESUME_PATIENCE = 5.0
-_REPAIR_PATIENCE = 30.0
+_RESUME_PATIENCE = 10.0
+_REPAIR_PATIENCE = 60.0
 
 
 def resume(order: Order, instance: Instance, conversation: tuple[str, Mapping[str, Any]] | None) -> None:
@@ -28,15 +28,25 @@ def resume(order: Order, instance: Instance, conversation: tuple[str, Mapping[st
 
 
 async def _resumed(instance: Instance, conversation: tuple[str, Mapping[str, Any]] | None, arch: str) -> str:
+    """What is left to complain of."""
     if conversation is None:
         return ""
-    errors = bytearray()
     try:
-        await instance.access.resume(*conversation, timeout=_RESUME_PATIENCE)
-        channel = await instance.access.channel()
-        script = repair_script(arch=arch, now=time.time(), machine_id=instance.config.machine_id)
+        async with asyncio.timeout(_RESUME_PATIENCE):
+            await instance.access.resume(*conversation)
+            return await _repaired(instance, arch)
+    except (TimeoutError, ChannelError):
+        instance.access.lose()
+    try:
         async with asyncio.timeout(_REPAIR_PATIENCE):
-            status = await channel.execute(script, input=b"", stdout=bytes, stderr=errors.extend)
-    except (TimeoutError, ChannelError, WaitTimeout) as error:
-        return str(error) or "its channel did not answer in time"
+            return await _repaired(instance, arch)
+    except (TimeoutError, ChannelError) as error:
+        return str(error) or f"its channel did not answer in {_REPAIR_PATIENCE:g} s"
+
+
+async def _repaired(instance: Instance, arch: str) -> str:
+    errors = bytearray()
+    channel = await instance.access.channel()
+    script = repair_script(arch=arch, now=time.time(), machine_id=instance.config.machine_id)
+    status = await channel.execute(script, input=b"", stdout=bytes, stderr=errors.extend)
     return errors.decode(errors="replace").strip() if status else ""
