@@ -20,6 +20,10 @@ _DEFAULT_MACHINE = {
 }
 _X86 = ("x86_64", "i386")
 
+_TRANSLATED = 256
+"""MiB of translated guest code that TCG keeps. With its usual 1024, a library's pages that a thousand processes ran
+gather so many translations that a boot loader, which writes over them byte by byte, takes minutes."""
+
 _DISKS = {
     "virtio": ("virtio-blk-{bus},drive=disk0",),
     "scsi": ("virtio-scsi-{bus},id=scsi0", "scsi-hd,drive=disk0,bus=scsi0.0"),
@@ -96,7 +100,7 @@ def command_line(
         "-display", "none",
         "-name", f"guest={_escaped(name)}",
         *_ram(wiring.ram, config.memory, machine),
-        "-accel", accelerator,
+        "-accel", f"tcg,tb-size={_TRANSLATED}" if accelerator == "tcg" else accelerator,
         *(("-cpu", cpu) if cpu else ()),
         "-smp", str(config.cpus),
         "-m", f"size={config.memory >> 10}K",

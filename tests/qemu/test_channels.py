@@ -35,7 +35,6 @@ GROUPS = (
     "debian-agent-clone",
     "debian-shell-clone",
     "debian-ssh-clone",
-    "debian-agent-revert",
     "alpine-shell-cold",
     "tiny-shell-cold",
     "tiny-shell-revert",

@@ -9,7 +9,7 @@ import pytest
 from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError, layer
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.conftest import STARTS
-from tests.qemu.waiting import GENEROUS
+from tests.qemu.waiting import GENEROUS, eventually
 
 
 def tiny(start: str, **settings: object) -> VmConfig:
@@ -172,7 +172,8 @@ class TestEveryStart:
         self, machine: Callable[..., VirtualMachine], start: str, tmp_path: Path, lab: Lab
     ) -> None:
         vm = machine(start, snapshot="overlay", keep="always", layers=with_line("a"))
-        vm.run("echo kept >/mnt/kept; sync")
+        vm.run("echo kept >/mnt/kept; sync; (sleep 0.2; poweroff -f) >/dev/null 2>&1 &")  # it minds no power button
+        eventually(lambda: not vm.is_running(), "the guest has powered off")
         vm.close(keep_overlay_as=tmp_path / "kept.qcow2")
         again = lab.start(tiny("cold").replace(image=tmp_path / "kept.qcow2"), name="again")
         assert again.run("cat /mnt/lines /mnt/kept").stdout == "a\nkept\n"

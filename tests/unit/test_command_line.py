@@ -24,7 +24,7 @@ def test_the_whole_line_of_an_ordinary_machine() -> None:
         "-display", "none",
         "-name", "guest=test_x",
         "-machine", "pc",
-        "-accel", "tcg",
+        "-accel", "tcg,tb-size=256",
         "-cpu", "max,-erms,-fsrm",
         "-smp", "1",
         "-m", "size=1048576K",

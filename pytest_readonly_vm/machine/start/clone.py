@@ -12,6 +12,8 @@ from pytest_readonly_vm.machine.start.cold import discard
 from pytest_readonly_vm.machine.start.resume import resume
 from pytest_readonly_vm.machine.start.template import Template, copies, migrated, set_capabilities
 
+_ANNOUNCEMENT = {"announce-rounds": 1, "announce-initial": 100_000, "announce-max": 100_000}  # milliseconds
+
 
 def clone(order: Order, template: Template, *, ram: int | None = None, freezable: bool = False) -> Instance:
     """Start a machine from a template, and return when its guest runs and is repaired.
@@ -58,8 +60,9 @@ async def _load(instance: Instance, template: Template, state: int) -> None:
     await greet(instance)
     await set_capabilities(qmp, without_shared_ram=template.ram is not None)
     if not any(argument in ("-netdev", "-nic") for argument in instance.config.qemu_args):
-        # QEMU would announce the guest to its network, in which nobody else is, and the guest's services would react.
-        await qmp.command("migrate-set-parameters", {"announce-rounds": 0})
+        # The guest would be told to announce itself to its network, in which nobody else is, and services react to it.
+        # Once and late instead of five times at once; not at all is what QEMU 7.2 crashes of when the guest reboots.
+        await qmp.command("migrate-set-parameters", _ANNOUNCEMENT)
     await qmp.command("migrate-incoming", {"uri": f"fd:{state}"})
     if (await migrated(qmp)).data["status"] != "completed":
         reason = (await qmp.command("query-migrate")).get("error-desc", "it does not say why")
