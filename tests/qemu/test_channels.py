@@ -36,7 +36,6 @@ GROUPS = (
     "debian-shell-clone",
     "debian-ssh-clone",
     "alpine-shell-cold",
-    "tiny-shell-cold",
     "tiny-shell-revert",
     "tiny-shell-clone",
 )

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -261,6 +262,7 @@ def test_an_interrupt_takes_the_request_back(folder: Path, other: Callable[..., 
     holder, waiter = other(), other()
     assert holder.told("take 1024 1") == "taken"
     waiter.told("take 1024 1")
+    time.sleep(0.3)  # in the midst of its own print, the interrupt would cost it its next words
     waiter.process.send_signal(signal.SIGINT)
     assert waiter.says() == "interrupted"
     assert [path.suffix for path in folder.iterdir()] == [".held"]
