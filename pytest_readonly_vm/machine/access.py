@@ -103,8 +103,9 @@ class Access:
                     usual = {task for task in pending if tasks[task].name == self._usual}
                     if usual:
                         done |= (await asyncio.wait(usual, timeout=_LEAD))[0]
-                    answered = {tasks[task].name: tasks[task] for task in done if not task.exception()}
-                    return answered.get(self._usual or "") or next(iter(answered.values()))
+                    # In the order of the channels, as a set of tasks that are done in the same moment has none.
+                    answered = [channel for task, channel in tasks.items() if task in done and not task.exception()]
+                    return min(answered, key=lambda channel: channel.name != self._usual)
             raise self._silence("no channel answered")
         finally:
             for task in tasks:
