@@ -17,10 +17,13 @@ from pytest_readonly_vm.values import (
     arguments,
     budget,
     count,
+    factor_or,
+    health,
     layers,
     nearest,
     one_of,
     path,
+    patterns,
     readiness,
     seconds,
     secret,
@@ -125,9 +128,36 @@ class VmConfig:
         "keep the overlay of a machine in the output folder: never, on-failure, always; its guest is shut down first, "
         "for at most 30 s (default: never)",
     )  # fmt: skip
+    evidence: str = _setting(
+        "retain-on-failure", one_of("on", "off", "retain-on-failure"), "WHEN",
+        "save what is known of the machines of a test in a folder of its own: on, always; retain-on-failure, if it "
+        "fails; off (default: retain-on-failure)",
+    )  # fmt: skip
+    capsule: str = _setting(
+        "never", one_of("never", "on-failure"), "WHEN",
+        "save the machines of a test that fails as they are at that moment, for readonly-vm resume: never, on-failure "
+        "(default: never)",
+    )  # fmt: skip
     output: Path = _setting(
-        Path("test-results"), path, "DIR", "folder for what is kept of a machine (default: test-results)"
+        Path("test-results"), path, "DIR",
+        "folder for evidence, capsules, overlays and whatever else is kept (default: test-results)",
+    )  # fmt: skip
+    report: Path | None = _setting(
+        None, path, "PATH", "write a page that shows the run: machines, boots, commands, tests; a single HTML file"
     )
+    panic_pattern: tuple[str, ...] = _setting(
+        (), patterns, "REGEX", "a line on the serial console that means that the guest has panicked, beside those of "
+        "Linux, BSD and Windows; repeatable", repeatable=True,
+    )  # fmt: skip
+    health: tuple[str, ...] = _setting(
+        (), health, "WHAT",
+        "fail a test whose guest shows, by its end: kernel, an oops, warning or hung task; units, a failed unit; "
+        "cores, a core dump; journal:REGEX, such a line; repeatable", repeatable=True,
+    )  # fmt: skip
+    health_allow: tuple[str, ...] = _setting(
+        (), patterns, "REGEX", "what the health gates are not to mind: lines, names of units; repeatable",
+        repeatable=True,
+    )  # fmt: skip
     tmpdir: Path | None = _setting(
         None,
         path,
@@ -158,8 +188,19 @@ class VmConfig:
     login: str | None = _setting(None, text, "NAME", "user to log in as at the serial console's prompt, for the shell")
     password: str | None = _setting(None, secret, "TEXT", "password for login; never shown")
     boot_timeout: float = _setting(
-        180.0, seconds, "SECONDS", "how long a guest may take to become ready (default: 180)", kind=float
-    )
+        90.0, seconds, "SECONDS", "how long a guest may take to become ready, times timeout-factor (default: 90)",
+        kind=float,
+    )  # fmt: skip
+    test_timeout: float = _setting(
+        120.0, seconds, "SECONDS", "how long a test with a machine may take that has no timeout of its own, boots "
+        "apart, times timeout-factor (default: 120)",
+        kind=float,
+    )  # fmt: skip
+    timeout_factor: str = _setting(
+        "auto", factor_or("auto"), "FACTOR",
+        "by how much guests are slower here than on the computers that these two times are meant for; auto: 1 with "
+        "KVM, 4 with TCG (default: auto)",
+    )  # fmt: skip
     ready: object = _setting(
         "auto", readiness, "WHAT",
         "when a guest counts as booted: auto, a channel answers and systemd has finished, or a login prompt shows; "

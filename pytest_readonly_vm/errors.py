@@ -12,7 +12,14 @@
     ├── ImageError               the base image is refused, before anything starts
     ├── BaseImageChanged         the base image is no longer what it was when the run opened it
     ├── StartFailed              QEMU did not come up
-    ├── GuestDied                QEMU ended while somebody was waiting for the guest
+    ├── GuestDied                the guest has come to its end, or QEMU with it, while somebody was waiting for it
+    │   ├── GuestPanicked        ... by a panic of its kernel
+    │   ├── GuestReset           ... by a reset that nobody asked for: a triple fault, a watchdog, a loop of reboots
+    │   ├── GuestShutDown        ... as it shut down or was powered off
+    │   └── QemuDied             ... as QEMU was killed, crashed, or was told to quit
+    ├── GuestPaused              QEMU has stopped the guest: its disk cannot be written or read
+    ├── GuestUnhealthy           a health gate found in the guest what should not be there
+    ├── GuestBroken              an earlier test has met the end of this machine, or of all of its kind
     ├── ConnectionLost           QEMU is alive, but its monitor or console no longer talks to us
     ├── ChannelError             no way to run commands in the guest answered
     │   └── ChannelLost          ... any more: the guest rebooted, or ended its side of the channel
@@ -80,7 +87,48 @@ class StartFailed(VmError):
 
 
 class GuestDied(VmError):
-    """QEMU ended while somebody was waiting for the guest, by whatever hand: guest, test, signal or crash."""
+    """The guest came to its end, or QEMU with it, while somebody was waiting for it, by whatever hand.
+
+    Raised as it is, and not as one of its kinds, where the machine was closed.
+    """
+
+
+class GuestPanicked(GuestDied):
+    """The guest's kernel has panicked. QEMU has paused it if its kernel told so; otherwise it hangs, or will reboot.
+
+    Attributes: `panic`, what the kernel said, empty if it said nothing on the serial console.
+    """
+
+    def __init__(self, message: str, *, panic: str = "") -> None:
+        super().__init__(message)
+        self.panic = panic
+
+
+class GuestReset(GuestDied):
+    """The guest has been reset and nobody asked for it. While it boots QEMU ends then; later the guest boots anew."""
+
+
+class GuestShutDown(GuestDied):
+    """The guest has shut down or powered itself off, and QEMU has ended with it."""
+
+
+class QemuDied(GuestDied):
+    """QEMU ended under the guest: killed by a signal, by a crash, by a refusal of its own, or told to quit."""
+
+
+class GuestPaused(VmError):
+    """QEMU has stopped the guest as its disk could not be written or read; the message says which, and why.
+
+    Nothing is lost: when the cause is gone, `VirtualMachine.resume` lets the guest go on.
+    """
+
+
+class GuestUnhealthy(VmError):
+    """A health gate has found in the guest what should not be there: a kernel oops, a failed unit, a core dump."""
+
+
+class GuestBroken(VmError):
+    """The machine, or all machines of its kind, cannot be trusted since an earlier test; the message says which."""
 
 
 class ConnectionLost(VmError):

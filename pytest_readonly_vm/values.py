@@ -15,6 +15,7 @@ from pytest_readonly_vm.layer import GuestLayer
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+)([KMGT])(?:i?B)?", re.IGNORECASE)
 _SMALLEST_MEMORY = 1 << 20
+_HEALTH_WORDS = ("kernel", "units", "cores")
 _READY_WORDS = ("auto", "channel", "agent", "shell", "ssh", "systemd", "none")
 
 
@@ -78,6 +79,21 @@ def seconds(value: object) -> float:
     return duration
 
 
+def factor_or(word: str) -> Callable[[object], str]:
+    """A parser for a positive number or one word."""
+
+    def parse(value: object) -> str:
+        written = str(value).strip()
+        if written != word:
+            try:
+                seconds(value)
+            except ValueError:
+                raise ValueError(f"{value!r} is neither a positive number nor {word}") from None
+        return written
+
+    return parse
+
+
 def switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -97,6 +113,38 @@ def arguments(value: object) -> tuple[str, ...]:
     if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
         return tuple(value)
     raise ValueError(f"{value!r} is not a list of texts")
+
+
+def patterns(value: object) -> tuple[str, ...]:
+    """Regular expressions, one or several."""
+    found = (value,) if isinstance(value, str) else value
+    if not isinstance(found, list | tuple):
+        raise ValueError(f"{value!r} is not a list of regular expressions")
+    return tuple(_pattern(text(one)) for one in found)
+
+
+def _pattern(written: str) -> str:
+    try:
+        re.compile(written)
+    except re.error as error:
+        raise ValueError(f"{written!r} is not a regular expression: {error}") from None
+    return written
+
+
+def health(value: object) -> tuple[str, ...]:
+    """What health gates look at, each by its name; several may be in one text, with commas between."""
+    if isinstance(value, list | tuple):
+        return tuple(dict.fromkeys(found for one in value for found in health(one)))
+    written = text(value).strip()
+    if written.startswith("journal:"):
+        return (f"journal:{_pattern(written.removeprefix('journal:'))}",)
+    names = tuple(name.strip() for name in written.split(","))
+    for name in names:
+        if name not in _HEALTH_WORDS:
+            raise ValueError(
+                f"{name!r} is none of {', '.join(_HEALTH_WORDS)}, journal:REGEX{nearest(name, _HEALTH_WORDS)}"
+            )
+    return names
 
 
 def one_of(*choices: str) -> Callable[[object], str]:
@@ -141,10 +189,7 @@ def readiness(value: object) -> object:
     if kind == "port" and argument.isdecimal() and 0 < int(argument) < 1 << 16:
         return written
     if kind == "console" and argument:
-        try:
-            re.compile(argument)
-        except re.error as error:
-            raise ValueError(f"{argument!r} is not a regular expression: {error}") from None
+        _pattern(argument)
     elif not (kind == "event" and re.fullmatch(r"[A-Z0-9_]+", argument)):
         forms = "console:PATTERN, event:QMP_EVENT_NAME, port:NUMBER, unit:NAME"
         raise ValueError(f"{written!r} is none of {', '.join(_READY_WORDS)}, {forms}{nearest(written, _READY_WORDS)}")

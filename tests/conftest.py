@@ -10,7 +10,7 @@ from tests.guests import bootsector
 READY = "hello"
 """What every boot-sector guest of the suite prints when it is up."""
 
-SMALL = ("--vm-memory=16M", f"--vm-ready=console:{READY}", "--vm-accel=tcg", "--vm-boot-timeout=60")
+SMALL = ("--vm-memory=16M", f"--vm-ready=console:{READY}", "--vm-accel=tcg", "--vm-boot-timeout=60", "--vm-timeout-factor=1")
 """Options for a run on a boot-sector guest."""
 
 

@@ -6,10 +6,13 @@ import contextlib
 import io
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.errors import ConnectionLost, GuestDied, WaitTimeout
+from pytest_readonly_vm.channels.chronicle import Chronicle
+from pytest_readonly_vm.channels.fate import Fate
+from pytest_readonly_vm.errors import ConnectionLost, GuestDied, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
 
@@ -42,14 +45,20 @@ class Console:
         self,
         loop: LoopThread,
         process: Process,
+        fate: Fate,
         port: socket.socket,
         log: Path,
         name: str,
         history: Transcript = NOTHING,
+        chronicle: Chronicle | None = None,
     ) -> None:
         """`history` is what the guest sent before it came to this process."""
         self._loop = loop
         self._process = process
+        self._fate = fate
+        self._chronicle = chronicle or Chronicle()
+        self.listeners: list[Callable[[str], None]] = []
+        """Functions, called on the loop with every piece of text that comes."""
         self._port = port
         self._name = name
         utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -85,13 +94,19 @@ class Console:
         text = self._decode(data)
         self._recent = (self._recent + text)[-_KEPT:]
         self._unread = (self._unread + text)[-_KEPT:]
+        for listener in self.listeners:
+            listener(text)
         self._news.set()
         self._news = asyncio.Event()
         return True
 
-    async def _read_rest(self) -> None:
+    def catch_up(self) -> None:
+        """Take in what the guest has sent by now; on the loop."""
         while self._port.fileno() != -1 and self._read():
             pass
+
+    async def _read_rest(self) -> None:
+        self.catch_up()
 
     def _testify(self) -> str:
         return f"Last console lines:\n{tail}" if (tail := self.tail()) else "The console stayed silent."
@@ -103,7 +118,12 @@ class Console:
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (match := self._take(pattern)):
                     self._require_attached()
-                    await self._process.race(self._news.wait())
+                    try:
+                        await self._fate.race(self._news.wait())
+                    except VmError:
+                        if match := self._take(pattern):  # which may be of what has stopped the guest
+                            return match
+                        raise
                 return match
         except TimeoutError:
             error = WaitTimeout(f"{self._name}: the console did not show {pattern.pattern!r} within {timeout:g} s")
@@ -180,10 +200,11 @@ class Console:
         :param pattern: a regular expression; a text is compiled with `re.MULTILINE`, so ``$`` means a line's end.
         :param timeout: seconds to wait.
         :raises WaitTimeout: it did not show; a note has the last lines.
-        :raises GuestDied: QEMU ended while waiting.
+        :raises GuestDied, GuestPaused: the guest was stopped while waiting.
         """
         compiled = re.compile(pattern, re.MULTILINE) if isinstance(pattern, str) else pattern
-        return self._loop.run(self.found(compiled, timeout))
+        with self._chronicle.noting("wait", f"console: {compiled.pattern}"):
+            return self._loop.run(self.found(compiled, timeout))
 
     def send(self, text: str | bytes, timeout: float = 30.0) -> None:
         r"""Type something; a line needs its ``\n``.

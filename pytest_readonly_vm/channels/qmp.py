@@ -17,6 +17,8 @@ from typing import Any, Self, TypeVar
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.message import Message
 
+from pytest_readonly_vm.channels.chronicle import Chronicle, Happening
+from pytest_readonly_vm.channels.fate import Fate
 from pytest_readonly_vm.errors import ConnectionLost, GuestDied, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
@@ -24,6 +26,7 @@ from pytest_readonly_vm.host.process import Process
 T = TypeVar("T")
 
 _EVENTS_KEPT = 1000
+_LONGEST_KEPT = 50  # items; the answer of query-qmp-schema has thousands
 _LONGEST_REPLY = 256 << 20  # bytes; a longer line would break the connection
 
 
@@ -52,6 +55,10 @@ class Qmp:
         """`client` is a connection that there is already."""
         self._loop = loop
         self._process = process
+        self.fate = Fate(process)
+        """What becomes of the guest; others of the machine wait by it, too."""
+        self.chronicle = Chronicle()
+        """Of the machine; others of the machine write to it, too."""
         self.name = name
         """The machine's, for messages."""
         self._is_closed = False
@@ -93,6 +100,7 @@ class Qmp:
         event = QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, time, self._heard)
         self._events.append(event)
         self._heard += 1
+        self.chronicle.note("event", event.name, detail=event.data)
         for listener in self.listeners:
             listener(event)
         if self._taken and (oldest := self._events[0].number) > min(self._taken):
@@ -125,6 +133,14 @@ class Qmp:
 
     async def _exchange(self, name: str, arguments: Mapping[str, object]) -> Any:
         self._require_open()
+        with self.chronicle.noting("qmp", name) as happening:
+            answer = await self._execute(name, arguments, happening)
+            is_long = isinstance(answer, list) and len(answer) > _LONGEST_KEPT
+            happening.detail = {"arguments": arguments, "return": f"{len(answer)} items" if is_long else answer}
+        return answer
+
+    async def _execute(self, name: str, arguments: Mapping[str, object], happening: Happening) -> Any:
+        happening.detail = {"arguments": arguments}
         try:
             return await self._client.execute(name, arguments or None)
         except ExecuteError as error:
@@ -156,14 +172,22 @@ class Qmp:
             self._client.send_fd_scm(descriptor)
             await self.command("getfd", {"fdname": name})
 
-    async def next_event(self, name: str, match: Match = None, timeout: float = 30.0) -> QmpEvent:
-        """As `wait_event`, on the loop."""
+    async def next_event(
+        self, name: str, match: Match = None, timeout: float = 30.0, *, of_guest: bool = False
+    ) -> QmpEvent:
+        """As `wait_event`, on the loop; the guest's end ends the wait only if it is for an event `of_guest`."""
+        race = self.fate.race_anew if of_guest else self._process.race
         try:
             async with asyncio.timeout(timeout):
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (event := self._take(name, match)):
                     self._require_open()
-                    await self._process.race(self._news.wait())
+                    try:
+                        await race(self._news.wait())
+                    except VmError:
+                        if event := self._take(name, match):  # which may be what has stopped the guest
+                            return event
+                        raise
                 return event
         except TimeoutError:
             error = WaitTimeout(f"{self.name}: no event {name} came within {timeout:g} s")
@@ -229,9 +253,10 @@ class Qmp:
         :param match: a function of the event, or a mapping whose items the event's ``data`` must have.
         :param timeout: seconds to wait.
         :raises WaitTimeout: it did not come; a note lists the events that did.
-        :raises GuestDied: QEMU ended while waiting.
+        :raises GuestDied, GuestPaused: the guest was stopped while waiting, of which QEMU reports something else.
         """
-        return self._loop.run(self.next_event(name, match, timeout))
+        with self.chronicle.noting("wait", f"event: {name}"):
+            return self._loop.run(self.next_event(name, match, timeout, of_guest=True))
 
     async def await_event(
         self,
@@ -240,7 +265,7 @@ class Qmp:
         timeout: float = 30.0,
     ) -> QmpEvent:
         """As `wait_event`, for async tests."""
-        return await self._from_elsewhere(self.next_event(name, match, timeout))
+        return await self._from_elsewhere(self.next_event(name, match, timeout, of_guest=True))
 
     async def _from_elsewhere(self, work: Coroutine[Any, Any, T]) -> T:
         return await self._loop.run_from_elsewhere(work)

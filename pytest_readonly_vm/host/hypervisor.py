@@ -8,6 +8,9 @@ from pytest_readonly_vm.host.accel import Accelerator, choose
 from pytest_readonly_vm.host.qemu import Qemu, find_qemu, find_qemu_img
 from pytest_readonly_vm.host.seal import Seal, choose_seal
 
+SLOWNESS = {"kvm": 1.0, "tcg": 4.0}
+"""By how much guests are slower under each accelerator, as a rule of thumb."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hypervisor:
@@ -21,6 +24,12 @@ class Hypervisor:
     def describe(self) -> str:
         """One line for people."""
         return f"QEMU {self.qemu.version} {self.qemu.arch}, {self.accelerator.describe()}"
+
+    def slowness(self, config: VmConfig) -> float:
+        """By how much the times in `config` that are meant for fast computers are to be multiplied here."""
+        if config.timeout_factor != "auto":
+            return float(config.timeout_factor)
+        return SLOWNESS.get(self.accelerator.name, 1.0)
 
 
 def find_hypervisor(config: VmConfig) -> Hypervisor:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pytest_readonly_vm.errors import GuestDied, VmError
+from pytest_readonly_vm.errors import GuestDied, QemuDied, VmError
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.seal import restrict_self
 
@@ -169,6 +169,8 @@ class Process:
         """Functions, called on the loop when the process has ended, that each give a piece of evidence."""
         self.drains: list[Callable[[], Awaitable[None]]] = []
         """Coroutine functions, run on the loop before anybody hears of the end, to take in what is still on its way."""
+        self.coroner: Callable[[str], GuestDied] = QemuDied
+        """Makes, of a sentence that says how the process ended, the error for whoever waited; on the loop."""
         self._loop = loop
         self._popen = popen
         self._on_end = on_end
@@ -248,7 +250,7 @@ class Process:
 
     def death(self) -> GuestDied:
         """The error for whoever waited for a process that has ended, with what is left of it as evidence."""
-        return self.with_evidence(GuestDied(f"{self.name}: QEMU {self.verdict()}"))
+        return self.with_evidence(self.coroner(f"{self.name}: QEMU {self.verdict()}"))
 
     def with_evidence(self, error: E) -> E:
         """Add what is known of the process to an error, as notes; on the loop."""

@@ -1,15 +1,54 @@
 """Owns a boot: from QEMU's first sign of life to a guest that is ready, and what is said when it does not get there."""
 
 import asyncio
+import re
 import time
 import warnings
+from dataclasses import dataclass
 
-from pytest_readonly_vm.errors import BootTimeout, GuestDied, GuestWarning
+from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.errors import BootTimeout, GuestDied, GuestPanicked, GuestReset, GuestWarning
+from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.machine.commands import Commands
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, greet
 from pytest_readonly_vm.machine.login import Login
 from pytest_readonly_vm.machine.readiness import Booting, Readiness, readiness
+
+_STAGES = (
+    (r"SeaBIOS|iPXE|BdsDxe|UEFI|U-Boot|OpenSBI", "its firmware"),
+    (r"Booting from|GRUB|Welcome to GRUB|SYSLINUX|systemd-boot|Loading Linux", "its boot loader"),
+    (r"Linux version |Copyright .* FreeBSD Project|NetBSD \d|OpenBSD \d", "its kernel"),
+    (r"Run /\S+ as init process|Loading, please wait|dracut", "its initramfs"),
+    (r"systemd\[1\]: |Welcome to |OpenRC|INIT: version|init: ", "its init system"),
+    (r"login: *$", "a login prompt"),
+)
+
+
+def stage(console: str) -> str:
+    """How far a boot has come, in words, by what the serial console has shown."""
+    reached = [words for pattern, words in _STAGES if re.search(pattern, console, re.MULTILINE)]
+    return reached[-1] if reached else "nothing that the console shows"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long a guest may take to boot."""
+
+    config: VmConfig
+    hypervisor: Hypervisor
+
+    @property
+    def seconds(self) -> float:
+        return self.config.boot_timeout * self.hypervisor.slowness(self.config)
+
+    def explain(self) -> str:
+        """Where the number comes from."""
+        origin = f"boot_timeout, from {self.config.origin('boot_timeout')}"
+        slowness = self.hypervisor.slowness(self.config)
+        if slowness == 1:
+            return origin
+        return f"{origin}: {self.config.boot_timeout:g} s, times {slowness:g} for {self.hypervisor.accelerator.name}"
 
 
 def boot(order: Order, instance: Instance) -> None:
@@ -23,24 +62,26 @@ def boot(order: Order, instance: Instance) -> None:
     guest = Booting(order.handle(instance), instance.qmp, instance.console, access, Commands(access, instance.name))
     typing = config.channel in ("auto", "shell") and (config.provision != "none" or config.login is not None)
     login = Login(config, instance.console, access) if typing else None
-    order.loop.run(_boot(guest, instance, readiness(config.ready), login))
+    limit = Limit(config, order.hypervisor)
+    with instance.qmp.chronicle.noting("boot", "boot"):
+        order.loop.run(_boot(guest, instance, readiness(config.ready), login, limit))
     instance.boot_phases = guest.phases
     instance.ready_after = time.monotonic() - instance.started
     if guest.failed_units:
         warnings.warn(f"{instance.name}: failed units: {', '.join(guest.failed_units)}", GuestWarning, stacklevel=2)
 
 
-async def _boot(guest: Booting, instance: Instance, ready: Readiness, login: Login | None) -> None:
-    process, config = instance.process, instance.config
+async def _boot(guest: Booting, instance: Instance, ready: Readiness, login: Login | None, limit: Limit) -> None:
+    process = instance.process
     await greet(instance)
     try:
-        async with asyncio.timeout(config.boot_timeout):
-            await _ready(guest, ready, login)
+        async with asyncio.timeout(limit.seconds):
+            await instance.qmp.fate.race(_ready(guest, ready, login))
             await allow_reboots(instance)
-    except GuestDied:
-        raise process.with_evidence(_boot_failure(instance)) from None
+    except GuestDied as death:
+        raise _boot_failure(instance, death) from None
     except TimeoutError:
-        raise process.with_evidence(_boot_timeout(instance, ready, login)) from None
+        raise process.with_evidence(_boot_timeout(instance, ready, login, limit)) from None
     instance.qmp.forget_events()
 
 
@@ -60,29 +101,32 @@ async def _ready(guest: Booting, ready: Readiness, login: Login | None) -> None:
             await asyncio.gather(typing, return_exceptions=True)
 
 
-def _boot_failure(instance: Instance) -> GuestDied:
-    reasons = [event.data.get("reason") for event in instance.qmp.events if event.name == "SHUTDOWN"]
-    because = f" ({reasons[-1]})" if reasons else ""
-    verdict = instance.process.verdict()
-    failure = GuestDied(f"{instance.name}: the guest ended while booting{because}: QEMU {verdict}")
-    if "guest-reset" in reasons:
+def _boot_failure(instance: Instance, death: GuestDied) -> GuestDied:
+    said = str(death).removeprefix(f"{instance.name}: ")
+    failure = type(death)(f"{instance.name}: while booting, {said}")
+    if isinstance(failure, GuestPanicked) and isinstance(death, GuestPanicked):
+        failure.panic = death.panic
+    if isinstance(failure, GuestReset):
         failure.add_note("A reset while booting is a crash (a triple fault, a panic) or a reboot without end.")
+    for note in death.__notes__:
+        failure.add_note(note)
     return failure
 
 
-def _boot_timeout(instance: Instance, ready: Readiness, login: Login | None) -> BootTimeout:
-    config, access = instance.config, instance.access
-    timeout = BootTimeout(
-        f"{instance.name}: the guest was not ready within {config.boot_timeout:g} s (boot_timeout, from "
-        f"{config.origin('boot_timeout')}): waited for {ready.describe()}"
+def _boot_timeout(instance: Instance, ready: Readiness, login: Login | None, limit: Limit) -> BootTimeout:
+    access = instance.access
+    error = BootTimeout(
+        f"{instance.name}: the guest was not ready within {limit.seconds:g} s ({limit.explain()}): "
+        f"waited for {ready.describe()}"
     )
+    error.add_note(f"By its console, it got as far as {stage(instance.console.text)}.")
     if access.found is None and access.is_possible:
-        timeout.add_note(f"No channel answered: {access.why_none()}")
+        error.add_note(f"No channel answered: {access.why_none()}")
     if login is not None and login.refusal:
-        timeout.add_note(f"Login at the console: {login.refusal}")
+        error.add_note(f"Login at the console: {login.refusal}")
     if not instance.console.tail():
-        timeout.add_note(
+        error.add_note(
             "A Linux guest uses its serial console when its kernel command line has console=ttyS0; with ready=none a "
             "guest counts as ready at once."
         )
-    return timeout
+    return error

@@ -98,6 +98,7 @@ def command_line(
         "-nodefaults",
         "-no-user-config",
         "-display", "none",
+        "-vnc", "none",  # so that a display can be opened for a person later
         "-name", f"guest={_escaped(name)}",
         *_ram(wiring.ram, config.memory, machine),
         "-accel", f"tcg,tb-size={_TRANSLATED}" if accelerator == "tcg" else accelerator,
@@ -105,7 +106,8 @@ def command_line(
         "-smp", str(config.cpus),
         "-m", f"size={config.memory >> 10}K",
         # A guest that reboots by itself while it boots has crashed, or will never be ready. Allowed again once ready.
-        "-action", "reboot=shutdown",
+        # One that panics is paused, to be looked at; how it tells is below.
+        "-action", "reboot=shutdown,panic=pause",
         *(("-sandbox", SANDBOX_ARGUMENT) if wiring.sandboxed else ()),
         "-chardev", f"socket,id=monitor,fd={wiring.monitor}",
         "-mon", "chardev=monitor,mode=control",
@@ -119,7 +121,8 @@ def command_line(
         *_network(config, bus),
         "-device", f"virtio-rng-{bus}",
         *(("-vga", "std") if arch in _X86 and _type_of(machine) != "microvm" else ()),
-        *(("-device", "vmgenid,guid=auto") if _has_generation_id(config, arch, machine) else ()),
+        *(("-device", "vmgenid,guid=auto") if _has_device_of_pcs("vmgenid", config, arch, machine) else ()),
+        *(("-device", "pvpanic") if _has_device_of_pcs("pvpanic", config, arch, machine) else ()),
         *(("-incoming", "defer") if wiring.waits_for_state else ()),
         *config.qemu_args,
     )  # fmt: skip
@@ -135,9 +138,11 @@ def _ram(ram: RamWire | None, size: int, machine: str | None) -> tuple[str, ...]
     return ("-machine", named, "-object", f"{backend},id=ram,size={size >> 10}K")
 
 
-def _has_generation_id(config: VmConfig, arch: str, machine: str | None) -> bool:
-    """Whether the machine can tell its guest that it is a copy, at which Linux makes its random numbers anew."""
-    users = any(argument.startswith("vmgenid") for argument in config.qemu_args)
+def _has_device_of_pcs(device: str, config: VmConfig, arch: str, machine: str | None) -> bool:
+    """Whether the machine gets a device of which it can have but one: ``vmgenid``, by which a guest knows that it is a
+    copy, at which Linux makes its random numbers anew; ``pvpanic``, by which it tells that its kernel has panicked.
+    """
+    users = any(argument.startswith(device) for argument in config.qemu_args)
     return arch in _X86 and _type_of(machine) in ("pc", "q35") and not users
 
 

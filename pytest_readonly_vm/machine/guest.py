@@ -1,31 +1,54 @@
 """Owns what a test does inside a guest: commands, files, waits. The blocking face of what runs on the loop."""
 
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+from pytest_readonly_vm.channels.chronicle import Chronicle
 from pytest_readonly_vm.channels.command import CommandResult
+from pytest_readonly_vm.channels.fate import Fate
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.machine.access import Access
 from pytest_readonly_vm.machine.commands import Commands
 from pytest_readonly_vm.machine.files import Files, Progress
 from pytest_readonly_vm.machine.waits import Waits
 
+T = TypeVar("T")
+
 
 class Guest:
     """The inside of a machine, over whatever channel it has.
 
     Each method looks for a channel if none has answered yet, for at most 60 seconds. Beside what they say, all raise
-    `ChannelError` when no channel answers, `ChannelLost` when the guest reboots or ends the channel meanwhile, and
-    `GuestDied` when QEMU ends.
+    `ChannelError` when no channel answers, `ChannelLost` when the guest reboots or ends the channel meanwhile,
+    `GuestDied` when the guest panics, is reset, shuts down, or QEMU ends, `GuestPaused` when its disk fails; at once.
     """
 
-    def __init__(self, *, loop: LoopThread, access: Access, name: str, scratch: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        *,
+        loop: LoopThread,
+        access: Access,
+        fate: Fate,
+        chronicle: Chronicle,
+        name: str,
+        scratch: Path,
+        progress: Progress,
+    ) -> None:
         self._loop = loop
         self._access = access
+        self._fate = fate
+        self._chronicle = chronicle
         self._commands = Commands(access, name)
         self._files = Files(access, self._commands, name, scratch, progress)
         self._waits = Waits(self._commands, name)
+
+    def _do(self, kind: str, what: str, work: Awaitable[T]) -> T:
+        """Have something done in the guest, unless the guest comes to its end meanwhile; a chapter of the chronicle."""
+        with self._chronicle.noting(kind, what):
+            return self._loop.run(self._fate.race(work))
 
     @property
     def channel(self) -> str | None:
@@ -59,7 +82,7 @@ class Guest:
         :raises CommandTimeout: it took longer; the notes have what it had printed so far.
         """
         work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
-        return self._loop.run(work)
+        return self._loop.run(self._ran(command, work))
 
     async def arun(
         self,
@@ -74,7 +97,13 @@ class Guest:
     ) -> CommandResult:
         """As `run`, for async tests: asyncio, pytest-asyncio, anyio, trio. When it is cancelled, so is the command."""
         work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
-        return await self._loop.run_from_elsewhere(work)
+        return await self._loop.run_from_elsewhere(self._ran(command, work))
+
+    async def _ran(self, command: str | Sequence[str], work: Awaitable[CommandResult]) -> CommandResult:
+        with self._chronicle.noting("command", _shown(command)) as happening:
+            result = await self._fate.race(work)
+            happening.outcome = f"exit code {result.exit_code}" if result.exit_code else ""
+        return result
 
     # Files.
 
@@ -85,7 +114,7 @@ class Guest:
 
         :raises TransferError: it cannot be read here or written there, or its checksum differs there.
         """
-        self._loop.run(self._files.push(Path(local), remote))
+        self._do("file", f"push {local} {remote}", self._files.push(Path(local), remote))
 
     def pull(self, remote: str, local: str | os.PathLike[str]) -> None:
         """Copy a file or a folder's contents out of the guest; modes (not set-user-ID) and times are kept.
@@ -94,14 +123,14 @@ class Guest:
 
         :raises TransferError: it cannot be read there or written here, or its checksum differs here.
         """
-        self._loop.run(self._files.pull(remote, Path(local)))
+        self._do("file", f"pull {remote} {local}", self._files.pull(remote, Path(local)))
 
     def read_bytes(self, path: str) -> bytes:
         """The content of a file in the guest.
 
         :raises TransferError: it cannot be read.
         """
-        return self._loop.run(self._files.read(path))
+        return self._do("file", f"read {path}", self._files.read(path))
 
     def read_text(self, path: str) -> str:
         """As `read_bytes`, as UTF-8.
@@ -115,7 +144,7 @@ class Guest:
 
         :raises TransferError: it cannot be written.
         """
-        self._loop.run(self._files.write(path, content, mode))
+        self._do("file", f"write {path}", self._files.write(path, content, mode))
 
     def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
         """As `write_bytes`, as UTF-8."""
@@ -129,7 +158,7 @@ class Guest:
         :param timeout: seconds.
         :raises WaitTimeout: it did not succeed in time; the notes have its last result.
         """
-        return self._loop.run(self._waits.until_succeeds(command, timeout))
+        return self._do("wait", f"success of {_shown(command)}", self._waits.until_succeeds(command, timeout))
 
     def wait_for_unit(self, unit: str, timeout: float = 60.0) -> None:
         """Wait until a systemd unit is active.
@@ -137,25 +166,25 @@ class Guest:
         :raises VmError: it failed; the notes have its status.
         :raises WaitTimeout: it is not active in time; the notes have its state.
         """
-        self._loop.run(self._waits.for_unit(unit, timeout))
+        self._do("wait", f"unit {unit}", self._waits.for_unit(unit, timeout))
 
     def wait_for_port(self, port: int, timeout: float = 60.0) -> None:
         """Wait until somebody in the guest listens on a TCP port.
 
         :raises WaitTimeout: nobody does in time; the notes have the ports that have a listener.
         """
-        self._loop.run(self._waits.for_port(port, timeout))
+        self._do("wait", f"port {port}", self._waits.for_port(port, timeout))
 
     def wait_for_file(self, path: str, timeout: float = 60.0) -> None:
         """Wait until there is a file, folder or whatever at a path.
 
         :raises WaitTimeout: there is none in time; the notes have what its folder holds.
         """
-        self._loop.run(self._waits.for_file(path, timeout))
+        self._do("wait", f"file {path}", self._waits.for_file(path, timeout))
 
     def boot_id(self) -> str:
         """What the guest's kernel calls this boot; another after each reboot."""
-        return self._loop.run(self._waits.boot_id())
+        return self._do("command", "boot id", self._waits.boot_id())
 
     def wait_for_boot(self, before: str, timeout: float = 300.0) -> None:
         """Wait until the guest has booted anew and a channel answers.
@@ -163,4 +192,9 @@ class Guest:
         :param before: what `boot_id` was.
         :raises WaitTimeout: it has not in time.
         """
-        self._loop.run(self._waits.for_boot(before, timeout))
+        with self._fate.expecting_reset(), self._chronicle.noting("wait", "boot"):
+            self._loop.run(self._fate.race_anew(self._waits.for_boot(before, timeout)))
+
+
+def _shown(command: str | Sequence[str]) -> str:
+    return command if isinstance(command, str) else shlex.join(command)

@@ -1,5 +1,7 @@
 """Owns one QEMU process with everything that is connected to it, and the orderly end of all that."""
 
+import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -21,6 +23,7 @@ from pytest_readonly_vm.machine.access import Access
 
 _POWERDOWN_PATIENCE = 30.0
 _QUIT_PATIENCE = 2.0
+_GOODBYE_PATIENCE = 10.0  # for the connections, once there is nobody at their other end
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -71,6 +74,12 @@ class Instance:
     ssh: Ssh | None = None
     """A connection beside the channel in use, once somebody wanted one."""
 
+    async def trouble(self) -> VmError | None:
+        """What brought the guest to its end, if something did; on the loop."""
+        if (cause := self.qmp.fate.cause or self.qmp.fate.first_cause) is not None:
+            return cause()
+        return None if self.process.returncode is None else self.process.death()
+
     async def end(self, *, powerdown: bool = False) -> None:
         """Ask QEMU to quit, tell it, kill it, each with its own deadline; on the loop.
 
@@ -86,10 +95,12 @@ class Instance:
                 await self.process.wait_ended(_QUIT_PATIENCE)
             await self.process.end()
         finally:
-            if self.ssh is not None:
-                await self.ssh.close()
-            await self.access.close()
-            await self.qmp.disconnect()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_GOODBYE_PATIENCE):
+                    if self.ssh is not None:
+                        await self.ssh.close()
+                    await self.access.close()
+                    await self.qmp.disconnect()
             self.monitor.close()
             self.console.close()
             for line in self.lines.values():

@@ -36,6 +36,7 @@ from pytest_readonly_vm.machine.access import Access
 from pytest_readonly_vm.machine.command_line import DiskLayer, PortWire, RamWire, Wiring, command_line, virtio_bus
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.provision import Provision, provision
+from pytest_readonly_vm.machine.vitals import Vitals
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -180,7 +181,9 @@ def connect(
     :param others: further attributes of the instance.
     """
     config, name, loop = order.config, order.name, order.loop
-    console = Console(loop, process, lines["console"].dup(), folder / "console.log", name, history)
+    log = folder / "console.log"
+    console = Console(loop, process, qmp.fate, lines["console"].dup(), log, name, history, qmp.chronicle)
+    Vitals(process, qmp, console, folder=folder, name=name, panic_patterns=config.panic_pattern)
     network = Network(loop, qmp, name)
     channels: dict[str, Channel] = {
         device: make(Port(process, qmp, lines[device].dup(), device=device, name=name), name)

@@ -43,3 +43,11 @@ class Forks(tuple["VirtualMachine", ...]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass(slots=True)
+class Panic:
+    """A panic that a test expects."""
+
+    text: str = ""
+    """What the kernel said, once it has panicked; empty if it said nothing on the serial console."""

@@ -1,26 +1,25 @@
 """Owns `VirtualMachine`: what a test holds of a running guest, and the guest's orderly end."""
 
+import asyncio
 import contextlib
 import os
-import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_readonly_vm.channels.network import Forward
-from pytest_readonly_vm.channels.ssh import Ssh
-from pytest_readonly_vm.errors import ChannelLost, VmError, WaitTimeout
-from pytest_readonly_vm.host.ssh_key import public_key
+from pytest_readonly_vm.channels.chronicle import Chronicle
+from pytest_readonly_vm.errors import ChannelLost, GuestPanicked, VmError, WaitTimeout
 from pytest_readonly_vm.machine.export import export_disk, keep_overlay
 from pytest_readonly_vm.machine.files import Progress
-from pytest_readonly_vm.machine.guest import Guest
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.lineage import Lineage
-from pytest_readonly_vm.machine.moments import Checkpoint, Forks
+from pytest_readonly_vm.machine.moments import Checkpoint, Forks, Panic
+from pytest_readonly_vm.machine.reach import Reachable
 from pytest_readonly_vm.machine.start.proof import prove_pristine
 from pytest_readonly_vm.machine.start.template import close_all, copies
 
 
-class VirtualMachine(Guest):
+class VirtualMachine(Reachable):
     """A guest that runs, and QEMU around it.
 
     Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `screen`, its
@@ -41,9 +40,16 @@ class VirtualMachine(Guest):
         self.closed = False
         self._move_into(instance)
 
-    def _move_into(self, instance: Instance) -> None:
+    def _move_into(self, instance: Instance, how: str = "start") -> None:
+        instance.qmp.chronicle.note("start", f"{how}: {instance.manner}", seconds=instance.ready_after)
         super().__init__(
-            loop=self._loop, access=instance.access, name=self.name, scratch=instance.folder, progress=self._progress
+            loop=self._loop,
+            access=instance.access,
+            fate=instance.qmp.fate,
+            chronicle=instance.qmp.chronicle,
+            name=self.name,
+            scratch=instance.folder,
+            progress=self._progress,
         )
         self._instance = instance
         self.qmp = instance.qmp
@@ -51,6 +57,22 @@ class VirtualMachine(Guest):
         self.screen = instance.screen
         self.folder = instance.folder
         self.boot_phases = instance.boot_phases
+
+    def _follow(self, old: Instance, new: Instance, how: str) -> None:
+        new.qmp.chronicle.follow(old.qmp.chronicle)
+        self._move_into(new, how)
+
+    @property
+    def chronicle(self) -> Chronicle:
+        """What was done to the machine and what it reported, with times: the last 5000 happenings."""
+        return self._chronicle
+
+    @property
+    def trouble(self) -> VmError | None:
+        """What brought the guest to its end, if something did since its last start: a panic, a reset that nobody asked
+        for, a disk that cannot be written, the end of QEMU.
+        """
+        return self._loop.run(self._instance.trouble())
 
     def __repr__(self) -> str:
         return f"<VirtualMachine {self.name} pid={self.pid}{'' if self.is_running() else ' ended'}>"
@@ -76,13 +98,6 @@ class VirtualMachine(Guest):
         return self._instance.process.stderr()
 
     @property
-    def monitor_command(self) -> str | None:
-        """A command to paste into another terminal for a second monitor, with ``monitor=on``; otherwise None."""
-        return (
-            f"qmp-shell -H {shlex.quote(str(self._instance.human_monitor))}" if self._instance.human_monitor else None
-        )
-
-    @property
     def boot_seconds(self) -> float:
         """From the start of QEMU until the guest was ready."""
         return self._instance.ready_after
@@ -91,6 +106,21 @@ class VirtualMachine(Guest):
     def manner(self) -> str:
         """How the machine came to be: ``boot``, ``clone`` or ``revert``."""
         return self._instance.manner
+
+    @property
+    def reason(self) -> str:
+        """Why it came to be in no better way, if there is a reason."""
+        return self._instance.reason
+
+    @property
+    def accelerator(self) -> str:
+        """By what it runs, and why by that: ``tcg (asked for by --vm-accel)``."""
+        return self._lineage.order.hypervisor.accelerator.describe()
+
+    @property
+    def slowness(self) -> float:
+        """By how much times that are meant for fast computers are to be multiplied for it: see ``timeout_factor``."""
+        return self._lineage.order.hypervisor.slowness(self.config)
 
     def seconds_since_start(self) -> float:
         """How long ago QEMU was started."""
@@ -121,9 +151,10 @@ class VirtualMachine(Guest):
         :raises WaitTimeout: it has not within `timeout` seconds.
         :raises ChannelError: no channel answers, by which it could be asked or heard; see `hard` and `wait`.
         """
-        before = self.boot_id() if wait or not hard else ""
+        before = self.boot_id() if not hard or (wait and self._fate.cause is None) else ""
         if hard:
             self.qmp.execute("system_reset")
+            self.qmp.execute("cont")  # one that has panicked stands still
         else:
             with contextlib.suppress(ChannelLost):
                 # An init that is a script does not mind being asked.
@@ -142,61 +173,27 @@ class VirtualMachine(Guest):
             error.add_note(f"Last console lines:\n{self.console.tail()}")
             raise error
 
-    # Ways in.
+    @contextlib.contextmanager
+    def expect_panic(self, timeout: float = 60.0) -> Iterator[Panic]:
+        """A context in which the guest is to panic; when it has, the rest of the context is left, without an error.
 
-    def forward(self, guest_port: int, *, host_port: int = 0, udp: bool = False) -> Forward:
-        """Make a port of the guest reachable from this computer, and from no other; return host and port.
+        The guest stands still afterwards, or reboots if it is made to: look at its console and screen, then `reset`.
 
-        :param host_port: the port on the host's loopback; 0 lets QEMU take a free one.
-        :param udp: a UDP port; otherwise TCP.
-        :raises VmError: the machine has no network, or the port on the host is taken.
+        :param timeout: seconds that it may take once the end of the context is reached.
+        :raises WaitTimeout: it has not panicked by then.
         """
-        return self._instance.network.forward(guest_port, host_port=host_port, udp=udp)
-
-    def unforward(self, address: tuple[str, int], *, udp: bool = False) -> None:
-        """Close what `forward` opened."""
-        self._instance.network.unforward(address, udp=udp)
-
-    def ssh_command(self) -> str:
-        """A command to paste into another terminal that logs in as root; it works as long as the machine lives.
-
-        If commands go over another channel, that is used to let the run's key in, and a port is forwarded now.
-
-        :raises ChannelError: sshd does not answer, or the guest cannot be reached to let the key in.
-        """
-        return self._opened_ssh().ssh_command()
-
-    def ssh_config(self, path: str | os.PathLike[str], *, alias: str = "guest") -> Path:
-        """Write a configuration under which `alias` is this guest, for ``ssh -F``, Ansible, fabric, paramiko.
-
-        :raises ChannelError: as `ssh_command`.
-        """
-        written = Path(path)
-        written.write_text(self._opened_ssh().ssh_config(alias))
-        return written
-
-    def _opened_ssh(self) -> Ssh:
-        instance = self._instance
-        found = instance.access.found
-        if isinstance(found, Ssh):
-            return found
-        if instance.ssh is None:
-            ssh = instance.make_ssh()
-            key = public_key(ssh.key)
-            self.run("umask 077; mkdir -p ~/.ssh && cat >>~/.ssh/authorized_keys", input=f"\n{key}\n")
-            self._loop.run(instance.access.opened(ssh))
-            instance.ssh = ssh
-        return instance.ssh
-
-    def how_to_connect(self) -> str:
-        """What a person can paste to look at the machine while it lives, a line each."""
-        lines = [f"{self.name}: QEMU is process {self.pid}, its folder {self.folder}"]
-        lines.append(f"console: tail -f {shlex.quote(str(self.console.log_path))}")
-        if self.monitor_command:
-            lines.append(f"monitor: {self.monitor_command}")
-        if self._instance.ssh is not None or self.channel == "ssh":
-            lines.append(f"root shell: {self.ssh_command()}")
-        return "\n".join(lines)
+        panic = Panic()
+        fate, loop = self._fate, self._loop
+        with contextlib.suppress(GuestPanicked, ChannelLost):
+            yield panic
+        try:
+            loop.run(fate.race(asyncio.sleep(timeout)))
+        except GuestPanicked as panicked:
+            panic.text = panicked.panic
+        else:
+            error = WaitTimeout(f"{self.name}: the guest did not panic within {timeout:g} s")
+            error.add_note(f"Last console lines:\n{self.console.tail()}")
+            raise error
 
     def export(self, path: str | os.PathLike[str], *, format: str = "qcow2", timeout: float = 600.0) -> None:
         """Write the disk, as it is at this moment, to a new image that needs no other; the guest runs on meanwhile.
@@ -230,7 +227,7 @@ class VirtualMachine(Guest):
         """
         old = self._instance
         is_retired = old.retire is not None and old.retire()
-        self._move_into(self._lineage.pristine())
+        self._follow(old, self._lineage.pristine(), "reset")
         if not is_retired:
             self._end(old)
         self.prove_pristine()
@@ -265,7 +262,7 @@ class VirtualMachine(Guest):
         if checkpoint not in self._checkpoints:
             raise VmError(f"{self.name}: the checkpoint is closed or another machine's")
         old = self._instance
-        self._move_into(self._lineage.copy(checkpoint.template))
+        self._follow(old, self._lineage.copy(checkpoint.template), "restore")
         self._end(old)
 
     def forget(self, checkpoint: Checkpoint) -> None:

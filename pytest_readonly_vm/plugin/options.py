@@ -16,6 +16,9 @@ from pytest_readonly_vm.values import nearest
 _PREFIX = "PYTEST_VM_"
 _INI_TYPES = {str: "string", int: "int", float: "float", bool: "bool"}
 
+_SEPARATORS = {"image": os.pathsep, "layers": None}
+"""Where several values in an environment variable part; None is white space."""
+
 _given = pytest.StashKey[Mapping[str, Given]]()
 _images = pytest.StashKey[tuple[Given, ...]]()
 
@@ -33,7 +36,7 @@ def add_options(parser: pytest.Parser) -> None:
         else:
             action = "append" if setting.repeatable else "store"
             group.addoption(option, dest=f"vm_{name}", action=action, metavar=setting.metavar, help=setting.help)
-        kind = {"image": "linelist", "layers": "linelist", "qemu_args": "args"}.get(name, _INI_TYPES[setting.kind])
+        kind = "args" if name == "qemu_args" else "linelist" if setting.repeatable else _INI_TYPES[setting.kind]
         parser.addini(f"vm_{name}", f"as {option}: {setting.help}", type=kind, default=None)  # type: ignore[arg-type]
 
 
@@ -79,7 +82,7 @@ def _find(config: pytest.Config, name: str) -> Given | None:
         value = " ".join(value) if name == "qemu_args" else value
         return Given(value, f"--vm-{name.replace('_', '-')}", here)
     if (value := os.environ.get(_PREFIX + name.upper())) is not None:
-        value = value.split(os.pathsep) if name == "image" else value.split() if name == "layers" else value
+        value = value.split(_SEPARATORS[name]) if name in _SEPARATORS else value
         return Given(value, _PREFIX + name.upper(), here)
     origin = f"{config.inipath.name if config.inipath else 'ini'}: vm_{name}"
     try:

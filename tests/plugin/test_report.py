@@ -77,7 +77,7 @@ def test_a_guest_that_resets_while_booting_is_told_from_a_slow_one(pytester: pyt
     result = run_on("triple_fault", "--vm-ready=console:never")
     result.stdout.fnmatch_lines(
         [
-            "test_it: the guest ended while booting (guest-reset): QEMU exited with status 0",
+            "test_it: while booting, the guest was reset *; QEMU exited with status 0",
             "A reset while booting is a crash (a triple fault, a panic) or a reboot without end.",
             "Events so far: SHUTDOWN {'guest': True, 'reason': 'guest-reset'}",
             "Last console lines:",

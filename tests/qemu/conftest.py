@@ -42,13 +42,19 @@ def vm_boot_timeout() -> float:
 
 
 @pytest.fixture
+def vm_timeout_factor() -> int:
+    return 1
+
+
+@pytest.fixture
 def small(boot_sector: Callable[[str], Path]) -> Callable[..., VmConfig]:
     """Configurations for a lab of the test's own: a boot-sector guest by its name, or another image, and settings."""
 
     def config(image: str | Path, **settings: object) -> VmConfig:
         path = boot_sector(image) if isinstance(image, str) else image
         known: dict[str, object] = {"memory": "16M", "accel": "tcg", "ready": f"console:{READY}", "no_cache": True}
-        return VmConfig().replace(image=path, boot_timeout=BOOT_TIMEOUT, **known | settings)
+        known |= {"boot_timeout": BOOT_TIMEOUT, "timeout_factor": 1}
+        return VmConfig().replace(image=path, **known | settings)
 
     return config
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Console, GuestDied, VirtualMachine, WaitTimeout
+from pytest_readonly_vm.channels.fate import Fate
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Spawner
 from tests.conftest import READY
@@ -225,6 +226,6 @@ def listener(folder: Path) -> Iterator[tuple[Console, socket.socket]]:
         ours, consoles = socket.socketpair()
         stack.enter_context(ours)
         process = spawner.start(["sleep", "600"], name="listener", env=os.environ, pass_fds=(), ruleset=None)
-        console = Console(loop, process, consoles, folder / "log", "listener")
+        console = Console(loop, process, Fate(process), consoles, folder / "log", "listener")
         stack.callback(loop.loop.call_soon_threadsafe, console.close)
         yield console, ours

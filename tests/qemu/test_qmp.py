@@ -190,7 +190,8 @@ class TestWaitEvent:
         readonly_vm.qmp.forget_events()
         with pytest.raises(WaitTimeout):
             readonly_vm.qmp.wait_event("STOP", timeout=0.05)
-        assert [event.name for event in readonly_vm.qmp.events][-2:] == ["STOP", "RESUME"]
+        names = [event.name for event in readonly_vm.qmp.events]
+        assert [name for name in names if name != "VSERPORT_CHANGE"][-2:] == ["STOP", "RESUME"]  # which may come late
         stop_and_go(readonly_vm)
         assert readonly_vm.qmp.wait_event("STOP")
 

@@ -22,13 +22,14 @@ def test_the_whole_line_of_an_ordinary_machine() -> None:
         "-nodefaults",
         "-no-user-config",
         "-display", "none",
+        "-vnc", "none",
         "-name", "guest=test_x",
         "-machine", "pc",
         "-accel", "tcg,tb-size=256",
         "-cpu", "max,-erms,-fsrm",
         "-smp", "1",
         "-m", "size=1048576K",
-        "-action", "reboot=shutdown",
+        "-action", "reboot=shutdown,panic=pause",
         "-chardev", "socket,id=monitor,fd=5",
         "-mon", "chardev=monitor,mode=control",
         "-chardev", "socket,id=console,fd=6",
@@ -41,6 +42,7 @@ def test_the_whole_line_of_an_ordinary_machine() -> None:
         "-device", "virtio-rng-pci",
         "-vga", "std",
         "-device", "vmgenid,guid=auto",
+        "-device", "pvpanic",
     ]  # fmt: skip
 
 
@@ -100,7 +102,7 @@ def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
         (VmConfig(disk_interface="nvme"), "x86_64", ["-device nvme,drive=disk0"]),
         (VmConfig(disk_interface="scsi"), "x86_64", ["-device virtio-scsi-pci,id=scsi0 -device scsi-hd,drive=disk0"]),
         (VmConfig(cpu_model="qemu64", cpus=4), "x86_64", ["-cpu qemu64", "-smp 4"]),
-        (VmConfig(qemu_args=("-device", "x")), "x86_64", ["-device vmgenid,guid=auto -device x"]),
+        (VmConfig(qemu_args=("-device", "x")), "x86_64", ["-device vmgenid,guid=auto -device pvpanic -device x"]),
     ],
 )
 def test_settings_show_in_the_line(config: VmConfig, arch: str, words: list[str]) -> None:
