@@ -60,6 +60,7 @@ def test_imports_go_downhill(module: Path) -> None:
                 "machine/start/prefetch.py",
                 "machine/start/revert.py",
                 "machine/start/templates.py",
+                "plugin/timeouts.py",
             },
         ),
     ],

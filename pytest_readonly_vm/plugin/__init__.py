@@ -3,9 +3,12 @@
 Nothing imported here may load asyncio or qemu.qmp: a project that uses no machine is not to pay for them.
 """
 
+from collections.abc import Generator
+from typing import Any
+
 import pytest
 
-from pytest_readonly_vm.plugin import header, markers, options, report
+from pytest_readonly_vm.plugin import header, markers, options, report, timeouts
 from pytest_readonly_vm.plugin.fixtures import fixture_module
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.summary import Summary
@@ -33,16 +36,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         markers.check(items)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    Run.of(item.config).upcoming.go_on_to(nextitem)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    run = Run.of(item.config)
+    run.current = item
+    run.upcoming.go_on_to(nextitem)
+    timeouts.give_default(item)  # before pytest-timeout's own wrapper looks for one
+    return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if hasattr(item.config, "workerinput"):  # where an error in the collection would end in xdist's own
         markers.check([item])
-    Run.of(item.config).reset_shared(item)
+    run = Run.of(item.config)
+    run.check_trust(item)
+    run.reset_shared(item)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,3 +62,8 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
     Run.of(item.config).note_use(item)
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    return timeouts.set_timer(item, settings, lambda: Run.of(item.config).last_words(item))

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config import SCOPES, VmConfig
+from pytest_readonly_vm.plugin.lanes import lane
+from pytest_readonly_vm.plugin.options import given_settings
+from pytest_readonly_vm.plugin.timeouts import clock_of
+from pytest_readonly_vm.plugin.trust import Trust
 from pytest_readonly_vm.plugin.upcoming import Upcoming
 
 if TYPE_CHECKING:
@@ -36,6 +40,8 @@ class News(TypedDict):
     checked: list[str]
     changed: dict[str, str]
     kept: list[str]
+    lanes: list[dict[str, Any]]
+    """Of each machine that has ended, all that the page of the run shows of it; nothing where there is to be none."""
 
 
 class Run:
@@ -48,6 +54,11 @@ class Run:
         self._kept: list[str] = []
         self._failed: set[VirtualMachine] = set()
         self._used: set[VirtualMachine] = set()
+        self._labels: dict[VirtualMachine, str] = {}
+        self._trust = Trust()
+        self._lanes: list[dict[str, Any]] = []
+        self.current: pytest.Item | None = None
+        """The test that is being run."""
         self.upcoming = Upcoming()
         config.stash[_run] = self
 
@@ -78,9 +89,10 @@ class Run:
     def machine(self, config: VmConfig, node: Any, label: str) -> Iterator["VirtualMachine"]:
         """A booted machine that belongs to a node of the collection tree and ends when this is left."""
         name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
-        vm = self.lab.start(config, name=name)
+        vm = self._started(config, node, label, name)
         try:
             node.stash.setdefault(_machines, []).append(vm)
+            self._labels[vm] = label
             if vm.monitor_command:
                 self._print(f"{name}: second monitor: {vm.monitor_command}")
             yield vm
@@ -88,9 +100,23 @@ class Run:
             wanted = config.keep == "always" or (config.keep == "on-failure" and vm in self._failed)
             destination = self._overlay_destination(config, node, label) if wanted else None
             self._failed.discard(vm)
+            del self._labels[vm]
             vm.close(keep_overlay_as=destination)
+            if config.report:
+                self._lanes.append(lane(vm, test=node.nodeid, scope=label if label in SCOPES else "function"))
             if destination:
                 self._kept.append(str(destination))
+
+    def _started(self, config: VmConfig, node: Any, label: str, name: str) -> "VirtualMachine":
+        clock = clock_of(self.current)
+        with (
+            clock.stopped() if clock else contextlib.nullcontext(),
+            self._trust.starting(config, self.current, node, label),
+        ):
+            vm = self.lab.start(config, name=name)
+            if clock:
+                clock.take_over(config, vm.slowness)
+        return vm
 
     def shared_machine(self, config: VmConfig, node: pytest.Collector, label: str) -> "VirtualMachine":
         """The machine of this configuration that a node has already, or a new one that ends when the node is left."""
@@ -130,9 +156,19 @@ class Run:
                 self._used.discard(vm)
                 vm.reset()
 
+    def check_trust(self, item: pytest.Item) -> None:
+        """Before a test.
+
+        :raises GuestBroken: a machine that it would share has come to its end under an earlier one.
+        """
+        given = given_settings(self._config).get("scope")
+        self._trust.check(item, str(given.value) if given else "function")
+
     def note_use(self, item: pytest.Item) -> None:
-        """After a test: remember for `reset_shared` which machines are no longer as they were."""
+        """After a test: remember which machines are no longer as they were, for `reset_shared` and `check_trust`."""
         if self.has_lab:
+            shared = [(vm, node) for node in item.listchain()[:-1] for vm in node.stash.get(_machines, [])]
+            self._trust.look(item, [(vm, node, self._labels.get(vm, "")) for vm, node in shared])
             self._used.update(vm for vm in machines_above(item) if not vm.closed)
             self._used = {vm for vm in self._used if not vm.closed}
 
@@ -140,6 +176,13 @@ class Run:
         """Have the next test's machine started, if it is known."""
         if self.has_lab:
             self.lab.expect(self.upcoming.expected())
+
+    def last_words(self, item: pytest.Item) -> None:
+        """Before pytest-timeout ends this process from another thread: say why, and leave nothing behind."""
+        if clock := clock_of(item):
+            self._print(f"{item.nodeid}: {clock.explain()}")
+        if self.has_lab:
+            self.lab.close()
 
     def check_bases(self, item: pytest.Item) -> None:
         """Prove, when a test has ended, that the bases are what they were.
@@ -159,9 +202,9 @@ class Run:
         if not self.has_lab:
             return None
         boots = [dataclasses.asdict(boot) for boot in self.lab.boots]
-        news = News(boots=boots, checked=self._checked, changed=self._changed, kept=self._kept)
+        news = News(boots=boots, checked=self._checked, changed=self._changed, kept=self._kept, lanes=self._lanes)
         self.lab.boots.clear()
-        self._checked, self._changed, self._kept = [], {}, []
+        self._checked, self._changed, self._kept, self._lanes = [], {}, [], []
         return news if any(news.values()) else None
 
 

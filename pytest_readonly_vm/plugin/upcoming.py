@@ -18,7 +18,7 @@ class Upcoming:
 
     def ran(self, item: pytest.Item, config: VmConfig) -> None:
         """A test had a machine of its own of this configuration."""
-        self._known[_likeness(item)] = config
+        self._known[likeness(item)] = config
 
     def go_on_to(self, item: pytest.Item | None) -> None:
         """This test will come after the one that is about to run."""
@@ -26,7 +26,7 @@ class Upcoming:
 
     def expected(self) -> list[tuple[VmConfig, str]]:
         """The machines to start ahead: their configurations and names."""
-        if self._next is None or (config := self._known.get(_likeness(self._next))) is None:
+        if self._next is None or (config := self._known.get(likeness(self._next))) is None:
             return []
         wanted = _usual() if config.prefetch == "auto" else int(config.prefetch)
         if not wanted:
@@ -36,7 +36,7 @@ class Upcoming:
             items = self._next.session.items
             start = items.index(self._next) + 1
             following = items[start : start + wanted - 1]
-            names += [item.name for item in following if _likeness(item) == _likeness(self._next)]
+            names += [item.name for item in following if likeness(item) == likeness(self._next)]
         return [(config, name) for name in names]
 
 
@@ -48,7 +48,7 @@ def _usual() -> int:
     return 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
 
 
-def _likeness(item: pytest.Item) -> object:
+def likeness(item: pytest.Item) -> object:
     """Tests of which this is equal will want the same machine, unless fixtures are overridden in their modules."""
     if not any(name in getattr(item, "fixturenames", ()) for name in _USERS):
         return None

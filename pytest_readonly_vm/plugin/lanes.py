@@ -1,0 +1,42 @@
+"""Owns what the page of the run gets to know of a machine: its lane, as JSON can say it, also from an xdist worker."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+_LONGEST = 500
+
+
+def lane(vm: "VirtualMachine", *, test: str, scope: str) -> dict[str, Any]:
+    """The life of a machine that has ended. Times are seconds since the epoch, durations seconds.
+
+    :param test: node id of its owner, a test or what its scope is.
+    """
+    now = time.time()
+    happenings = [
+        {
+            "kind": happening.kind,
+            "what": happening.what[:_LONGEST],
+            "time": happening.time,
+            "seconds": happening.seconds,
+            "outcome": happening.outcome[:_LONGEST],
+        }
+        for happening in vm.chronicle.entries()
+    ]
+    return {
+        "name": vm.name,
+        "test": test,
+        "scope": scope,
+        "manner": vm.manner,
+        "reason": vm.reason,
+        "seconds": vm.boot_seconds,
+        "phases": vm.boot_phases,
+        "accelerator": vm.accelerator,
+        "channel": vm.channel,
+        "image": str(vm.config.image or vm.config.kernel),
+        "started": now - vm.seconds_since_start(),
+        "ended": now,
+        "happenings": happenings,
+    }
