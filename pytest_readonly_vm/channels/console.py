@@ -119,7 +119,8 @@ class Console:
                 while not (match := self._take(pattern)):
                     self._require_attached()
                     try:
-                        await self._fate.race(self._news.wait())
+                        self._fate.check()
+                        await self._fate.news(self._news)
                     except VmError:
                         if match := self._take(pattern):  # which may be of what has stopped the guest
                             return match

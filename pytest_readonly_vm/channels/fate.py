@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.process import Process
@@ -58,29 +58,55 @@ class Fate:
     def expects_reset(self) -> bool:
         return self._resets_expected > 0
 
-    async def race(self, work: Awaitable[T]) -> T:
-        """Await something, unless the guest is stopped first, or QEMU ends.
+    def check(self) -> None:
+        """See whether the guest goes on.
 
-        What loses is cancelled and left to itself: to take leave of a guest that does not answer may take long.
-
-        :raises GuestDied, GuestPaused: it was, or had been.
+        :raises GuestDied, GuestPaused: it does not.
         """
         if self.cause is not None:
-            asyncio.ensure_future(work).cancel()
             raise self.cause()
-        return await self.race_anew(work)
 
-    async def race_anew(self, work: Awaitable[T]) -> T:
-        """As `race`, for what a guest that stands still does not stand in the way of."""
-        if self._blow is None:
-            self._blow = asyncio.get_running_loop().create_future()
-        task, blow = asyncio.ensure_future(work), self._blow
+    async def race(self, work: Awaitable[T], *, anew: bool = False) -> T:
+        """Await something that the guest has to do, unless it is stopped first, or had been, or QEMU ends.
+
+        With `anew` it does not matter what had been. What loses is cancelled and left to itself: to take leave of a
+        guest that does not answer may take long.
+
+        :raises GuestDied, GuestPaused: it was.
+        """
+        task = asyncio.ensure_future(work)
         try:
-            await self._process.race(asyncio.wait((task, blow), return_when=asyncio.FIRST_COMPLETED))
-            if not task.done():
-                raise blow.result()()
+            if not anew:
+                self.check()
+            cause = await self._blow_or(task)
+            if cause is not None and not task.done():
+                raise cause()
             return task.result()
         finally:
-            if not task.done():
-                task.cancel()
-                task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            _leave(task)
+
+    async def news(self, event: asyncio.Event) -> None:
+        """Wait for something that may come of a guest that stands still, too, unless it is stopped first, or QEMU ends.
+
+        :raises GuestDied, GuestPaused: it was; also if the event is of the same moment.
+        """
+        task = asyncio.ensure_future(event.wait())
+        try:
+            if (cause := await self._blow_or(task)) is not None:
+                raise cause()
+        finally:
+            _leave(task)
+
+    async def _blow_or(self, task: asyncio.Future[Any]) -> Cause | None:
+        """Wait for the task or for a blow; that, if it came."""
+        if self._blow is None:
+            self._blow = asyncio.get_running_loop().create_future()
+        blow = self._blow
+        await self._process.race(asyncio.wait((task, blow), return_when=asyncio.FIRST_COMPLETED))
+        return blow.result() if blow.done() else None
+
+
+def _leave(task: asyncio.Future[Any]) -> None:
+    if not task.done():
+        task.cancel()
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())

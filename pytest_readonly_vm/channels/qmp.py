@@ -176,14 +176,16 @@ class Qmp:
         self, name: str, match: Match = None, timeout: float = 30.0, *, of_guest: bool = False
     ) -> QmpEvent:
         """As `wait_event`, on the loop; the guest's end ends the wait only if it is for an event `of_guest`."""
-        race = self.fate.race_anew if of_guest else self._process.race
         try:
             async with asyncio.timeout(timeout):
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (event := self._take(name, match)):
                     self._require_open()
+                    if not of_guest:
+                        await self._process.race(self._news.wait())
+                        continue
                     try:
-                        await race(self._news.wait())
+                        await self.fate.news(self._news)
                     except VmError:
                         if event := self._take(name, match):  # which may be what has stopped the guest
                             return event

@@ -143,7 +143,9 @@ def _has_device_of_pcs(device: str, config: VmConfig, arch: str, machine: str | 
     copy, at which Linux makes its random numbers anew; ``pvpanic``, by which it tells that its kernel has panicked.
     """
     users = any(argument.startswith(device) for argument in config.qemu_args)
-    return arch in _X86 and _type_of(machine) in ("pc", "q35") and not users
+    kind = _type_of(machine)  # or one with a version, for which the others are short
+    is_pc = kind in ("pc", "q35") or kind.startswith(("pc-i440fx-", "pc-q35-"))
+    return arch in _X86 and is_pc and not users
 
 
 def _default_cpu(arch: str, accelerator: str) -> str | None:

@@ -193,7 +193,7 @@ class Guest:
         :raises WaitTimeout: it has not in time.
         """
         with self._fate.expecting_reset(), self._chronicle.noting("wait", "boot"):
-            self._loop.run(self._fate.race_anew(self._waits.for_boot(before, timeout)))
+            self._loop.run(self._fate.race(self._waits.for_boot(before, timeout), anew=True))
 
 
 def _shown(command: str | Sequence[str]) -> str:

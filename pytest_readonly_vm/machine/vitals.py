@@ -55,9 +55,12 @@ class Vitals:
         self._console = console
         self._folder = folder
         self._name = name
-        self._panic = re.compile("|".join((*_PANICS, *(f"({pattern})" for pattern in panic_patterns))), re.MULTILINE)
+        self._panic = re.compile(
+            "|".join((*_PANICS, *(rf"({pattern})(?=[^\n]*\n)" for pattern in panic_patterns))), re.MULTILINE
+        )
         self._recent = ""
         self._is_paused = False
+        self._is_silent_since_reset = False
         self._shutdown: QmpEvent | None = None
         qmp.listeners.append(self._hear)
         console.listeners.append(self._read)
@@ -81,11 +84,14 @@ class Vitals:
         elif event.name == "RESET":
             self._console.catch_up()
             fate.begin_anew()
-            if data.get("guest") and not fate.expects_reset and not _ORDERLY.search(self._recent):
+            # A PC's firmware that finds itself run before asks for one more reset, before it says anything.
+            is_own = bool(data.get("guest")) and not self._is_silent_since_reset
+            if is_own and not fate.expects_reset and not _ORDERLY.search(self._recent):
                 fate.befall(self._evident(GuestReset, _RESET.format(name=self._name)), passing=True)
-            self._recent = ""
+            self._recent, self._is_silent_since_reset = "", True
 
     def _read(self, text: str) -> None:
+        self._is_silent_since_reset = False
         self._recent = (self._recent + text)[-max(_LOOKED_BACK, len(text)) :]
         if self._qmp.fate.cause is None and (match := self._panic.search(self._recent)):
             self._recent = self._recent[match.end() :]

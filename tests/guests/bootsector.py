@@ -185,6 +185,44 @@ def echo(text: str) -> bytes:
     return asm.sector()
 
 
+def obeys(text: str) -> bytes:
+    """Print `text`, then do what the bytes that arrive say.
+
+    ``p`` reports a panic to pvpanic, ``k`` prints a line as Linux does when it panics, ``t`` is a triple fault, ``r`` a
+    reset by the keyboard controller, ``o`` powers off; every other byte is sent back.
+    """
+    asm = _start(text)
+    asm.label("again")
+    asm.emit("ba fd03", "ec", "a8 01")  # mov dx, 0x3fd; in al, dx; test al, 1   (data ready?)
+    asm.short("74", "again")  # jz
+    asm.emit("b2 f8", "ec")  # mov dl, 0xf8; in al, dx
+    for letter in b"pktro":
+        asm.emit("3c", bytes([letter]))  # cmp al, letter
+        asm.short("74", chr(letter))  # jz
+    asm.call("putc")
+    asm.short("eb", "again")  # jmp
+    asm.label("p")
+    asm.emit("ba 0505 b0 01 ee")  # mov dx, 0x505; mov al, 1; out dx, al
+    asm.short("eb", "again")
+    asm.label("k")
+    asm.address("be", "words")  # mov si, words
+    asm.call("puts")
+    asm.short("eb", "again")
+    asm.label("t")
+    asm.address("0f01 1e", "empty")  # lidt [empty]
+    asm.emit("cc")  # int3
+    asm.label("r")
+    asm.emit("b0 fe e6 64")  # mov al, 0xfe; out 0x64, al
+    asm.short("eb", "again")
+    asm.label("o")
+    asm.emit("ba 0406 b8 0020 ef")  # mov dx, 0x604; mov ax, 0x2000; out dx, ax
+    asm.short("eb", "again")
+    asm.label("empty")
+    asm.emit(bytes(6))
+    _string(asm, "words", b"\n[    1.234567] Kernel panic - not syncing: told to\n")
+    return asm.sector()
+
+
 def keys(text: str) -> bytes:
     """Print `text`, then what is typed on the keyboard; a key without a character as its BIOS code, like ``<3c>``."""
     asm = _start(text)

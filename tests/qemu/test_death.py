@@ -1,0 +1,212 @@
+"""Whoever waits for a guest that comes to its end is woken at once, whatever he waits for, and with the right error."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import (
+    GuestDied,
+    GuestPanicked,
+    GuestPaused,
+    GuestReset,
+    GuestShutDown,
+    QemuDied,
+    VirtualMachine,
+    VmError,
+    WaitTimeout,
+)
+from tests.conftest import READY
+from tests.guests.tiny_linux import tiny_linux
+from tests.qemu.conftest import STARTS
+
+AT_ONCE = 2.0
+"""Seconds within which a busy computer wakes a waiter; benchmarks measure it on an idle one."""
+
+LONG = 60.0
+
+FAULTS: dict[str, tuple[Callable[[VirtualMachine], object], type[VmError], str]] = {
+    "panic that is told": (lambda vm: vm.console.send("p"), GuestPanicked, "the guest's kernel panicked: it did not"),
+    "panic on the console": (lambda vm: vm.console.send("k"), GuestPanicked, "the guest's kernel panicked: told to"),
+    "triple fault": (lambda vm: vm.console.send("t"), GuestReset, "the guest was reset without having been told to"),
+    "reset": (lambda vm: vm.console.send("r"), GuestReset, "the guest was reset without having been told to"),
+    "power off": (lambda vm: vm.console.send("o"), GuestShutDown, "the guest shut down, and QEMU exited with status 0"),
+    "SIGKILL": (lambda vm: vm.kill(), QemuDied, "QEMU was killed by SIGKILL"),
+    "SIGSEGV": (lambda vm: os.kill(vm.pid, signal.SIGSEGV), QemuDied, "QEMU was killed by SIGSEGV"),
+    "quit": (lambda vm: vm.qmp.execute("quit"), QemuDied, "QEMU exited with status 0"),
+}
+
+WAITS: dict[str, Callable[[VirtualMachine], object]] = {
+    "console": lambda vm: vm.console.expect("never", LONG),
+    "event": lambda vm: vm.qmp.wait_event("NEVER", timeout=LONG),
+    "command": lambda vm: vm.run("true"),
+    "file": lambda vm: vm.wait_for_file("/never", LONG),
+}
+
+
+@pytest.fixture(params=STARTS)
+def vm_start(request: pytest.FixtureRequest) -> object:
+    return request.param
+
+
+@pytest.fixture
+def vm_image(boot_sector: Callable[[str], Path]) -> Path:
+    return boot_sector("obeys")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_all_waiters_are_woken_at_once(readonly_vm: VirtualMachine, fault: str) -> None:
+    strike, error, words = FAULTS[fault]
+    begun = threading.Barrier(len(WAITS) + 1)
+    woken: dict[str, tuple[float, VmError]] = {}
+
+    def wait(what: str) -> None:
+        begun.wait()
+        try:
+            WAITS[what](readonly_vm)
+        except VmError as caught:
+            woken[what] = (time.monotonic(), caught)
+
+    waiters = [threading.Thread(target=wait, args=(what,)) for what in WAITS]
+    for waiter in waiters:
+        waiter.start()
+    begun.wait()
+    readonly_vm.qmp.execute("query-status")  # which the loop does after it has begun the waits
+    struck = time.monotonic()
+    with contextlib.suppress(GuestDied):  # of the monitor that is told to quit
+        strike(readonly_vm)
+    for waiter in waiters:
+        waiter.join(LONG)
+    assert woken.keys() == WAITS.keys()
+    for moment, caught in woken.values():
+        assert type(caught) is error
+        assert words in str(caught)
+        assert moment - struck < AT_ONCE
+        assert any("Last console lines" in note for note in caught.__notes__)
+    assert len({id(caught) for _, caught in woken.values()}) == len(WAITS)
+
+
+@pytest.mark.parametrize("fault", ["panic that is told", "panic on the console", "power off", "SIGKILL"])
+def test_who_comes_later_is_told_as_well(readonly_vm: VirtualMachine, fault: str) -> None:
+    strike, error, words = FAULTS[fault]
+    strike(readonly_vm)
+    with pytest.raises(error, match=words):
+        readonly_vm.console.expect("never", LONG)
+    with pytest.raises(error, match=words):
+        readonly_vm.run("true")
+    assert type(readonly_vm.trouble) is error
+
+
+def test_a_machine_that_was_reset_goes_on(readonly_vm: VirtualMachine) -> None:
+    readonly_vm.console.send("t")
+    with pytest.raises(GuestReset):
+        readonly_vm.console.expect("never", LONG)
+    readonly_vm.console.expect(READY)
+    readonly_vm.console.send("x")
+    readonly_vm.console.expect("x")
+    assert isinstance(readonly_vm.trouble, GuestReset)
+
+
+def test_a_reset_that_was_asked_for_is_none(readonly_vm: VirtualMachine) -> None:
+    readonly_vm.qmp.execute("system_reset")
+    readonly_vm.console.expect(READY)
+    assert readonly_vm.trouble is None
+
+
+def test_what_was_said_before_the_end_is_found(readonly_vm: VirtualMachine) -> None:
+    readonly_vm.console.send("k")
+    assert readonly_vm.console.expect("not syncing: told to")
+
+
+def test_a_panic_can_be_expected(readonly_vm: VirtualMachine) -> None:
+    with readonly_vm.expect_panic() as panic:
+        readonly_vm.console.send("k")
+        readonly_vm.console.expect("never", LONG)
+    assert panic.text == "told to"
+    with readonly_vm.expect_panic(timeout=LONG) as panic:
+        readonly_vm.console.send("p")
+    assert panic.text == "told to"  # it has panicked already
+
+
+def test_a_panic_that_does_not_come_is_told(readonly_vm: VirtualMachine) -> None:
+    with pytest.raises(WaitTimeout, match=r"the guest did not panic within 0\.1 s"), readonly_vm.expect_panic(0.1):
+        readonly_vm.console.send("x")
+
+
+def test_a_pattern_of_the_users_means_a_panic(boot: Callable[..., VirtualMachine]) -> None:
+    machine = boot("echo", panic_pattern=r"^guru meditation .*$")
+    machine.console.send("\nguru meditation 42\n")
+    with pytest.raises(GuestPanicked, match="panicked: guru meditation 42"):
+        machine.console.expect("never", LONG)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_panic"),
+    [
+        ("Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n", True),
+        ("[    3.141592] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000000\n", True),
+        ("[    3.141592][    T1] Kernel panic - not syncing: x\n", True),
+        ("panic: vm_fault: fault on nofault entry\ncpuid = 0\ntime = 1\n", True),
+        ("panic: kernel diagnostic assertion failed\nStopped at      db_enter+0x14\n", True),
+        ("[   1.000] panic: trap\n[   1.000] cpu0: Begin traceback...\n", True),
+        ("*** STOP: 0x0000007B (0xF78D2524,0xC0000034,0x00000000,0x00000000)\n", True),
+        ("panic: runtime error: index out of range [3] with length 3\n\ngoroutine 1 [running]:\n", False),
+        ("the words Kernel panic - not syncing: quoted\n", False),
+        ("panic: \n", False),
+    ],
+)
+def test_what_the_console_says_of_a_panic(boot: Callable[..., VirtualMachine], text: str, is_panic: bool) -> None:
+    machine = boot("echo")
+    for part in ("\n", text[:7], text[7:]):  # it comes in pieces
+        machine.console.send(part)
+    machine.console.send("the end\n")
+    with contextlib.suppress(GuestPanicked):
+        machine.console.expect("the end")
+    assert isinstance(machine.trouble, GuestPanicked) == is_panic
+
+
+class TestLinux:
+    """A kernel that really panics, early and late."""
+
+    @pytest.fixture
+    def tiny(self, boot: Callable[..., VirtualMachine]) -> Callable[..., VirtualMachine]:
+        guest = tiny_linux()
+
+        def start(append: str = "", **settings: object) -> VirtualMachine:
+            files = {"kernel": guest.kernel, "initrd": guest.initrd, "append": f"{guest.append} {append}"}
+            known: dict[str, object] = {"memory": "256M", "ready": "auto", **files}
+            return boot(guest.disk, **known | settings)
+
+        return start
+
+    def test_panics_while_it_boots(self, tiny: Callable[..., VirtualMachine]) -> None:
+        started = time.monotonic()
+        with pytest.raises(GuestPanicked, match="while booting, the guest's kernel panicked: VFS: ") as caught:
+            tiny("rdinit=/nowhere init=/nowhere", provision="none", boot_timeout=LONG)
+        assert time.monotonic() - started < LONG / 2
+        assert caught.value.panic.startswith("VFS: ")
+
+    def test_panics_and_reboots_while_it_boots(self, tiny: Callable[..., VirtualMachine]) -> None:
+        with pytest.raises((GuestPanicked, GuestReset), match="while booting"):
+            tiny("rdinit=/nowhere init=/nowhere panic=-1", provision="none", boot_timeout=LONG)
+
+    def test_panics_under_a_command(self, tiny: Callable[..., VirtualMachine]) -> None:
+        machine = tiny()
+        with pytest.raises(GuestPanicked, match="sysrq triggered crash"):
+            machine.run("echo c >/proc/sysrq-trigger; sleep 60")
+        assert machine.qmp.execute("query-status")["running"] in (True, False)  # QEMU still answers
+        machine.reset()
+        assert machine.run("echo again").stdout == "again\n"
+        assert machine.trouble is None
+
+
+def test_a_disk_that_cannot_be_read_pauses_the_guest(boot: Callable[..., VirtualMachine]) -> None:
+    faulty = "driver=blkdebug,node-name=bad,read-only=on,image.driver=null-co,inject-error.0.event=read_aio,inject-error.0.errno=5"
+    disk = ("-blockdev", faulty, "-device", "virtio-blk-pci,drive=bad,rerror=stop,bootindex=1")
+    with pytest.raises(GuestPaused, match="QEMU has paused the guest: bad cannot be read: Input/output error"):
+        boot("hello", qemu_args=disk, boot_timeout=LONG)
