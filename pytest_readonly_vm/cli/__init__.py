@@ -4,12 +4,13 @@ Each command is a file in this folder, with the three names of `Command`.
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, cast
 
-from pytest_readonly_vm.cli import cache
 from pytest_readonly_vm.errors import ConfigurationError, VmError
 
 
@@ -30,7 +31,15 @@ class Command(Protocol):
         """
 
 
-COMMANDS: Mapping[str, Command] = {"cache": cache}
+COMMANDS = ("doctor", "boot", "shell", "attach", "resume", "cache")
+"""In the order of the help. A command's module is imported when it is meant: most need what takes long to import."""
+
+_FOR_DEVELOPERS = ("Command line: ", "Events so far: ")
+_INTERRUPTED = 130  # as shells have it, for a death by SIGINT
+
+
+def _command(name: str) -> Command:
+    return cast(Command, import_module(f"{__name__}.{name}"))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -46,11 +55,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _Parser(prog="readonly-vm", description="What belongs to pytest-readonly-vm outside of a run of pytest.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {version('pytest-readonly-vm')}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        command.declare(parsers.add_parser(name, help=command.HELP, description=f"{command.HELP.capitalize()}."))
+    argv = sys.argv[1:] if argv is None else argv
+    meant = [word for word in argv[:1] if word in COMMANDS]
+    for name in meant or COMMANDS:
+        command = _command(name)
+        command.declare(
+            parsers.add_parser(name, help=command.HELP, description=f"{command.HELP[0].upper()}{command.HELP[1:]}.")
+        )
     arguments = parser.parse_args(argv)
     try:
-        return COMMANDS[arguments.command].run(arguments)
+        return _command(arguments.command).run(arguments)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (VmError, OSError) as error:
         print(f"readonly-vm: {error}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            if not note.startswith(_FOR_DEVELOPERS):
+                print(note, file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1

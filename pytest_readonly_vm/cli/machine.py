@@ -1,0 +1,89 @@
+"""Owns what the commands that start a machine have in common: settings as arguments, the start, what people hear."""
+
+import argparse
+import contextlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pytest_readonly_vm.config import SETTINGS, Given, VmConfig
+from pytest_readonly_vm.errors import ConfigurationError, GuestPanicked
+from pytest_readonly_vm.host.terminal import Terminal
+from pytest_readonly_vm.machine.lab import Lab
+from pytest_readonly_vm.machine.vm import VirtualMachine
+
+HARDWARE = (
+    *("format", "memory", "cpus", "cpu_model", "machine", "accel", "qemu", "kernel", "initrd", "append"),
+    *("disk_interface", "network", "qemu_args", "snapshot", "tmpdir", "verify", "seal", "provision", "user_data"),
+    "budget",
+)
+"""Settings of what boots, by what, and where its writes go."""
+
+
+def declare_machine(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+    """Add the image and these settings, each under its own name: ``memory`` is ``--memory``."""
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="image, which is never written")
+    group = parser.add_argument_group(
+        "settings of the machine",
+        "As in a run of pytest, where they are called --vm-NAME; each also as PYTEST_VM_NAME.",
+    )
+    for name in names:
+        setting = SETTINGS[name]
+        option, help = f"--{name.replace('_', '-')}", setting.help.replace("%", "%%")
+        if setting.kind is bool:
+            group.add_argument(option, action="store_const", const=True, help=help)
+        else:
+            action = "append" if setting.repeatable else "store"
+            group.add_argument(option, action=action, metavar=setting.metavar, help=help)
+
+
+def read_machine(arguments: argparse.Namespace, names: Iterable[str]) -> VmConfig:
+    """The configuration that was asked for: the argument decides, then the environment, then the default.
+
+    :raises ConfigurationError: an impossible value, or nothing to boot.
+    """
+    given = {}
+    for name in names:
+        variable = f"PYTEST_VM_{name.upper()}"
+        if (value := getattr(arguments, name)) is not None:
+            value = " ".join(value) if name == "qemu_args" else value
+            given[name] = Given(value, f"--{name.replace('_', '-')}", Path.cwd())
+        elif (value := os.environ.get(variable)) is not None:
+            given[name] = Given(value, variable, Path.cwd())
+    if arguments.image is not None:
+        given["image"] = Given(arguments.image, "IMAGE", Path.cwd())
+    elif "kernel" not in given:
+        raise ConfigurationError("there is nothing to boot: name an IMAGE, or a --kernel")
+    return VmConfig().with_settings(given)
+
+
+@contextlib.contextmanager
+def started(config: VmConfig, terminal: Terminal) -> Iterator[VirtualMachine]:
+    """A machine that lives as long as this; then it is made sure that its image is what it was.
+
+    :raises VmError: as `Lab.start` and `Lab.check_bases`.
+    """
+    base = config.image or config.kernel
+    assert base is not None
+    with Lab(tell=terminal.say) as lab:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            vm = lab.start(config, name=base.name)
+        for warning in caught:
+            terminal.say(str(warning.message))
+        yield vm
+        vm.close()
+        lab.check_bases(during="it")
+
+
+def farewell(vm: VirtualMachine) -> tuple[int, str]:
+    """For a machine that has ended by itself: the exit status that fits, and how it ended."""
+    reasons: Sequence[str] = [str(event.data.get("reason")) for event in vm.qmp.events if event.name == "SHUTDOWN"]
+    if isinstance(vm.trouble, GuestPanicked):
+        return 1, str(vm.trouble).removeprefix(f"{vm.name}: ")
+    if "guest-shutdown" in reasons:
+        return 0, "the guest has shut down"
+    if "guest-reset" in reasons:
+        return 1, "the guest was reset before it could be told from a crash"
+    return 1, f"QEMU {vm._instance.process.verdict()}"

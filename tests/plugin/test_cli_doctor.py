@@ -1,0 +1,97 @@
+"""``readonly-vm doctor``: what it finds on this computer, and on one that lacks things."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm.cli import main
+from pytest_readonly_vm.cli.doctor import Finding, examine
+from tests.typist import Typist
+
+NAMES = (
+    *("Python", "plugin", "pytest", "pytest-timeout", "pytest-xdist", "qemu.qmp", "QEMU", "qemu-img", "accelerator"),
+    *("seccomp", "Landlock", "temporary room", "budget", "memory files", "cache", "ssh", "tesseract"),
+)
+COMMAND = str(Path(sys.executable).with_name("readonly-vm"))
+
+
+def found(name: str) -> Finding:
+    [finding] = [finding for finding in examine() if finding.name == name]
+    return finding
+
+
+def test_a_line_for_each_and_status_0_where_machines_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert [line[6:20].strip() for line in lines] == list(NAMES)
+    assert {line[:6] for line in lines} <= {"ok    ", "warn  "}
+    assert "\x1b" not in out
+    assert err == ""
+
+
+def test_json_is_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)
+    assert [finding["name"] for finding in findings] == list(NAMES)
+    assert all(set(finding) == {"name", "state", "found", "advice"} for finding in findings)
+    assert all(finding["state"] == "ok" or finding["advice"] for finding in findings)
+
+
+def test_without_qemu_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("pytest_readonly_vm.host.qemu._ELSEWHERE", tmp_path / "qemu-kvm")
+    assert main(["doctor"]) == 1
+    lines = {line[6:20].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert lines["QEMU"].startswith("FAIL  QEMU            qemu-system-")
+    assert "is not installed: on Debian and Ubuntu install qemu-system-" in lines["QEMU"]
+    assert lines["ssh"].startswith("warn")
+    assert "accelerator" not in lines
+
+
+def test_a_qemu_that_runs_nothing_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = tmp_path / "qemu-system-x86_64"
+    fake.write_text("#!/bin/sh\ncase $1 in -version) echo 'QEMU emulator version 9.9' ;; -help) ;; *) exit 3 ;; esac\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("pytest_readonly_vm.host.qemu.host_arch", lambda: "x86_64")
+    assert found("QEMU").found == f"9.9 x86_64, {fake}"
+    assert found("accelerator").state == "FAIL"
+    assert found("seccomp").state == "warn"
+
+
+def test_room_is_looked_for_where_machines_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert found("temporary room").found.endswith(f" free in {tmp_path}")
+    monkeypatch.setenv("TMPDIR", "/proc")
+    assert found("temporary room").state == "FAIL"
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    finding = found("temporary room")
+    assert (finding.state, finding.found) == ("FAIL", f"{tmp_path}/nowhere: No such file or directory")
+    assert "--vm-tmpdir" in finding.advice
+
+
+def test_a_cache_that_others_may_enter_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "pytest-readonly-vm/templates"
+    assert found("cache") == Finding("cache", "ok", f"nothing in {folder} yet, at most 10.0 GiB")
+    assert not folder.exists()
+    folder.mkdir(parents=True, mode=0o755)
+    assert found("cache").state == "FAIL"
+    folder.chmod(0o700)
+    assert found("cache") == Finding("cache", "ok", f"0 frozen guests in {folder}, 0.0 GiB of at most 10.0 GiB")
+
+
+def test_colours_are_for_terminals_that_want_them() -> None:
+    env = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    with Typist([COMMAND, "doctor"], env=env) as typist:
+        typist.wait_for("\x1b\\[32mok  \x1b\\[0m  Python")
+    with Typist([COMMAND, "doctor"], env={**env, "NO_COLOR": "1"}) as typist:
+        assert typist.wait() == 0
+        typist.wait_for("ok    Python")
+        assert "\x1b" not in typist.seen
