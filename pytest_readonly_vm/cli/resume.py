@@ -1,0 +1,73 @@
+"""``readonly-vm resume``: a machine that goes on from a capsule, with a root shell in it."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from pytest_readonly_vm.cli.shell import execute, session
+from pytest_readonly_vm.config import Given, VmConfig
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.terminal import Terminal
+from pytest_readonly_vm.machine.capsule.opened import Capsule, open_capsule
+from pytest_readonly_vm.machine.capsule.resume import resume_capsule
+from pytest_readonly_vm.machine.doors import open_doors
+from pytest_readonly_vm.machine.lab import Lab
+from pytest_readonly_vm.machine.vm import VirtualMachine
+
+HELP = "a root shell in the guest of a capsule, which goes on from the moment when its test failed"
+
+_LOCAL = ("qemu", "seal", "tmpdir", "verify", "budget")
+"""Settings of this computer and not of the machine; from the environment, as in a run of pytest."""
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("capsule", type=Path, metavar="CAPSULE", help="file that a run with --vm-capsule has saved")
+    parser.add_argument("--image", type=Path, metavar="PATH", help="the base image, if it is not where it was")
+    parser.add_argument("-c", dest="script", metavar="COMMAND", help="run this by the guest's sh, and exit as it does")
+    parser.add_argument("--run", action="store_true", help="let a guest go on that was paused or had panicked")
+    parser.add_argument(
+        "--allow-qemu-args", action="store_true", help="start QEMU with what the capsule adds to its arguments"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    with Terminal() as terminal, open_capsule(arguments.capsule) as capsule, Lab(tell=terminal.say) as lab:
+        terminal.say(capsule.describe())
+        goes_on = capsule.manifest.is_running or arguments.run
+        if arguments.script is not None and not goes_on:
+            raise VmError(f"nothing runs in the guest, as it was {capsule.state}; --run lets it go on")
+        vm = resume_capsule(
+            lab,
+            capsule,
+            image=arguments.image,
+            run=arguments.run,
+            allow_qemu_args=arguments.allow_qemu_args,
+            local=_local(),
+        )
+        if arguments.script is not None:
+            status = execute(vm, arguments.script, b"" if terminal.is_interactive else sys.stdin.buffer.read())
+        elif goes_on:
+            status = session(vm, terminal)
+        else:
+            status = _stand_by(vm, capsule, terminal)
+        vm.close()
+        lab.check_bases(during="it")
+        return status
+
+
+def _local() -> VmConfig:
+    variables = {name: f"PYTEST_VM_{name.upper()}" for name in _LOCAL}
+    given = {name: (os.environ[variable], variable) for name, variable in variables.items() if variable in os.environ}
+    return VmConfig(monitor=True).with_settings(
+        {name: Given(value, variable, Path.cwd()) for name, (value, variable) in given.items()}
+    )
+
+
+def _stand_by(vm: VirtualMachine, capsule: Capsule, terminal: Terminal) -> int:
+    """Let a person look at a guest that stands still."""
+    terminal.say(f"nothing runs in the guest, as it was {capsule.state}; --run lets it go on. Enter ends it.")
+    for line in (*vm.how_to_connect().splitlines(), *open_doors(vm)):
+        terminal.say(line)
+    sys.stdin.readline()
+    return 0
