@@ -206,7 +206,8 @@ class TestLinux:
 
 
 def test_a_disk_that_cannot_be_read_pauses_the_guest(boot: Callable[..., VirtualMachine]) -> None:
-    faulty = "driver=blkdebug,node-name=bad,read-only=on,image.driver=null-co,inject-error.0.event=read_aio,inject-error.0.errno=5"
+    faults = "inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.errno=5"
+    faulty = f"driver=blkdebug,node-name=bad,read-only=on,image.driver=null-co,{faults}"
     disk = ("-blockdev", faulty, "-device", "virtio-blk-pci,drive=bad,rerror=stop,bootindex=1")
     with pytest.raises(GuestPaused, match="QEMU has paused the guest: bad cannot be read: Input/output error"):
         boot("hello", qemu_args=disk, boot_timeout=LONG)
