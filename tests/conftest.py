@@ -10,8 +10,25 @@ from tests.guests import bootsector
 READY = "hello"
 """What every boot-sector guest of the suite prints when it is up."""
 
-SMALL = ("--vm-memory=16M", f"--vm-ready=console:{READY}", "--vm-accel=tcg", "--vm-boot-timeout=60", "--vm-timeout-factor=1")
+LONGEST = ("channels", "provision", "examples", "docs", "start", "ssh", "kills", "endurance", "attacks", "capsule")
+"""The files of tests that take longest, which begin first, so that no worker is left alone with one at the end."""
+
+SMALL = (
+    "--vm-memory=16M",
+    f"--vm-ready=console:{READY}",
+    "--vm-accel=tcg",
+    "--vm-boot-timeout=60",
+    "--vm-timeout-factor=1",
+)
 """Options for a run on a boot-sector guest."""
+
+PLAIN = tuple(word for name in ("cacheprovider", "asyncio", "anyio") for word in ("-p", f"no:{name}"))
+"""Options that keep a run free of plugins that it does not need, which take time to load."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +48,6 @@ def run_on(pytester: pytest.Pytester, boot_sector: Callable[[str], Path]) -> Cal
     """Run pytest in a process of its own, on a boot-sector guest, with the tests that pytester has made."""
 
     def run(kind: str, *arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess(
-            f"--vm-image={boot_sector(kind)}", *SMALL, "-p", "no:cacheprovider", *arguments, timeout=120
-        )
+        return pytester.runpytest_subprocess(f"--vm-image={boot_sector(kind)}", *SMALL, *PLAIN, *arguments, timeout=120)
 
     return run

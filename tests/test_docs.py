@@ -21,6 +21,7 @@ from pytest_readonly_vm.machine.vm import VirtualMachine
 from tests.conftest import SMALL
 from tests.guests import bootsector
 from tests.guests.debian import debian
+from tests.templates import templates
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -153,8 +154,8 @@ def test_code_on_a_page_works(code: str, pytester: pytest.Pytester) -> None:
 def test_code_on_the_pages_works_on_debian(pytester: pytest.Pytester, remark: str, scope: str) -> None:
     texts = [text for page in PAGES for remarked, text in fences(page, "python") if remarked == remark]
     pytester.makepyfile(**{f"test_{number}": text for number, text in enumerate(texts)})
-    options = (f"--vm-image={debian()}", f"--vm-scope={scope}", "--vm-boot-timeout=600", "-p", "no:cacheprovider")
-    result = pytester.runpytest_subprocess(*options, timeout=A_LONG_TIME)
+    options = (f"--vm-image={debian()}", f"--vm-cache={templates()}", f"--vm-scope={scope}", "--vm-boot-timeout=600")
+    result = pytester.runpytest_subprocess(*options, "-p", "no:cacheprovider", timeout=A_LONG_TIME)
     result.assert_outcomes(passed="".join(texts).count("def test_"))
 
 

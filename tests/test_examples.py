@@ -1,6 +1,6 @@
 """Every project in conftest_examples/ works as it is: copied to an empty folder and run there.
 
-Those that run commands do so on Debian, which takes half a minute for each boot under TCG; the others on boot sectors.
+Those that run commands do so on Debian, of which one boot is for all; the others on boot sectors.
 """
 
 import re
@@ -13,6 +13,7 @@ from pytest_readonly_vm.config import Given, parse
 from tests.conftest import SMALL
 from tests.guests import bootsector
 from tests.guests.debian import debian
+from tests.templates import templates
 
 EXAMPLES = Path(__file__).parent.parent / "conftest_examples"
 LOGIN = "somewhere login: "
@@ -34,7 +35,7 @@ class Example:
         return self._pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=A_LONG_TIME)
 
     def run_on_debian(self) -> pytest.RunResult:
-        return self.run(f"--vm-image={debian()}", f"--vm-boot-timeout={BOOT_SECONDS}")
+        return self.run(f"--vm-image={debian()}", f"--vm-boot-timeout={BOOT_SECONDS}", f"--vm-cache={templates()}")
 
     def run_on_a_boot_sector(self, *arguments: str) -> pytest.RunResult:
         image = bootsector.write_image(self._pytester.path / "base.img", bootsector.hello(LOGIN))

@@ -56,12 +56,12 @@ def test_a_failure_shows_the_console_and_the_users_line_but_not_the_plugins(
 
 def test_a_failed_boot_is_a_sentence_with_its_evidence(pytester: pytest.Pytester, run_on: Run) -> None:
     pytester.makepyfile("def test_it(readonly_vm): pass")
-    result = run_on("hello", "--vm-ready=console:something else", "--vm-boot-timeout=1")
+    result = run_on("hello", "--vm-ready=console:something else", "--vm-boot-timeout=4")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
         [
             "*ERROR at setup of test_it*",
-            "test_it: the guest was not ready within 1 s (boot_timeout, from --vm-boot-timeout): waited for the console"
+            "test_it: the guest was not ready within 4 s (boot_timeout, from --vm-boot-timeout): waited for the console"
             " to show 'something else'",
             "*- Evidence -*",
             "Last console lines:",
@@ -121,10 +121,10 @@ def test_a_digest_that_differs_at_the_end_fails_the_run(
 
 def test_junit_has_the_sentence_and_the_console(pytester: pytest.Pytester, run_on: Run) -> None:
     pytester.makepyfile("def test_it(readonly_vm): pass")
-    run_on("hello", "--vm-ready=console:never", "--vm-boot-timeout=1", "--junit-xml=report.xml")
+    run_on("hello", "--vm-ready=console:never", "--vm-boot-timeout=4", "--junit-xml=report.xml")
     error = ElementTree.parse(pytester.path / "report.xml").getroot().find(".//error")
     assert error is not None
-    assert "the guest was not ready within 1 s" in (error.get("message") or "")
+    assert "the guest was not ready within 4 s" in (error.get("message") or "")
     assert "hello" in (error.text or "")
 
 

@@ -35,7 +35,7 @@ class Answering(Agent):
 @pytest.mark.parametrize(
     ("delays", "usual", "taken"),
     [
-        ({"agent": 0.2, "shell": 0.0}, None, "shell"),
+        ({"agent": 60.0, "shell": 0.0}, None, "shell"),
         ({"agent": 0.2, "shell": 0.0}, "agent", "agent"),
         ({"agent": 60.0, "shell": 0.0}, "agent", "shell"),
         ({"agent": None, "shell": 0.1}, "agent", "shell"),

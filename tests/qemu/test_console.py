@@ -80,7 +80,7 @@ class TestExpect:
         deadlines = itertools.cycle(number / 10_000 for number in range(1, 40))
         for number in range(300):
             readonly_vm.console.send(f"<{number}>")
-            end = time.monotonic() + 2.0
+            end = time.monotonic() + GENEROUS
             found = None
             while not found and time.monotonic() < end:
                 with contextlib.suppress(WaitTimeout):

@@ -20,8 +20,8 @@ from tests.qemu.waiting import GENEROUS
 from tests.typist import Typist
 
 PROMPT = "# "
-SHORT = 5.0
-"""Seconds that the door of the shell may take; the others may take less."""
+SHORT = 14.0
+"""Seconds that all doors may take together."""
 
 
 def tiny(lab: Lab, **settings: object) -> VirtualMachine:
@@ -117,9 +117,9 @@ def test_a_debugger_stops_the_guest_and_lets_it_go_on(vm: VirtualMachine) -> Non
     else:
         with connected(str(vm.folder / "gdb")) as stream:
             stream.sendall(b"$?#3f")
-            assert b"$T05" in stream.recv(100)
+            assert said(stream, b"$T05")
             stream.sendall(b"+$D#44")
-            assert b"OK" in stream.recv(100)
+            assert said(stream, b"OK")
     assert vm.run("echo on").stdout == "on\n"
 
 
@@ -164,7 +164,7 @@ def test_a_guest_that_does_not_answer_costs_a_few_seconds(boot: Callable[..., Vi
     machine = boot("hello")
     started = time.monotonic()
     found = doors(machine)
-    assert time.monotonic() - started < 2 * SHORT
+    assert time.monotonic() - started < SHORT
     assert found["root shell"].startswith("none: the guest does not answer (agent: silent")
     assert found["ssh"] == "none: not open; vm.ssh_command() opens it if the guest has sshd"
     assert found["gdb"].startswith("gdb ")
@@ -176,6 +176,15 @@ def test_a_machine_without_a_port_and_one_that_has_ended(boot: Callable[..., Vir
     assert found["root shell"] == "none: the machine has no port for it (channel=none)"
     machine.kill()
     assert {line.partition(": ")[2][:6] for line in open_doors(machine)} == {"none: "}
+
+
+def said(stream: socket.socket, wanted: bytes) -> bool:
+    """Whether it says something, whatever it says before."""
+    heard = b""
+    stream.settimeout(GENEROUS)
+    while wanted not in heard and (piece := stream.recv(100)):
+        heard += piece
+    return wanted in heard
 
 
 def connected(path: str) -> socket.socket:

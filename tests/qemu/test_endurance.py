@@ -45,6 +45,10 @@ class Holdings:
             files=tuple(sorted(str(path) for path in workspaces.rglob("*"))),
         )
 
+    def are_no_more_than(self, held: Self) -> bool:
+        """Whether all but files has been given back; a thread that was joined may be there for a moment yet."""
+        return self.descriptors <= held.descriptors and self.threads <= held.threads
+
 
 def resident_memory() -> int:
     """Bytes of this process that are in memory now."""
@@ -88,7 +92,7 @@ def test_machines_that_many_threads_start_at_once_hold_nothing_when_their_lab_is
             machines = list(threads.map(lambda name: lab.start(config, name=name), names))
             assert [machine.qmp.execute("query-name")["name"] for machine in machines] == names
         assert not any(machine.is_running() for machine in machines)
-    assert replace(Holdings.now(temporary), files=()) == replace(held, files=())
+    eventually(lambda: Holdings.now(temporary).are_no_more_than(held), "all has been given back")
 
 
 def test_a_guest_that_never_stops_talking_costs_bounded_memory_and_loses_no_byte(

@@ -1,16 +1,18 @@
 """Guests that nobody prepared get a root shell, each in the way that it knows; what is secret is shown to nobody."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_readonly_vm import BootTimeout, ChannelError, ChannelLost, Lab, VmConfig
+from tests.conftest import READY
 from tests.guests import tools
 from tests.guests.debian import PASSWORD, debian
 from tests.guests.disk import PARTITION_START
 from tests.guests.tiny_linux import tiny_linux
+from tests.templates import templates
 
 SHELL = VmConfig().replace(accel="tcg", channel="shell", start="cold", boot_timeout=300)
 
@@ -57,10 +59,8 @@ def test_debian_from_the_kernel_command_line(lab: Lab, debians_kernel: dict[str,
 
 
 def test_debian_by_its_own_bootloader_from_systemds_credentials(lab: Lab) -> None:
-    vm = lab.start(SHELL.replace(image=debian(), provision="systemd"), name="debian")
+    vm = lab.start(SHELL.replace(image=debian(), provision="systemd", start="clone", cache=templates()), name="debian")
     assert vm.run("systemctl is-system-running").stdout == "running\n"
-    assert set(vm.boot_phases) == {"firmware", "kernel", "userspace", "channel"}
-    assert sum(vm.boot_phases.values()) == pytest.approx(vm.boot_seconds, rel=0.1)
     # What a command of a service would not have, but a user's has.
     assert vm.run("grep SigIgn /proc/$$/status").stdout.split()[1].lstrip("0") in ("", "6")
     assert vm.run("ls /etc/systemd/system /etc/udev/rules.d | grep readonly", check=False).stdout == ""
@@ -84,6 +84,8 @@ def test_a_login_prompt_is_answered_and_the_password_shown_to_nobody(lab: Lab) -
     config = SHELL.replace(image=debian(), provision="none", login="root", password=PASSWORD)
     vm = lab.start(config, name="debian")
     assert vm.run("id -u").stdout == "0\n"
+    assert set(vm.boot_phases) == {"firmware", "kernel", "userspace", "channel"}
+    assert sum(vm.boot_phases.values()) == pytest.approx(vm.boot_seconds, rel=0.1)
     assert "password='***'" in repr(config)
     for shown in (vm.command_line, vm.console.text):
         assert not re.search(rf"\b{PASSWORD}\b(?!-vm)", shown)
@@ -95,15 +97,15 @@ def test_a_root_shell_on_the_serial_port_is_all_that_is_needed(lab: Lab, tiny: V
     assert vm.channel == "shell"
 
 
-def test_a_guest_that_cannot_be_reached_says_why(lab: Lab, tiny: VmConfig) -> None:
-    config = tiny.replace(provision="none", ready="channel", boot_timeout=8, channel="auto")
+def test_a_guest_that_cannot_be_reached_says_why(lab: Lab, small: Callable[..., VmConfig]) -> None:
+    config = small("hello", channel="auto", ready="channel")
     with pytest.raises(BootTimeout, match="waited for a channel to answer") as timeout:
-        lab.start(config, name="tiny")
+        lab.start(config.replace(boot_timeout=5), name="hello")
     notes = "\n".join(timeout.value.__notes__)
     assert "agent: silent (is qemu-guest-agent installed and running?)" in notes
     assert "shell: silent (nobody in the guest opened its port)" in notes
-    assert "tiny#" in notes
-    vm = lab.start(config.replace(ready="console:tiny# "), name="tiny")
+    assert READY in notes
+    vm = lab.start(config.replace(ready=f"console:{READY}"), name="hello")
     with pytest.raises(ChannelError, match=r"no channel answered in 2 s: agent: silent .*; shell: silent"):
         vm._loop.run(vm._access.channel(2.0))
 

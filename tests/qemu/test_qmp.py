@@ -181,7 +181,7 @@ class TestWaitEvent:
 
         with ThreadPoolExecutor(1) as threads:
             for _ in range(300):
-                wait = threads.submit(first_within, 2.0)
+                wait = threads.submit(first_within, GENEROUS)
                 stop_and_go(readonly_vm)
                 assert wait.result(), "an event came, and no wait returned it"
 

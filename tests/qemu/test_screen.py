@@ -12,6 +12,7 @@ from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError
 from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.errors import DisplayError
 from tests.guests.debian import debian
+from tests.templates import templates
 
 ON_A_KEYBOARD = string.printable[:95]
 """Every character that a US keyboard types without Enter, Tab and the like."""
@@ -119,7 +120,7 @@ def test_text_is_read_off_the_screen(machine: VirtualMachine, screen: Screen) ->
 
 @pytest.fixture
 def debian_machine() -> Iterator[VirtualMachine]:
-    config = VmConfig().replace(image=debian(), memory="512M", accel="tcg")
+    config = VmConfig().replace(image=debian(), accel="tcg", cache=templates())
     with Lab() as lab:
         yield lab.start(config, name="debian")
 

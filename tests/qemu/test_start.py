@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError, layer
+from tests.guests import tools
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.conftest import STARTS
 from tests.qemu.waiting import GENEROUS, eventually
@@ -43,6 +44,11 @@ def machine(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., 
         vm.close()
 
 
+def row(start: str, length: int) -> range:
+    """As many machines one after the other; of those that boot, each as the one before, as few as make a row."""
+    return range(min(length, 2) if start == "cold" else length)
+
+
 def soil(vm: VirtualMachine) -> None:
     vm.run("echo x >/mnt/soiled; echo x >/dev/soiled; sync")
 
@@ -53,7 +59,7 @@ def is_clean(vm: VirtualMachine) -> bool:
 
 class TestEveryStart:
     def test_each_machine_is_pristine_and_ready(self, machine: Callable[..., VirtualMachine], start: str) -> None:
-        for _ in range(3):
+        for _ in row(start, 3):
             vm = machine(start, prove_pristine=True)
             assert is_clean(vm)
             soil(vm)
@@ -66,8 +72,9 @@ class TestEveryStart:
         assert one.pid != other.pid
 
     def test_the_clock_is_right_within_a_second(self, machine: Callable[..., VirtualMachine], start: str) -> None:
-        machine(start).close()
-        time.sleep(1.5)  # for a clock that stands where it was frozen to be wrong
+        if start != "cold":
+            machine(start).close()
+            time.sleep(1.5)  # for a clock that stands where it was frozen to be wrong
         vm = machine(start)
         # `date` tells whole seconds; a guest that boots reads its clock when it does, in whole seconds as well.
         allowed = 2.5 if start == "cold" else 1.0
@@ -79,16 +86,18 @@ class TestEveryStart:
         self, machine: Callable[..., VirtualMachine], start: str
     ) -> None:
         seen = set()
-        for _ in range(4):
+        machines = row(start, 4)
+        for _ in machines:
             vm = machine(start)
             seen.add(vm.run("head -c 16 /dev/urandom").stdout_bytes)
             vm.close()
-        assert len(seen) == 4
+        assert len(seen) == len(machines)
 
     def test_the_console_remembers_the_boot_and_goes_on(
         self, machine: Callable[..., VirtualMachine], start: str
     ) -> None:
-        machine(start).close()
+        if start != "cold":
+            machine(start).close()
         vm = machine(start)
         vm.console.expect("tiny: ready")
         assert "tiny: ready" in vm.console.text
@@ -163,7 +172,7 @@ class TestEveryStart:
         assert vm.run("cat /mnt/file").stdout == "common\n"
 
     def test_layers_are_made_in_their_order(self, machine: Callable[..., VirtualMachine], start: str) -> None:
-        for _ in range(2):
+        for _ in range(1 if start == "cold" else 2):
             vm = machine(start, layers=[with_line("a"), with_line("b", times=2)])
             assert vm.run("cat /mnt/lines").stdout == "a\nb\nb\n"
             assert is_clean(vm)
@@ -172,16 +181,16 @@ class TestEveryStart:
         assert machine(start, layers=with_line("a")).run("cat /mnt/lines").stdout == "a\n"
         assert machine(start).run("[ -e /mnt/lines ]", check=False).exit_code == 1
 
-    def test_an_overlay_is_kept_whole(
-        self, machine: Callable[..., VirtualMachine], start: str, tmp_path: Path, lab: Lab
-    ) -> None:
+    def test_an_overlay_is_kept_whole(self, machine: Callable[..., VirtualMachine], start: str, tmp_path: Path) -> None:
         vm = machine(start, snapshot="overlay", keep="always", layers=with_line("a"))
-        vm.run("echo kept >/mnt/kept; sync; (sleep 0.2; poweroff -f) >/dev/null 2>&1 &")  # it minds no power button
+        # It minds no power button.
+        vm.run("echo kept >/mnt/kept; umount /mnt; (sleep 0.2; poweroff -f) >/dev/null 2>&1 &")
         eventually(lambda: not vm.is_running(), "the guest has powered off")
         vm.close(keep_overlay_as=tmp_path / "kept.qcow2")
-        again = lab.start(tiny("cold").replace(image=tmp_path / "kept.qcow2"), name="again")
-        assert again.run("cat /mnt/lines /mnt/kept").stdout == "a\nkept\n"
-        again.close()
+        tools.run(["qemu-img", "convert", "-O", "raw", tmp_path / "kept.qcow2", tmp_path / "raw"])
+        tools.run(["e2fsck", "-fn", tmp_path / "raw"])
+        for name, content in (("lines", "a\n"), ("kept", "kept\n")):
+            assert tools.run(["debugfs", "-R", f"cat /{name}", tmp_path / "raw"]) == content
 
 
 @layer

@@ -21,7 +21,7 @@ from pytest_readonly_vm.host.slots import Budget, Slots
 MIB = 1 << 20
 
 OTHER = """
-import os, sys, threading
+import os, signal, sys, threading
 from pathlib import Path
 from pytest_readonly_vm.host.slots import Budget, Slots
 
@@ -32,6 +32,7 @@ def take(memory, cpus):
     held.append(slots.take(int(memory) << 20, int(cpus), label="web", on_wait=say))
     say("taken")
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which who runs us may have had ignored
 folder, memory, cpus = sys.argv[1:]
 slots = Slots(Path(folder), Budget(int(memory) << 20, int(cpus)))
 held = []

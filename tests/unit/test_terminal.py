@@ -143,7 +143,7 @@ def lend_to(other: Other, input: bytes, *arguments: str) -> subprocess.Popen[byt
 
 
 def test_lines_of_a_file_are_typed(other: Other) -> None:
-    with lend_to(other, b"one\ntwo\n", "0.3") as lender:
+    with lend_to(other, b"one\ntwo\n", "3") as lender:
         other.hear(b"one\rtwo\r")
         other.stream.sendall(b"three\n")
         out, _ = lender.communicate(timeout=20)

@@ -10,4 +10,4 @@ from tests.qemu.attacks.files import ON_FILES
 
 ATTACKS = (*ON_DISKS, *ON_FILES)
 
-__all__ = ["ATTACKS", "ON_ITS_OWN_DISK", "Attack"]
+__all__ = ["ATTACKS", "ON_DISKS", "ON_FILES", "ON_ITS_OWN_DISK", "Attack"]
