@@ -58,14 +58,20 @@ class Lab:
         self,
         progress: Progress = lambda what, done, size: None,
         tell: Callable[[str], None] = lambda sentence: None,
+        on_failure: Callable[[VirtualMachine, BaseException], None] = lambda vm, error: None,
     ) -> None:
-        """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any."""
+        """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
+
+        `on_failure` gets each machine that was wanted and did not become ready, before it is discarded.
+        """
         self.boots: list[Boot] = []
         self._progress = progress
         self._tell = tell
+        self._on_failure = on_failure
         self._room = Room(tell)
         self._users = ExitStack()
         self._machines: list[VirtualMachine] = []
+        self._launched: dict[Instance, Order] = {}
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -85,10 +91,10 @@ class Lab:
 
     def close(self) -> None:
         """End what is still running and remove what is still there."""
-        self._users.close()
         for vm in self._machines:
             with contextlib.suppress(VmError):  # the spawner ends what did not end by itself
                 vm.close()
+        self._users.close()  # they may have taken some of these back
         self._stack.close()
 
     @cached_property
@@ -156,8 +162,19 @@ class Lab:
             handle=lambda instance: self._handle(order, instance),
             slot=lambda: self._room.slot(config, name, spare=spare),
             usual_channel=self._usual_channels.get((config.image, config.kernel)),
+            on_launch=lambda instance: None if spare else self._note_launch(order, instance),
+            on_failure=lambda instance, error: spare or self._on_failure(self._handle(order, instance), error),
         )
         return order
+
+    def _note_launch(self, order: Order, instance: Instance) -> None:
+        self._launched[instance] = order
+        instance.on_end.append(lambda: self._launched.__delitem__(instance))
+
+    def on_their_way(self) -> list[VirtualMachine]:
+        """The machines that `start` is waiting for at this moment, on whatever thread. None of them is ready."""
+        launched = tuple(self._launched.items())
+        return [self._handle(order, instance) for instance, order in launched if not instance.ready_after]
 
     @cached_property
     def _templates(self) -> Templates:
@@ -269,6 +286,16 @@ class Lab:
     def broken_bases(self) -> dict[Path, str]:
         """What happened to each base that was found changed so far."""
         return {base.path: base.broken for base in self._watched if base.broken}
+
+    def identity(self, image: Path | None) -> dict[str, str]:
+        """By what a base image can be told from another: its ``fingerprint``; with ``verify=hash`` its ``sha256``."""
+        for base in self._bases.values():
+            if base.path == image:
+                if base in self._digests:
+                    return {"sha256": self._digests[base][0]}
+                found = base.layers[0].fingerprint
+                return {"fingerprint": f"size={found.size} mtime_ns={found.mtime_ns} inode={found.inode}"}
+        return {}
 
     def compare_digests(self) -> tuple[tuple[Path, ...], tuple[str, ...]]:
         """Read every base that was opened with ``verify=hash`` once more: those that are the same, and complaints."""

@@ -67,6 +67,10 @@ class Order:
     """Waits until this computer has room for one more machine."""
     usual_channel: str | None = None
     """The channel that such a machine had before."""
+    on_launch: Callable[[Instance], object] = lambda instance: None
+    """Called with each machine whose QEMU has been started."""
+    on_failure: Callable[[Instance, BaseException], object] = lambda instance, error: None
+    """Called with a machine that did not become what was ordered, before it is discarded."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -162,6 +166,7 @@ def launch(order: Order, origin: Origin) -> Instance:
         )
         instance.on_end.append(slot.release)
         undo.pop_all()
+    order.on_launch(instance)
     return instance
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm.plugin import header, markers, options, report, timeouts
+from pytest_readonly_vm.plugin.debugger import Debugger
 from pytest_readonly_vm.plugin.fixtures import fixture_module
+from pytest_readonly_vm.plugin.page import Page
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.summary import Summary
 
@@ -24,7 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
     Run(config)
     config.pluginmanager.register(fixture_module(config), "readonly_vm fixtures")
     config.pluginmanager.register(report, "readonly_vm report")
+    config.pluginmanager.register(Run.of(config).evidence, "readonly_vm evidence")
     config.pluginmanager.register(Summary(), "readonly_vm summary")
+    config.pluginmanager.register(Debugger(), "readonly_vm debugger")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Page(config), "readonly_vm page")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -9,19 +9,21 @@ if TYPE_CHECKING:
 _LONGEST = 500
 
 
-def lane(vm: "VirtualMachine", *, test: str, scope: str) -> dict[str, Any]:
+def lane(vm: "VirtualMachine", *, test: str, scope: str, asked: float, handed: float) -> dict[str, Any]:
     """The life of a machine that has ended. Times are seconds since the epoch, durations seconds.
 
     :param test: node id of its owner, a test or what its scope is.
+    :param asked: when it was asked for.
+    :param handed: when its owner got it.
     """
     now = time.time()
     happenings = [
         {
             "kind": happening.kind,
-            "what": happening.what[:_LONGEST],
+            "what": _sayable(happening.what),
             "time": happening.time,
             "seconds": happening.seconds,
-            "outcome": happening.outcome[:_LONGEST],
+            "outcome": _sayable(happening.outcome),
         }
         for happening in vm.chronicle.entries()
     ]
@@ -38,5 +40,12 @@ def lane(vm: "VirtualMachine", *, test: str, scope: str) -> dict[str, Any]:
         "image": str(vm.config.image or vm.config.kernel),
         "started": now - vm.seconds_since_start(),
         "ended": now,
+        "asked": asked,
+        "handed": handed,
         "happenings": happenings,
     }
+
+
+def _sayable(text: str) -> str:
+    """Not too long, and without what no UTF-8 has."""
+    return text[:_LONGEST].encode(errors="replace").decode()

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 import pytest_readonly_vm
-from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.plugin.run import NEWS, Run, machines_of
+from pytest_readonly_vm.errors import GuestBroken, VmError
+from pytest_readonly_vm.plugin.integrations import properties
+from pytest_readonly_vm.plugin.run import NEWS, Run, forget_machines, machines_of
+from pytest_readonly_vm.plugin.timeouts import explanation, is_timeout
 
 _OURS = str(Path(pytest_readonly_vm.__file__).parent)
 _LINES_SHOWN = 40
@@ -29,21 +31,35 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add what is known of the machines; errors are shown where the user's code met them, not where ours raised."""
-    ours = call.excinfo if call.excinfo and isinstance(call.excinfo.value, VmError | pytest.UsageError) else None
+    ours = call.excinfo if call.excinfo and _is_for_users(call.excinfo.value) else None
     users = ours is not None and _cut_below_users_code(ours.tb, item.config.rootpath)
     report = yield
     run = Run.of(item.config)
+    # Of a machine that an earlier test has lost, that test's report tells.
+    machines = [] if ours is not None and isinstance(ours.value, GuestBroken) else machines_of(item)
     if report.failed:
         if ours is not None and not users:
             report.longrepr = _without_traceback(ours)
-        machines = machines_of(item)
         run.note_failure(machines)
         for vm in machines:
             title = f"Captured serial console of {vm.name}"
             report.sections.append((title, vm.console.tail(_LINES_SHOWN) or "(silent)"))
+        if words := explanation(item, report.longreprtext):
+            report.sections.append(("Timeout", words))
+    run.evidence.look(item, report, machines)
+    if report.when == "teardown":
+        for vm in machines:
+            report.user_properties += properties(vm, run.lab.identity(vm.config.image), run.evidence.place_of(vm))
+        run.evidence.finish()
+        forget_machines(item)
     if news := run.take_news():
         vars(report)[NEWS] = news
     return report
+
+
+def _is_for_users(error: BaseException) -> bool:
+    """Whether a traceback of our own code, or of what waits in it, would tell a user nothing."""
+    return isinstance(error, VmError | pytest.UsageError) or is_timeout(error)
 
 
 def _cut_below_users_code(traceback: TracebackType, root: Path) -> bool:

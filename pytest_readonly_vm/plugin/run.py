@@ -2,8 +2,7 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import re
+import time
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import pytest
 
 from pytest_readonly_vm.config import SCOPES, VmConfig
+from pytest_readonly_vm.plugin.evidence import Keeper
 from pytest_readonly_vm.plugin.lanes import lane
 from pytest_readonly_vm.plugin.options import given_settings
+from pytest_readonly_vm.plugin.results import folder_name
 from pytest_readonly_vm.plugin.timeouts import clock_of
 from pytest_readonly_vm.plugin.trust import Trust
 from pytest_readonly_vm.plugin.upcoming import Upcoming
@@ -28,8 +29,6 @@ _shared = pytest.StashKey[dict[VmConfig, "VirtualMachine"]]()
 
 NEWS = "readonly_vm"
 """Attribute of a test report that holds its `News`; pytest and xdist carry a report's attributes along."""
-
-_LONGEST_FOLDER_NAME = 100
 
 
 class News(TypedDict):
@@ -59,6 +58,7 @@ class Run:
         self._lanes: list[dict[str, Any]] = []
         self.current: pytest.Item | None = None
         """The test that is being run."""
+        self.evidence = Keeper(config)
         self.upcoming = Upcoming()
         config.stash[_run] = self
 
@@ -76,7 +76,8 @@ class Run:
         if hasattr(self._config, "workerinput"):
             # Nobody hears an xdist worker whose controller was killed, and it would wait out its test with the machine.
             die_with_parent()
-        lab = Lab(Progress(self._config), self._print)
+        came_to_nothing = self.evidence.came_to_nothing
+        lab = Lab(Progress(self._config), self.tell, lambda vm, error: came_to_nothing(vm, error, self.current))
         self._config.add_cleanup(lab.close)
         return lab
 
@@ -89,21 +90,28 @@ class Run:
     def machine(self, config: VmConfig, node: Any, label: str) -> Iterator["VirtualMachine"]:
         """A booted machine that belongs to a node of the collection tree and ends when this is left."""
         name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
+        asked = time.time()
         vm = self._started(config, node, label, name)
+        handed = time.time()
         try:
             node.stash.setdefault(_machines, []).append(vm)
             self._labels[vm] = label
             if vm.monitor_command:
-                self._print(f"{name}: second monitor: {vm.monitor_command}")
+                self.tell(f"{name}: second monitor: {vm.monitor_command}")
             yield vm
         finally:
             wanted = config.keep == "always" or (config.keep == "on-failure" and vm in self._failed)
             destination = self._overlay_destination(config, node, label) if wanted else None
             self._failed.discard(vm)
             del self._labels[vm]
+            self.evidence.ends(vm, self.current)
             vm.close(keep_overlay_as=destination)
             if config.report:
-                self._lanes.append(lane(vm, test=node.nodeid, scope=label if label in SCOPES else "function"))
+                self._lanes.append(
+                    lane(
+                        vm, test=node.nodeid, scope=label if label in SCOPES else "function", asked=asked, handed=handed
+                    )
+                )
             if destination:
                 self._kept.append(str(destination))
 
@@ -113,6 +121,7 @@ class Run:
             clock.stopped() if clock else contextlib.nullcontext(),
             self._trust.starting(config, self.current, node, label),
         ):
+            self.evidence.begins(config)
             vm = self.lab.start(config, name=name)
             if clock:
                 clock.take_over(config, vm.slowness)
@@ -132,7 +141,8 @@ class Run:
         folder = Path(self._config.invocation_params.dir) / config.output / folder_name(node.nodeid or "session")
         return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
 
-    def _print(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Show a line in the terminal, whatever is captured."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         capture = self._config.pluginmanager.get_plugin("capturemanager")
         if reporter is not None:
@@ -151,7 +161,8 @@ class Run:
         """
         fixtures = getattr(item, "fixturenames", ())
         for vm in machines_above(item) if self.has_lab else ():
-            shared = any(name in fixtures for name in ("readonly_vm", f"readonly_vm_{vm.config.scope}"))
+            scope = self._labels.get(vm, "")
+            shared = f"readonly_vm_{scope}" in fixtures or ("readonly_vm" in fixtures and vm.config.scope == scope)
             if vm.config.reset == "each-test" and vm in self._used and shared:
                 self._used.discard(vm)
                 vm.reset()
@@ -180,8 +191,10 @@ class Run:
     def last_words(self, item: pytest.Item) -> None:
         """Before pytest-timeout ends this process from another thread: say why, and leave nothing behind."""
         if clock := clock_of(item):
-            self._print(f"{item.nodeid}: {clock.explain()}")
+            self.tell(f"{item.nodeid}: {clock.explain()}")
         if self.has_lab:
+            for line in self.evidence.save_now(item, [*machines_of(item), *self.lab.on_their_way()], "timeout"):
+                self.tell(f"{item.nodeid}: {line}")
             self.lab.close()
 
     def check_bases(self, item: pytest.Item) -> None:
@@ -215,14 +228,18 @@ def machines_above(item: pytest.Item) -> list["VirtualMachine"]:
 
 def machines_of(item: pytest.Item) -> list["VirtualMachine"]:
     """The machines that a test had or shared, whether they still run or not."""
-    had = item.stash.get(_machines, [])
-    used = getattr(item, "funcargs", {}).values()
-    return [vm for vm in machines_above(item) if any(vm is value for value in used)] + had
+    names = getattr(item, "fixturenames", ())
+    used = list(getattr(item, "funcargs", {}).values())
+    found = []
+    for node in item.listchain()[:-1]:
+        scope = type(node).__name__.lower()  # a fixture of the test's may have it, so that the test has not
+        for vm in node.stash.get(_machines, []):
+            is_meant = f"readonly_vm_{scope}" in names or ("readonly_vm" in names and vm.config.scope == scope)
+            if is_meant or any(vm is value for value in used):
+                found.append(vm)
+    return found + item.stash.get(_machines, [])
 
 
-def folder_name(text: str) -> str:
-    """A text, such as a node id, as the name of a file: safe, bounded, and different for different texts."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "_"
-    if name == text:
-        return name
-    return f"{name[:_LONGEST_FOLDER_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+def forget_machines(item: pytest.Item) -> None:
+    """A test is over, and so are its machines; it may be repeated."""
+    item.stash[_machines] = []

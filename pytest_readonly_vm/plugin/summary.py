@@ -3,15 +3,18 @@
 import shlex
 import statistics
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_readonly_vm.plugin import integrations
+from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.run import NEWS, News, Run
 
 _WORKER_KEY = "readonly_vm"
+_FOLDERS_SHOWN = 10
 _MANNERS = {"boot": "booted", "clone": "cloned", "revert": "set back"}
 
 
@@ -25,6 +28,7 @@ class Summary:
         self._kept: list[str] = []
         self._hashed: set[str] = set()
         self._complaints: list[str] = []
+        self._incidents: list[dict[str, Any]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         news: News | None = vars(report).get(NEWS)
@@ -33,6 +37,8 @@ class Summary:
             self._checked.update(news["checked"])
             self._changed.update(news["changed"])
             self._kept += news["kept"]
+        if incident := vars(report).get(INCIDENT):
+            self._incidents.append(incident)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -44,6 +50,8 @@ class Summary:
         output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
         if output is not None:
             output[_WORKER_KEY] = (sorted(self._hashed), self._complaints)
+        else:
+            integrations.append_step_summary(self._incidents, run.evidence.shown)
         if self._complaints and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -57,8 +65,9 @@ class Summary:
         self._complaints += complaints
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if not self._boots and not self._checked and not self._changed:
+        if not (self._boots or self._checked or self._changed or self._incidents):
             return
+        shown = Run.of(terminalreporter.config).evidence.shown
         terminalreporter.write_sep("-", "virtual machines")
         for line in self._start_lines():
             terminalreporter.write_line(line)
@@ -76,6 +85,17 @@ class Summary:
             terminalreporter.write_line(f"base {Path(image).name} unchanged after {tests} tests ({proof})")
         for path in self._kept:
             terminalreporter.write_line(f"kept overlay {path} (boot it again: pytest --vm-image={shlex.quote(path)})")
+        for line in self._evidence_lines(shown):
+            terminalreporter.write_line(line)
+
+    def _evidence_lines(self, shown: Callable[[str], str]) -> Iterator[str]:
+        folders = list(dict.fromkeys(folder for incident in self._incidents for folder in incident["folders"]))
+        for folder in folders[:_FOLDERS_SHOWN]:
+            yield f"evidence: {shown(folder)}"
+        if (more := len(folders) - _FOLDERS_SHOWN) > 0:
+            yield f"evidence: {more} folders more"
+        for complaint, count in Counter(c for incident in self._incidents for c in incident["complaints"]).items():
+            yield f"{complaint}{f' ({count} times)' if count > 1 else ''}"
 
     def _start_lines(self) -> Iterator[str]:
         """One for each way in which machines came to be, then why not in a better one."""

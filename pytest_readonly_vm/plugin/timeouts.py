@@ -95,6 +95,11 @@ def clock_of(item: pytest.Item | None) -> TestClock | None:
     return None if item is None else item.stash.get(_clock, None)
 
 
+def is_timeout(error: BaseException) -> bool:
+    """Whether it is how pytest-timeout ends a test."""
+    return isinstance(error, pytest.fail.Exception) and str(error).startswith(_TIMEOUT)
+
+
 def explanation(item: pytest.Item, failure: str) -> str | None:
     """What is to be said of a failure that is a timeout of ours."""
     clock = clock_of(item)

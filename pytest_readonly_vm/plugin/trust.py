@@ -12,7 +12,7 @@ import pytest
 
 from pytest_readonly_vm.config import SCOPES, VmConfig
 from pytest_readonly_vm.errors import BootTimeout, GuestBroken, GuestDied, VmError
-from pytest_readonly_vm.plugin.upcoming import likeness
+from pytest_readonly_vm.plugin.upcoming import variant
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -28,7 +28,7 @@ class _Breach:
     node: object
     """Whose it was."""
     scope: str
-    likeness: object
+    variant: object
     """Of the tests that would share it."""
     first: str = field(compare=False)
     """Node id of the test that met it."""
@@ -37,7 +37,7 @@ class _Breach:
     def concerns(self, item: pytest.Item, scope_wanted: str) -> bool:
         names = getattr(item, "fixturenames", ())
         wants = f"readonly_vm_{self.scope}" in names or ("readonly_vm" in names and scope_wanted == self.scope)
-        return wants and self.node in item.listchain() and self.likeness == likeness(item) and self.first != item.nodeid
+        return wants and self.node in item.listchain() and self.variant == variant(item) and self.first != item.nodeid
 
 
 class Trust:
@@ -63,7 +63,7 @@ class Trust:
                 self._add(item, node, scope, trouble)
 
     def _add(self, item: pytest.Item, node: object, scope: str, trouble: VmError) -> None:
-        breach = _Breach(node, scope, likeness(item), first=item.nodeid, cause=_headline(trouble))
+        breach = _Breach(node, scope, variant(item), first=item.nodeid, cause=_headline(trouble))
         if breach not in self._breaches:
             self._breaches.append(breach)
 

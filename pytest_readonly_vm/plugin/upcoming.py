@@ -50,8 +50,11 @@ def _usual() -> int:
 
 def likeness(item: pytest.Item) -> object:
     """Tests of which this is equal will want the same machine, unless fixtures are overridden in their modules."""
-    if not any(name in getattr(item, "fixturenames", ()) for name in _USERS):
-        return None
+    return variant(item) if any(name in getattr(item, "fixturenames", ()) for name in _USERS) else None
+
+
+def variant(item: pytest.Item) -> object:
+    """What of a test's markers and parameters may change its machine."""
     marks = tuple(repr((mark.args, mark.kwargs)) for mark in item.iter_markers("vm"))
     spec = getattr(item, "callspec", None)
     parameters = {name: value for name, value in spec.params.items() if name.startswith("vm_")} if spec else {}

@@ -8,7 +8,7 @@ from pytest_readonly_vm.machine.boot import allow_reboots
 from pytest_readonly_vm.machine.command_line import RamWire
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, Origin, greet, launch
-from pytest_readonly_vm.machine.start.cold import discard
+from pytest_readonly_vm.machine.start.cold import give_up
 from pytest_readonly_vm.machine.start.resume import resume
 from pytest_readonly_vm.machine.start.template import Template, copies, migrated, set_capabilities
 
@@ -44,10 +44,10 @@ def clone(order: Order, template: Template, *, ram: int | None = None, freezable
         resume(order, instance, template.conversation)
     except GuestDied:
         failure = StartFailed(f"{order.name}: QEMU did not accept the template: {instance.process.verdict()}")
-        discard(order.loop, instance)
+        give_up(order, instance, failure)
         raise instance.process.with_evidence(failure) from None
-    except BaseException:
-        discard(order.loop, instance)
+    except BaseException as error:
+        give_up(order, instance, error)
         raise
     instance.manner = "clone"
     instance.boot_phases = template.boot_phases

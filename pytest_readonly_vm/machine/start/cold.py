@@ -22,8 +22,8 @@ def booted(order: Order, origin: Origin) -> Instance:
     instance = launch(order, origin)
     try:
         boot(order, instance)
-    except BaseException:
-        discard(order.loop, instance)
+    except BaseException as error:
+        give_up(order, instance, error)
         raise
     return instance
 
@@ -33,10 +33,18 @@ def with_layers(order: Order, instance: Instance) -> Instance:
     try:
         for layer in order.config.layers:
             layer.apply(order.handle(instance))
-    except BaseException:
-        discard(order.loop, instance)
+    except BaseException as error:
+        give_up(order, instance, error)
         raise
     return instance
+
+
+def give_up(order: Order, instance: Instance, error: BaseException) -> None:
+    """End a machine that has not become what was ordered, once who ordered it has seen it."""
+    try:
+        order.on_failure(instance, error)
+    finally:
+        discard(order.loop, instance)
 
 
 def discard(loop: LoopThread, instance: Instance) -> None:

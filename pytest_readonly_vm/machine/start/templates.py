@@ -13,7 +13,7 @@ from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, Origin
 from pytest_readonly_vm.machine.start.archive import Archive
 from pytest_readonly_vm.machine.start.clone import clone
-from pytest_readonly_vm.machine.start.cold import booted, discard
+from pytest_readonly_vm.machine.start.cold import booted, give_up
 from pytest_readonly_vm.machine.start.key import keys_of
 from pytest_readonly_vm.machine.start.template import Template, Unfrozen, freeze, new_ram
 from pytest_readonly_vm.qemu_args import what_no_copy_has
@@ -102,8 +102,8 @@ class Templates:
             except Unfrozen as unfrozen:
                 self._refused[key] = str(unfrozen)
                 raise Refused(str(unfrozen), instance) from None
-            except BaseException:
-                discard(order.loop, instance)
+            except BaseException as error:
+                give_up(order, instance, error)
                 raise
         except BaseException:
             if ram is not None:
@@ -118,8 +118,8 @@ class Templates:
             try:
                 order.config.layers[number].apply(order.handle(instance))
                 return order.loop.run(freeze(instance, ram=ram))
-            except BaseException:
-                discard(order.loop, instance)
+            except BaseException as error:
+                give_up(order, instance, error)
                 raise
         except BaseException:
             if ram is not None:

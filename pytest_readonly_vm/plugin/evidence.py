@@ -1,0 +1,240 @@
+"""Owns when evidence is saved and where: for each attempt of a test a folder, before its machines end.
+
+What of a test fails last is its teardown, when its machines have ended. So of each of them is kept what costs nothing,
+until the report on the teardown has decided.
+"""
+
+import contextlib
+import dataclasses
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pytest
+
+from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.plugin import integrations
+from pytest_readonly_vm.plugin.results import Results, folder_name
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.evidence import Evidence
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+INCIDENT = "readonly_vm_incident"
+"""Attribute of the report of a failure that holds an `Incident`, as a dict: pytest and xdist carry it along."""
+
+_RUN_KEY = "readonly_vm_run"
+_TITLE = "Evidence folder"
+
+
+@dataclass(slots=True, kw_only=True)
+class Incident:
+    """The failure of a test that had machines: only what can be serialised."""
+
+    test: str
+    when: str
+    """``setup``, ``call``, ``teardown``."""
+    attempt: int
+    """0, or which repetition of the test it was."""
+    headline: str
+    machines: list[str]
+    folders: list[str]
+    """Where the evidence of the machines is."""
+    complaints: list[str]
+    """Why there is none, or not all of it."""
+    outputs: list[str]
+    """The output folders in use."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt of one test."""
+
+    item: pytest.Item
+    number: int
+    is_wanted: bool = False
+    """Whether what is saved is to stay."""
+    folders: dict[Path, Path] = field(default_factory=dict)
+    """The attempt's own in each output folder."""
+    saved: "dict[VirtualMachine, Evidence]" = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    logs: "dict[VirtualMachine, BinaryIO]" = field(default_factory=dict)
+    """What the consoles of machines that have ended had said."""
+
+
+class Keeper:
+    """Saves the evidence of what one pytest process runs. It changes no test's outcome, whatever happens to it."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._run: str = getattr(config, "workerinput", {}).get(_RUN_KEY) or secrets.token_hex(8)
+        self._attempt: _Attempt | None = None
+        self._is_ending = False
+
+    @cached_property
+    def _results(self) -> Results:
+        results = Results(_pieces, self._run)
+        self._config.add_cleanup(results.close)
+        return results
+
+    # As a plugin.
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Let xdist's workers be of the same run."""
+        node.workerinput[_RUN_KEY] = self._run
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """What a worker of xdist has saved is to stay until the run ends, and not the worker."""
+        for output in vars(report).get(INCIDENT, {}).get("outputs", ()):
+            self._results.hold(Path(output))
+
+    # In the course of a test.
+
+    def begins(self, config: VmConfig) -> None:
+        """A machine is about to be started."""
+        if _is_on(config):
+            self._results.enter(self._output(config))
+
+    def came_to_nothing(self, vm: "VirtualMachine", error: BaseException, item: pytest.Item | None) -> None:
+        """A machine has not become ready and is about to be discarded."""
+        if _is_on(vm.config) and item is not None and not self._is_ending:
+            self._save(self._attempt_of(item), [vm], f"start: {_first_line(str(error)) or type(error).__name__}")
+
+    def ends(self, vm: "VirtualMachine", item: pytest.Item | None) -> None:
+        """A machine is about to be closed."""
+        if _is_on(vm.config) and item is not None:
+            with contextlib.suppress(OSError):
+                self._attempt_of(item).logs[vm] = vm.console.log_path.open("rb")
+
+    def look(self, item: pytest.Item, report: pytest.TestReport, machines: "Sequence[VirtualMachine]") -> None:
+        """A phase of a test is over, and its machines may still live."""
+        if not machines and self._attempt is None:
+            return
+        attempt = self._attempt_of(item)
+        if wanted := [vm for vm in machines if _is_wanted(vm.config, report)]:
+            self._save(attempt, wanted, f"{report.when}: {headline(report)}", capsule=report.failed)
+        attempt.is_wanted = attempt.is_wanted or report.failed or bool(wanted)
+        if report.failed:
+            self._tell(report, attempt, [*machines, *(vm for vm in attempt.saved if vm not in machines)])
+
+    def place_of(self, vm: "VirtualMachine") -> str | None:
+        """Where the evidence of a machine is, if there is some that stays."""
+        attempt = self._attempt
+        saved = attempt.saved.get(vm) if attempt is not None and attempt.is_wanted else None
+        return self.shown(saved.folder) if saved is not None else None
+
+    def finish(self) -> None:
+        """An attempt of a test is over, with its teardown."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
+            return
+        for log in attempt.logs.values():
+            log.close()
+        if not attempt.is_wanted:
+            for folder in attempt.folders.values():
+                with contextlib.suppress(OSError):
+                    self._results.give_back(folder)
+
+    def save_now(self, item: pytest.Item, machines: "Sequence[VirtualMachine]", why: str) -> list[str]:
+        """Save what there is before this process ends without a report; return lines that say where. Any thread may."""
+        attempt = self._attempt_of(item)
+        attempt.is_wanted = self._is_ending = True
+        self._save(attempt, [vm for vm in machines if _is_on(vm.config)], why)
+        return [f"{_TITLE}: {self.shown(evidence.folder)}" for evidence in attempt.saved.values()] + attempt.complaints
+
+    def shown(self, path: str | Path) -> str:
+        """A path as people read it: from the folder in which pytest was started, if it is below."""
+        here = Path(self._config.invocation_params.dir)
+        return os.path.relpath(path, here) if Path(path).is_relative_to(here) else str(path)
+
+    def _attempt_of(self, item: pytest.Item) -> _Attempt:
+        if self._attempt is None or self._attempt.item is not item:
+            self._attempt = _Attempt(item, getattr(item, "execution_count", 1) - 1)  # which is pytest-rerunfailures'
+        return self._attempt
+
+    def _save(
+        self, attempt: _Attempt, machines: "Sequence[VirtualMachine]", failure: str, *, capsule: bool = False
+    ) -> None:
+        from pytest_readonly_vm.machine.evidence import OVERVIEW, collect
+
+        about = {"test": attempt.item.nodeid, "attempt": str(attempt.number + 1), "failed in": failure}
+        machines = [vm for vm in machines if vm not in attempt.saved]
+        for vm in machines:
+            try:
+                evidence = collect(
+                    vm,
+                    self._folder(attempt, vm, is_alone=len(machines) == 1),
+                    about=about,
+                    console=attempt.logs.get(vm),
+                    capsule=capsule and vm.config.capsule == "on-failure",
+                )
+            except (Exception, pytest.fail.Exception) as error:  # pytest-timeout may raise the latter at any moment
+                reason = (error.strerror if isinstance(error, OSError) else None) or _first_line(str(error))
+                attempt.complaints.append(f"no evidence of {vm.name}: {self._output(vm.config)}: {reason}")
+                continue
+            attempt.saved[vm] = evidence
+            if OVERVIEW in evidence.missing:
+                attempt.complaints.append(f"not all evidence of {vm.name} is saved: {evidence.missing[OVERVIEW]}")
+
+    def _folder(self, attempt: _Attempt, vm: "VirtualMachine", *, is_alone: bool) -> Path:
+        output = self._output(vm.config)
+        if output not in attempt.folders:
+            retry = f"-retry{attempt.number}" if attempt.number else ""
+            attempt.folders[output] = self._results.claim(output, folder_name(attempt.item.nodeid) + retry)
+        folder = attempt.folders[output]
+        if is_alone and all(evidence.folder != folder for evidence in attempt.saved.values()):
+            return folder
+        return self._results.within(folder, folder_name(vm.name.removeprefix(attempt.item.name).strip(" ()") or "1"))
+
+    def _tell(self, report: pytest.TestReport, attempt: _Attempt, machines: "Sequence[VirtualMachine]") -> None:
+        folders = [str(evidence.folder) for evidence in attempt.saved.values()]
+        if lines := [self.shown(folder) for folder in folders] + attempt.complaints:
+            report.sections.append((_TITLE, "\n".join(lines)))
+        incident = Incident(
+            test=attempt.item.nodeid,
+            when=report.when,
+            attempt=attempt.number,
+            headline=headline(report),
+            machines=[vm.name for vm in machines],
+            folders=folders,
+            complaints=list(attempt.complaints),
+            outputs=[str(output) for output in attempt.folders],
+        )
+        vars(report)[INCIDENT] = dataclasses.asdict(incident)
+        integrations.attach(self._config, report, list(attempt.saved.values()))
+
+    def _output(self, config: VmConfig) -> Path:
+        return Path(self._config.invocation_params.dir) / config.output
+
+
+def _pieces() -> Sequence[str]:
+    from pytest_readonly_vm.machine.evidence import PIECES  # which a run that saves nothing is not to pay for
+
+    return PIECES
+
+
+def headline(report: pytest.TestReport) -> str:
+    """What a failure's report says in one line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        return _first_line(crash.message)
+    return (report.longreprtext.strip().splitlines() or [report.outcome])[0]
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+def _is_on(config: VmConfig) -> bool:
+    return config.evidence != "off" or config.capsule != "never"
+
+
+def _is_wanted(config: VmConfig, report: pytest.TestReport) -> bool:
+    if report.failed:
+        return _is_on(config)
+    return config.evidence == "on" and report.when == "call"

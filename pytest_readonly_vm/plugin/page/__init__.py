@@ -1,0 +1,114 @@
+"""Owns the page that shows a run: collects what the reports of all tests carry, and writes a single HTML file."""
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from pytest_readonly_vm.plugin.evidence import INCIDENT
+from pytest_readonly_vm.plugin.options import given_settings
+from pytest_readonly_vm.plugin.page.rows import Rows
+from pytest_readonly_vm.plugin.run import NEWS, News
+
+
+class Page:
+    """Lives in the process that hears all reports: the only one, or xdist's controller."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        given = given_settings(config).get("report")
+        self._path = Path(str(given.value)).absolute() if given else None
+        self._config = config
+        self._rows = Rows(epoch=time.time())
+        self._problem: OSError | None = None
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if self._path is not None and report.failed:
+            self._take(report, "collect", (time.time(), time.time()), "error")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._path is None:
+            return
+        category = self._config.hook.pytest_report_teststatus(report=report, config=self._config)[0]
+        # xdist's own report of a worker's crash has no times.
+        times = (report.start, report.stop) if report.stop else (time.time(), time.time())
+        self._take(report, str(report.when), times, category)
+        news: News | None = vars(report).get(NEWS)
+        if news:
+            self._rows.add_starts(_worker(report), news["boots"])
+            for lane in news["lanes"]:
+                self._rows.add_lane(_worker(report), lane)
+
+    def _take(self, report: Any, when: str, times: tuple[float, float], category: str) -> None:
+        crash, message = self._reason(report) if category and category != "passed" else ("", "")
+        folders = (vars(report).get(INCIDENT) or {}).get("folders", ())
+        self._rows.add_phase(
+            _worker(report),
+            report.nodeid,
+            when,
+            times,
+            outcome=category,
+            crash=crash,
+            message=message,
+            evidence=[self._link(folder) for folder in folders],
+        )
+
+    def _link(self, folder: str) -> str:
+        """A folder as seen from the page, so that both can be moved together; no scheme can hide in it."""
+        assert self._path is not None
+        return quote(os.fsencode(os.path.relpath(folder, self._path.parent))) + "/"
+
+    def _reason(self, report: Any) -> tuple[str, str]:
+        """Where and why a test did not pass: ``tests/test_a.py:12`` and a message; either may be empty."""
+        if isinstance(report.longrepr, tuple):
+            path, line, message = report.longrepr
+        elif (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
+            path, line, message = crash.path, crash.lineno, crash.message
+        else:
+            return "", report.longreprtext
+        root = self._config.rootpath
+        return f"{Path(path).relative_to(root) if Path(path).is_relative_to(root) else path}:{line}", message
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Write the page, all of it or nothing; a failure is told in the summary and changes no outcome."""
+        if self._path is None or self._config.option.collectonly:
+            return
+        from pytest_readonly_vm.plugin.page.document import document
+
+        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                data = self._rows.data(title=self._config.rootpath.name, versions=_versions())
+                partial.write_text(document(data), "utf-8")
+                partial.replace(self._path)
+            finally:
+                partial.unlink(missing_ok=True)
+        except OSError as error:
+            self._problem = error
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self._path is None or self._config.option.collectonly:
+            return
+        if self._problem is None:
+            terminalreporter.write_line(f"report: {self._path.as_uri()}")
+        else:
+            terminalreporter.write_line(f"report: {self._path} could not be written: {self._problem}", yellow=True)
+
+
+def _worker(report: Any) -> str:
+    """The xdist worker that a report is from; what tells of one that crashed is its node. Empty in a single process."""
+    known = vars(report)
+    node = known.get("node")
+    return str(known.get("worker_id") or (node.gateway.id if node is not None else ""))
+
+
+def _versions() -> str:
+    names = ("pytest-readonly-vm", "pytest")
+    return f"{', '.join(f'{name} {version(name)}' for name in names)}, Python {platform.python_version()}"

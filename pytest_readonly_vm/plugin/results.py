@@ -1,0 +1,158 @@
+"""Owns the output folder: which folder below it is whose, and the removal of what earlier runs have left.
+
+Only what evidence has written is ever removed, from folders with our mark, and only when the run that the mark names is
+over: a run holds a lock on a file there as long as one of its processes lives.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from pytest_readonly_vm.host.folders import is_still
+
+MARK = ".readonly-vm-evidence"
+"""A file in each folder of evidence; it holds the name of the run."""
+
+_LONGEST_NAME = 100
+_RUN = ".readonly-vm-run-"
+_NAME = re.compile(r"[0-9a-f]{16}")
+
+
+class Results:
+    """The output folders of one run. Every process of it has one of these, with the same name of the run."""
+
+    def __init__(self, removable: Callable[[], Collection[str]], run: str) -> None:
+        """`removable` gives the names of the files that evidence consists of; `run` are 16 hexadecimal digits."""
+        self.run = run
+        self._removable = removable
+        self._locks: dict[Path, int] = {}
+
+    def enter(self, output: Path) -> None:
+        """Before the first machine: remove what runs that are over have left in an output folder, if there is one."""
+        if output in self._locks or not output.is_dir():
+            return
+        with contextlib.suppress(OSError):  # what cannot be removed stays
+            is_first = not (output / f"{_RUN}{self.run}").exists()
+            self._lock(output)
+            if is_first:
+                for folder in output.iterdir():
+                    if (folder / MARK).is_file() and not self._is_in_use(folder):
+                        _clear(folder, self._removable())
+                for path in output.glob(f"{_RUN}*"):
+                    _remove_if_over(path)
+
+    def claim(self, output: Path, name: str) -> Path:
+        """A folder for a new attempt of a test, without evidence of another; with a number if the name is taken.
+
+        :raises OSError: it cannot be made.
+        """
+        output.mkdir(parents=True, exist_ok=True)
+        self._lock(output)
+        for number in itertools.count(1):
+            folder = output / (f"{name}-{number}" if number > 1 else name)
+            folder.mkdir(exist_ok=True)
+            try:
+                with (folder / MARK).open("x") as mark:
+                    mark.write(self.run)
+                return folder
+            except FileExistsError:
+                if not self._is_in_use(folder):
+                    _clear(folder, self._removable())
+                    folder.mkdir(exist_ok=True)
+                    (folder / MARK).write_text(self.run)
+                    return folder
+        raise AssertionError("unreachable")
+
+    def within(self, folder: Path, name: str) -> Path:
+        """A folder for one of several machines, in one that was claimed.
+
+        :raises OSError: it cannot be made.
+        """
+        for number in itertools.count(1):
+            inner = folder / (f"{name}-{number}" if number > 1 else name)
+            if not inner.exists():
+                break
+        inner.mkdir()
+        (inner / MARK).write_text(self.run)
+        return inner
+
+    def hold(self, output: Path) -> None:
+        """Keep others from removing what another process of this run has saved."""
+        with contextlib.suppress(OSError):
+            self._lock(output)
+
+    def give_back(self, folder: Path) -> None:
+        """Remove what was saved in a claimed folder: nobody needs it."""
+        _clear(folder, self._removable())
+
+    def close(self) -> None:
+        """Let others remove what this run has left; the last of its processes removes its file."""
+        for output, lock in self._locks.items():
+            os.close(lock)
+            _remove_if_over(output / f"{_RUN}{self.run}")
+        self._locks.clear()
+
+    def _lock(self, output: Path) -> None:
+        path = output / f"{_RUN}{self.run}"
+        while output not in self._locks:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with contextlib.suppress(OSError):  # a file system without locks: others take it for in use
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if is_still(path, descriptor):
+                self._locks[output] = descriptor
+            else:  # another process of this run has ended in between, and removed it
+                os.close(descriptor)
+
+    def _is_in_use(self, folder: Path) -> bool:
+        """Whether the run that wrote to a folder is this one, or another that is not over."""
+        try:
+            run = (folder / MARK).read_text()
+        except OSError:
+            return False
+        if not _NAME.fullmatch(run):
+            return False
+        return run == self.run or not _remove_if_over(folder.parent / f"{_RUN}{run}")
+
+
+def _remove_if_over(path: Path) -> bool:
+    """Whether a run is over, by the file that its processes lock; the file is removed then."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _clear(folder: Path, names: Collection[str]) -> None:
+    """Remove evidence from a folder and from folders of machines in it, and those that are empty then."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            if (path / MARK).is_file():
+                _clear(path, names)
+        elif path.name in names:
+            path.unlink()
+    (folder / MARK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else has something there
+        folder.rmdir()
+
+
+def folder_name(text: str) -> str:
+    """A text, such as a node id, as the name of a file: safe, bounded, and different for different texts."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "_"
+    if name == text:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
