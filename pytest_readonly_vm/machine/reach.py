@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from pathlib import Path
 
 from pytest_readonly_vm.channels.network import Forward
@@ -66,6 +67,16 @@ class Reachable(Guest):
             self._loop.run(instance.access.opened(ssh))
             instance.ssh = ssh
         return instance.ssh
+
+    def debug(self) -> None:
+        """Stop the test here with pytest's debugger. Ways into the guest are opened and shown, then it stands still.
+
+        ``continue`` lets both go on. A paused guest's shells do not answer: `resume` at the debugger's prompt for them.
+        """
+        try:
+            sys.breakpointhook(skip=["pytest_readonly_vm.*"])  # so that it stops in the test and not here
+        except TypeError:  # a hook that is not pytest's
+            breakpoint()
 
     def how_to_connect(self) -> str:
         """What a person can paste to look at the machine while it lives, a line each."""

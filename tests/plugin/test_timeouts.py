@@ -1,0 +1,139 @@
+"""No test with a machine can hang a run: one that sets no timeout has a default one, in which no boot counts."""
+
+from collections.abc import Callable
+
+import pytest
+
+Run = Callable[..., pytest.RunResult]
+
+HANGS = """
+    import time
+
+    def test_hangs(readonly_vm):
+        time.sleep(600)
+
+    def test_next(readonly_vm):
+        assert readonly_vm.qmp.execute("query-status")["running"]
+"""
+
+
+def test_one_that_hangs_is_ended_and_the_next_goes_on(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile(HANGS)
+    result = run_on("hello", "--vm-test-timeout=2")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            ">       time.sleep(600)",
+            "E       Failed: Timeout (>2.0s) from pytest-timeout.",
+            "The test has no timeout of its own, so it may take 2 s, boots apart (test_timeout, from "
+            "--vm-test-timeout: 2 s)*",
+        ]
+    )
+
+
+def test_one_that_hangs_in_a_wait_for_the_guest(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        def test_hangs(readonly_vm):
+            readonly_vm.console.expect("never", timeout=600)
+
+        def test_next(readonly_vm):
+            pass
+    """)
+    result = run_on("hello", "--vm-test-timeout=2")
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["E       Failed: Timeout (>*"])
+
+
+def test_the_thread_method_ends_the_run_and_leaves_nothing(
+    pytester: pytest.Pytester, run_on: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = pytester.mkdir("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    pytester.makepyfile(HANGS)
+    result = run_on("hello", "--vm-test-timeout=2", "--timeout-method=thread", "--vm-tmpdir=temporary")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*::test_hangs: The test has no timeout of its own*", "*Timeout*"])
+    assert [path for path in temporary.rglob("*") if path.is_file() and path.name != ".lock"] == []
+    assert (pytester.path / "test-results").is_dir()
+
+
+def test_no_boot_counts(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        import time
+
+        def slowly(vm):
+            time.sleep(3)
+
+        def test_it(readonly_vm_factory):
+            for _ in range(2):
+                readonly_vm_factory(ready=slowly)
+            time.sleep(0.5)
+    """)
+    run_on("hello", "--vm-test-timeout=2").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "explained"),
+    [
+        (("--vm-timeout-factor=auto",), "it may take 4 s, * 1 s, times 4 as guests are slow here"),
+        (("--vm-timeout-factor=2.5",), "it may take 2.5 s, * 1 s, times 2.5 as"),
+    ],
+)
+def test_slow_computers_have_more(
+    pytester: pytest.Pytester, run_on: Run, options: tuple[str, ...], explained: str
+) -> None:
+    pytester.makepyfile(HANGS)
+    result = run_on("hello", "--vm-test-timeout=1", *options)
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines([f"*{explained}*"])
+
+
+@pytest.mark.parametrize("own", ["marker", "option", "ini", "environment"])
+def test_one_of_the_users_own_stays(
+    pytester: pytest.Pytester, run_on: Run, monkeypatch: pytest.MonkeyPatch, own: str
+) -> None:
+    marker = "@pytest.mark.timeout(60)" if own == "marker" else ""
+    pytester.makepyfile(f"""
+        import time, pytest
+
+        {marker}
+        def test_it(readonly_vm):
+            time.sleep(2)
+    """)
+    if own == "ini":
+        pytester.makeini("[pytest]\ntimeout = 60")
+    if own == "environment":
+        monkeypatch.setenv("PYTEST_TIMEOUT", "60")
+    options = ["--timeout=60"] if own == "option" else []
+    run_on("hello", "--vm-test-timeout=1", *options).assert_outcomes(passed=1)
+
+
+def test_tests_without_a_machine_have_none(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        import time
+
+        def test_it():
+            time.sleep(2)
+    """)
+    run_on("hello", "--vm-test-timeout=1").assert_outcomes(passed=1)
+
+
+def test_without_pytest_timeout_there_is_none(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        import time
+
+        def test_it(readonly_vm):
+            time.sleep(2)
+    """)
+    run_on("hello", "--vm-test-timeout=1", "-p", "no:timeout").assert_outcomes(passed=1)
+
+
+def test_a_marker_on_the_test_changes_its_default(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        import time, pytest
+
+        @pytest.mark.vm(test_timeout=30)
+        def test_it(readonly_vm):
+            time.sleep(2)
+    """)
+    run_on("hello", "--vm-test-timeout=1").assert_outcomes(passed=1)
