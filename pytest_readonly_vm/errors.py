@@ -18,6 +18,7 @@
     │   ├── GuestShutDown        ... as it shut down or was powered off
     │   └── QemuDied             ... as QEMU was killed, crashed, or was told to quit
     ├── GuestPaused              QEMU has stopped the guest: its disk cannot be written or read
+    ├── CapsuleRefused           a saved machine is damaged, or does not fit this computer or its base image
     ├── GuestUnhealthy           a health gate found in the guest what should not be there
     ├── GuestBroken              an earlier test has met the end of this machine, or of all of its kind
     ├── ConnectionLost           QEMU is alive, but its monitor or console no longer talks to us
@@ -121,6 +122,10 @@ class GuestPaused(VmError):
 
     Nothing is lost: when the cause is gone, `VirtualMachine.resume` lets the guest go on.
     """
+
+
+class CapsuleRefused(VmError):
+    """A capsule is none, is damaged, or does not fit this computer or the image at hand; the message says which."""
 
 
 class GuestUnhealthy(VmError):

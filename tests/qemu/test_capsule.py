@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import ImageError, Lab, VirtualMachine, VmConfig
-from pytest_readonly_vm.machine.capsule.file import CapsuleRefused
+from pytest_readonly_vm.errors import CapsuleRefused
 from pytest_readonly_vm.machine.capsule.opened import open_capsule
 from pytest_readonly_vm.machine.capsule.resume import resume_capsule
 from pytest_readonly_vm.machine.capsule.save import save_capsule

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import GuestDied, Lab, StartFailed, VirtualMachine, VmConfig, VmError, WaitTimeout
-from pytest_readonly_vm.machine.capsule.file import CapsuleReader, CapsuleRefused, new_capsule
+from pytest_readonly_vm.errors import CapsuleRefused
+from pytest_readonly_vm.machine.capsule.file import CapsuleReader, new_capsule
 from pytest_readonly_vm.machine.capsule.save import save_capsule
 from tests.qemu import image_tools
 from tests.qemu.test_capsule import resumed

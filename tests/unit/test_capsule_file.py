@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import WaitTimeout
-from pytest_readonly_vm.machine.capsule.file import CapsuleReader, CapsuleRefused, new_capsule
+from pytest_readonly_vm.errors import CapsuleRefused
+from pytest_readonly_vm.machine.capsule.file import CapsuleReader, new_capsule
 
 MIB = 1 << 20
 CONTENT = os.urandom(MIB + 5) + bytes(3 * MIB) + b"end"

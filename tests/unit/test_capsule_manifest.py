@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.machine.capsule.file import CapsuleRefused
+from pytest_readonly_vm.errors import CapsuleRefused
 from pytest_readonly_vm.machine.capsule.manifest import (
     BaseLayer,
     Manifest,

@@ -29,7 +29,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from pytest_readonly_vm.errors import VmError, WaitTimeout
+from pytest_readonly_vm.errors import CapsuleRefused, WaitTimeout
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -45,10 +45,6 @@ _ZEROS = bytes(_PIECE)
 _GZIP = 16 + zlib.MAX_WBITS
 _FAST = 1
 _MOST_THREADS = 4
-
-
-class CapsuleRefused(VmError):
-    """A file is not a capsule, or is not what was saved, or cannot be resumed here. The message is one sentence."""
 
 
 class CapsuleWriter:

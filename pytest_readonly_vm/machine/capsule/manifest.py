@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.config import VmConfig
-from pytest_readonly_vm.errors import ConfigurationError
-from pytest_readonly_vm.machine.capsule.file import CapsuleRefused
+from pytest_readonly_vm.errors import CapsuleRefused, ConfigurationError
 
 FORMAT = 1
 """To be raised when earlier versions can no longer read a capsule."""

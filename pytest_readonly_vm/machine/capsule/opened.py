@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pytest_readonly_vm.machine.capsule.file import CapsuleReader, CapsuleRefused
+from pytest_readonly_vm.errors import CapsuleRefused
+from pytest_readonly_vm.machine.capsule.file import CapsuleReader
 from pytest_readonly_vm.machine.capsule.manifest import Manifest, parse_manifest
 
 _LONGEST_MANIFEST = 1 << 20

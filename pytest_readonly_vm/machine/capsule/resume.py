@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.config import VmConfig
-from pytest_readonly_vm.errors import AcceleratorUnavailable, ImageError
+from pytest_readonly_vm.errors import AcceleratorUnavailable, CapsuleRefused, ImageError
 from pytest_readonly_vm.host.image import BaseImage
 from pytest_readonly_vm.host.qemu import host_arch
-from pytest_readonly_vm.machine.capsule.file import CapsuleRefused
 from pytest_readonly_vm.machine.capsule.opened import Capsule
 from pytest_readonly_vm.machine.capsule.thaw import go_on, thawed, unpacked
 from pytest_readonly_vm.machine.start.cold import discard

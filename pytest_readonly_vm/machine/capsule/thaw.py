@@ -8,10 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from pytest_readonly_vm.channels.console import Transcript
-from pytest_readonly_vm.errors import ChannelError, GuestDied, OutOfSpace, StartFailed
+from pytest_readonly_vm.errors import CapsuleRefused, ChannelError, GuestDied, OutOfSpace, StartFailed
 from pytest_readonly_vm.host.image import Layer
 from pytest_readonly_vm.machine.boot import allow_reboots
-from pytest_readonly_vm.machine.capsule.file import CapsuleRefused
 from pytest_readonly_vm.machine.capsule.manifest import EMBEDDED, devices_of
 from pytest_readonly_vm.machine.capsule.opened import Capsule
 from pytest_readonly_vm.machine.command_line import RamWire
