@@ -6,16 +6,15 @@ long as it lives, so whoever can take that lock knows that the run is dead, howe
 """
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
 import signal
-import stat
 from pathlib import Path
 from typing import Self
 
 from pytest_readonly_vm.errors import HostError, OutOfSpace
+from pytest_readonly_vm.host.folders import lock_now, make_private
 
 COOKIE = "READONLY_VM_RUN"
 """Environment variable that a QEMU carries: the folder of the run that it belongs to."""
@@ -36,9 +35,11 @@ class Workspace:
         while True:
             self.path = parent / secrets.token_hex(4)
             self.path.mkdir(mode=0o700)
-            self._lock = _locked(self.path)
-            if self._lock is not None and self.path.exists():
-                break  # else a sweeping run took it for dead in the moment before it was locked
+            # A sweeping run may take it for dead in the moment before it is locked.
+            with contextlib.suppress(FileNotFoundError):
+                self._lock = lock_now(self.path, os.O_RDONLY | os.O_DIRECTORY)
+                if self._lock is not None:
+                    break
 
     def machine_folder(self, number: int) -> Path:
         """A new folder for one machine.
@@ -74,39 +75,19 @@ class Workspace:
 
 def _private_parent(place: Path) -> Path:
     parent = place / f"pytest-readonly-vm-{os.getuid()}"
-    try:
-        parent.mkdir(mode=0o700, exist_ok=True)
-        found = parent.lstat()
-    except OSError as error:
-        raise HostError(
-            f"no folder for temporary files: {error}; use --vm-tmpdir=DIR with a folder that can be written"
-        ) from None
-    # Anybody may have made a folder of this name in a place that all can write.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise HostError(
-            f"{parent} is not a folder that only you can use (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}); "
-            "remove it or use --vm-tmpdir=DIR with another folder"
-        )
+    advice = "use --vm-tmpdir=DIR with a folder that can be written"
+    if not place.is_dir():
+        raise HostError(f"no folder for temporary files: {place} is not there; {advice}")
+    make_private(parent, advice=advice)
     return parent
-
-
-def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock, or None when somebody else does or the folder is gone."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
 
 
 def _sweep(parent: Path) -> None:
     for folder in parent.iterdir():
-        lock = _locked(folder)
+        try:
+            lock = lock_now(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:  # another run has just removed it
+            continue
         if lock is None:
             continue
         try:

@@ -99,7 +99,7 @@ class Origin:
     """From what a machine comes to be: the files below its disk, and for one that does not boot its RAM and state."""
 
     layers: tuple[Layer, ...] = ()
-    """Above those of the base; whoever launches gets the descriptors to close."""
+    """Above those of the base; `launch` takes the descriptors over."""
     named_overlay: bool = False
     """Whether the guest's writes go to a file with a name, in the machine's folder."""
     ram: RamWire | None = None
@@ -118,6 +118,8 @@ def launch(order: Order, origin: Origin) -> Instance:
     """
     config, name, loop = order.config, order.name, order.loop
     with ExitStack() as undo, ExitStack() as sockets:
+        for layer in origin.layers:
+            undo.callback(os.close, layer.descriptor)
         slot = order.slot()
         undo.callback(slot.release)
         folder = order.new_folder()

@@ -88,9 +88,8 @@ class Templates:
                 yield archive
 
     def _booted(self, order: Order, key: str, even_if_quick: bool) -> Template:
-        ram = new_ram(order.config.memory) if has_one_ram(order.config) else None
-        wire = RamWire(ram, writable=True) if ram is not None else None
-        try:
+        with _memory(new_ram(order.config.memory) if has_one_ram(order.config) else None) as ram:
+            wire = RamWire(ram, writable=True) if ram is not None else None
             instance = booted(order, Origin(named_overlay=True, ram=wire))
             if not even_if_quick and instance.ready_after < _QUICK:
                 self._refused[key] = f"it boots in less than {_QUICK:g} s, which a copy would not better"
@@ -105,15 +104,10 @@ class Templates:
             except BaseException as error:
                 give_up(order, instance, error)
                 raise
-        except BaseException:
-            if ram is not None:
-                os.close(ram)
-            raise
 
     def _layered(self, order: Order, below: Template, number: int) -> Template:
         """Run the function of a layer in a machine that goes on from the template below, and freeze that."""
-        ram = _copied(below.ram, order.config.memory) if below.ram is not None else None
-        try:
+        with _memory(_copied(below.ram, order.config.memory) if below.ram is not None else None) as ram:
             instance = clone(order, below, ram=ram, freezable=True)
             try:
                 order.config.layers[number].apply(order.handle(instance))
@@ -121,10 +115,6 @@ class Templates:
             except BaseException as error:
                 give_up(order, instance, error)
                 raise
-        except BaseException:
-            if ram is not None:
-                os.close(ram)
-            raise
 
     def take_changed(self) -> list[str]:
         """What happened to templates' files since they were frozen. Such a template is not used any more."""
@@ -166,6 +156,17 @@ def has_one_ram(config: VmConfig) -> bool:
     """Whether QEMU can be given memory for all of the guest's RAM; else the state has a copy of it."""
     texts = (config.machine or "", *config.qemu_args)
     return not any("memory-backend" in text or text.lstrip("-") == "numa" for text in texts)
+
+
+@contextmanager
+def _memory(ram: int | None) -> Iterator[int | None]:
+    """Memory for a template, which is given back if the template does not come about."""
+    try:
+        yield ram
+    except BaseException:
+        if ram is not None:
+            os.close(ram)
+        raise
 
 
 def _copied(ram: int, size: int) -> int:
