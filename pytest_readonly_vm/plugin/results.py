@@ -10,16 +10,16 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-
-from pytest_readonly_vm.host.folders import is_still
 
 MARK = ".readonly-vm-evidence"
 """A file in each folder of evidence; it holds the name of the run."""
 
 _LONGEST_NAME = 100
 _RUN = ".readonly-vm-run-"
+_PATIENCE = 5.0  # seconds
 _NAME = re.compile(r"[0-9a-f]{16}")
 
 
@@ -36,7 +36,7 @@ class Results:
         """Before the first machine: remove what runs that are over have left in an output folder, if there is one."""
         if output in self._locks or not output.is_dir():
             return
-        with contextlib.suppress(OSError):  # what cannot be removed stays
+        with contextlib.suppress(OSError), _alone_in(output):  # what cannot be removed stays
             is_first = not (output / f"{_RUN}{self.run}").exists()
             self._lock(output)
             if is_first:
@@ -52,21 +52,15 @@ class Results:
         :raises OSError: it cannot be made.
         """
         output.mkdir(parents=True, exist_ok=True)
-        self._lock(output)
-        for number in itertools.count(1):
-            folder = output / (f"{name}-{number}" if number > 1 else name)
+        with _alone_in(output):
+            self._lock(output)
+            names = (f"{name}-{number}" if number > 1 else name for number in itertools.count(1))
+            folder = next(output / name for name in names if not self._is_in_use(output / name))
+            if (folder / MARK).exists():
+                _clear(folder, self._removable())
             folder.mkdir(exist_ok=True)
-            try:
-                with (folder / MARK).open("x") as mark:
-                    mark.write(self.run)
-                return folder
-            except FileExistsError:
-                if not self._is_in_use(folder):
-                    _clear(folder, self._removable())
-                    folder.mkdir(exist_ok=True)
-                    (folder / MARK).write_text(self.run)
-                    return folder
-        raise AssertionError("unreachable")
+            (folder / MARK).write_text(self.run)
+        return folder
 
     def within(self, folder: Path, name: str) -> Path:
         """A folder for one of several machines, in one that was claimed.
@@ -83,7 +77,7 @@ class Results:
 
     def hold(self, output: Path) -> None:
         """Keep others from removing what another process of this run has saved."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _alone_in(output):
             self._lock(output)
 
     def give_back(self, folder: Path) -> None:
@@ -94,19 +88,16 @@ class Results:
         """Let others remove what this run has left; the last of its processes removes its file."""
         for output, lock in self._locks.items():
             os.close(lock)
-            _remove_if_over(output / f"{_RUN}{self.run}")
+            with contextlib.suppress(OSError), _alone_in(output):
+                _remove_if_over(output / f"{_RUN}{self.run}")
         self._locks.clear()
 
     def _lock(self, output: Path) -> None:
-        path = output / f"{_RUN}{self.run}"
-        while output not in self._locks:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            with contextlib.suppress(OSError):  # a file system without locks: others take it for in use
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-            if is_still(path, descriptor):
-                self._locks[output] = descriptor
-            else:  # another process of this run has ended in between, and removed it
-                os.close(descriptor)
+        if output not in self._locks:
+            path = output / f"{_RUN}{self.run}"
+            self._locks[output] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with contextlib.suppress(OSError):  # a file system without locks, so that others take it for in use
+                fcntl.flock(self._locks[output], fcntl.LOCK_SH)
 
     def _is_in_use(self, folder: Path) -> bool:
         """Whether the run that wrote to a folder is this one, or another that is not over."""
@@ -117,6 +108,32 @@ class Results:
         if not _NAME.fullmatch(run):
             return False
         return run == self.run or not _remove_if_over(folder.parent / f"{_RUN}{run}")
+
+
+@contextlib.contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Keep all other processes from looking for folders in an output folder meanwhile. It takes them milliseconds.
+
+    :raises OSError: there is no such folder.
+    """
+    descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + _PATIENCE
+    try:
+        while not _is_locked(descriptor) and time.monotonic() < deadline:  # by a process that somebody has stopped
+            time.sleep(0.005)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def _remove_if_over(path: Path) -> bool:
