@@ -11,6 +11,7 @@ import pytest
 from pytest_readonly_vm.plugin import header, markers, options, report, timeouts
 from pytest_readonly_vm.plugin.debugger import Debugger
 from pytest_readonly_vm.plugin.fixtures import fixture_module
+from pytest_readonly_vm.plugin.health import Gates
 from pytest_readonly_vm.plugin.page import Page
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.summary import Summary
@@ -29,6 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Run.of(config).evidence, "readonly_vm evidence")
     config.pluginmanager.register(Summary(), "readonly_vm summary")
     config.pluginmanager.register(Debugger(), "readonly_vm debugger")
+    config.pluginmanager.register(Gates(Run.of(config)), "readonly_vm health gates")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Page(config), "readonly_vm page")
 
@@ -72,4 +74,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
-    return timeouts.set_timer(item, settings, lambda: Run.of(item.config).last_words(item))
+    run = Run.of(item.config)
+    return timeouts.set_timer(
+        item,
+        settings,
+        before_failure=lambda: run.save_evidence(item),
+        before_end=lambda: run.last_words(item),
+    )

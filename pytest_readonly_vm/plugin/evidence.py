@@ -74,6 +74,7 @@ class Keeper:
         self._run: str = getattr(config, "workerinput", {}).get(_RUN_KEY) or secrets.token_hex(8)
         self._attempt: _Attempt | None = None
         self._is_ending = False
+        self._is_saving = False
 
     @cached_property
     def _results(self) -> Results:
@@ -140,6 +141,14 @@ class Keeper:
                 with contextlib.suppress(OSError):
                     self._results.give_back(folder)
 
+    def save_first(self, item: pytest.Item, machines: "Sequence[VirtualMachine]", why: str) -> None:
+        """Save what there is before an exception leaves the test, which ends the command that hangs in the guest.
+
+        Called by a signal's handler, so perhaps in the midst of saving: then nothing is done.
+        """
+        if not self._is_saving:
+            self._save(self._attempt_of(item), [vm for vm in machines if _is_on(vm.config)], why, capsule=True)
+
     def save_now(self, item: pytest.Item, machines: "Sequence[VirtualMachine]", why: str) -> list[str]:
         """Save what there is before this process ends without a report; return lines that say where. Any thread may."""
         attempt = self._attempt_of(item)
@@ -165,6 +174,7 @@ class Keeper:
         about = {"test": attempt.item.nodeid, "attempt": str(attempt.number + 1), "failed in": failure}
         machines = [vm for vm in machines if vm not in attempt.saved]
         for vm in machines:
+            self._is_saving = True
             try:
                 evidence = collect(
                     vm,
@@ -177,6 +187,8 @@ class Keeper:
                 reason = (error.strerror if isinstance(error, OSError) else None) or _first_line(str(error))
                 attempt.complaints.append(f"no evidence of {vm.name}: {self._output(vm.config)}: {reason}")
                 continue
+            finally:
+                self._is_saving = False
             attempt.saved[vm] = evidence
             if OVERVIEW in evidence.missing:
                 attempt.complaints.append(f"not all evidence of {vm.name} is saved: {evidence.missing[OVERVIEW]}")

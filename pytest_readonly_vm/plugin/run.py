@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -60,6 +60,8 @@ class Run:
         """The test that is being run."""
         self.evidence = Keeper(config)
         self.upcoming = Upcoming()
+        self.on_start: list[Callable[[VirtualMachine], object]] = []
+        """Called with each machine before it is handed over."""
         config.stash[_run] = self
 
     @classmethod
@@ -98,6 +100,8 @@ class Run:
             self._labels[vm] = label
             if vm.monitor_command:
                 self.tell(f"{name}: second monitor: {vm.monitor_command}")
+            for hear in self.on_start:
+                hear(vm)
             yield vm
         finally:
             wanted = config.keep == "always" or (config.keep == "on-failure" and vm in self._failed)
@@ -187,6 +191,11 @@ class Run:
         """Have the next test's machine started, if it is known."""
         if self.has_lab:
             self.lab.expect(self.upcoming.expected())
+
+    def save_evidence(self, item: pytest.Item) -> None:
+        """Before pytest-timeout ends a test by an exception."""
+        if self.has_lab:
+            self.evidence.save_first(item, machines_of(item), "timeout")
 
     def last_words(self, item: pytest.Item) -> None:
         """Before pytest-timeout ends this process from another thread: say why, and leave nothing behind."""

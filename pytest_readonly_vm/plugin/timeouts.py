@@ -5,6 +5,7 @@ Whatever timeout a test has, evidence is saved before it ends the run, as pytest
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -110,21 +111,44 @@ def _uses_machine(item: pytest.Item) -> bool:
     return any(name.startswith("readonly_vm") for name in getattr(item, "fixturenames", ()))
 
 
-def set_timer(item: pytest.Item, settings: Any, last_words: Callable[[], None]) -> bool | None:
-    """As pytest-timeout's hook: a timer of our own where its would end the process without a word from us.
+def set_timer(
+    item: pytest.Item, settings: Any, *, before_failure: Callable[[], None], before_end: Callable[[], None]
+) -> bool | None:
+    """As pytest-timeout's hook: a timer of our own, which lets us act before it ends the test or the process.
 
-    :param last_words: called before the process ends, on another thread than the main one; has 20 s.
+    :param before_failure: called on the main thread, before the signal method raises.
+    :param before_end: called on another thread, before the thread method ends the process; has 20 s.
     """
     clock = clock_of(item)
     if clock is not None:
         clock.begins(settings)
-    if not _uses_machine(item) or settings.method != "thread":
+    if not _uses_machine(item):
         return None
     import pytest_timeout
 
+    def is_debugging() -> bool:
+        return not settings.disable_debugger_detection and bool(pytest_timeout.is_debugging())
+
+    if settings.method == "signal" and threading.current_thread() is threading.main_thread():
+
+        def handle(*_: object) -> None:
+            __tracebackhide__ = True
+            if not is_debugging():
+                before_failure()
+                pytest_timeout.timeout_sigalrm(item, settings)
+
+        def disarm() -> None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+        item.cancel_timeout = disarm  # type: ignore[attr-defined]
+        signal.signal(signal.SIGALRM, handle)
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout)
+        return True
+
     def fire() -> None:
-        if settings.disable_debugger_detection or not pytest_timeout.is_debugging():
-            speaking = threading.Thread(target=last_words, daemon=True)
+        if not is_debugging():
+            speaking = threading.Thread(target=before_end, daemon=True)
             speaking.start()
             speaking.join(_LAST_WORDS_PATIENCE)
             pytest_timeout.timeout_timer(item, settings)

@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.conftest import PLAIN
+from tests.guests.tiny_linux import tiny_linux
+
 Run = Callable[..., pytest.RunResult]
 
 HANGS = """
@@ -42,6 +45,23 @@ def test_one_that_hangs_in_a_wait_for_the_guest(pytester: pytest.Pytester, run_o
     result = run_on("hello", "--vm-test-timeout=2")
     result.assert_outcomes(failed=1, passed=1)
     result.stdout.fnmatch_lines(["E       Failed: Timeout (>*"])
+
+
+def test_evidence_has_the_command_that_hangs(pytester: pytest.Pytester) -> None:
+    guest = tiny_linux()
+    pytester.makepyfile("""
+        def test_hangs(readonly_vm):
+            readonly_vm.run("sleep 12345")
+    """)
+    result = pytester.runpytest_subprocess(
+        f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}",
+        f"--vm-append={guest.append}", "--vm-memory=256M", "--vm-accel=tcg", "--vm-start=cold",
+        "--vm-timeout-factor=1", "--vm-test-timeout=3", *PLAIN, timeout=120,
+    )  # fmt: skip
+    result.assert_outcomes(failed=1)
+    [folder] = (pytester.path / "test-results").iterdir()
+    assert "sleep 12345" in (folder / "processes.txt").read_text()
+    assert "failed in:  timeout" in (folder / "overview.txt").read_text()
 
 
 def test_the_thread_method_ends_the_run_and_leaves_nothing(
