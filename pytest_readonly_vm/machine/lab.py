@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -212,6 +213,8 @@ class Lab:
         return vm
 
     def _record(self, order: Order, instance: Instance) -> None:
+        start = instance.qmp.chronicle.note("start", instance.manner, seconds=instance.ready_after)
+        start.time = time.time() - (time.monotonic() - instance.started)  # it may have been started ahead
         found = instance.access.found
         self.boots.append(
             Boot(

@@ -83,10 +83,11 @@ class Vitals:
             self._shutdown = event
         elif event.name == "RESET":
             self._console.catch_up()
+            had_ended = fate.cause is not None
             fate.begin_anew()
             # A PC's firmware that finds itself run before asks for one more reset, before it says anything.
             is_own = bool(data.get("guest")) and not self._is_silent_since_reset
-            if is_own and not fate.expects_reset and not _ORDERLY.search(self._recent):
+            if is_own and not had_ended and not fate.expects_reset and not _ORDERLY.search(self._recent):
                 fate.befall(self._evident(GuestReset, _RESET.format(name=self._name)), passing=True)
             self._recent, self._is_silent_since_reset = "", True
 

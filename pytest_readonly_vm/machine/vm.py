@@ -40,8 +40,7 @@ class VirtualMachine(Reachable):
         self.closed = False
         self._move_into(instance)
 
-    def _move_into(self, instance: Instance, how: str = "start") -> None:
-        instance.qmp.chronicle.note("start", f"{how}: {instance.manner}", seconds=instance.ready_after)
+    def _move_into(self, instance: Instance) -> None:
         super().__init__(
             loop=self._loop,
             access=instance.access,
@@ -60,7 +59,8 @@ class VirtualMachine(Reachable):
 
     def _follow(self, old: Instance, new: Instance, how: str) -> None:
         new.qmp.chronicle.follow(old.qmp.chronicle)
-        self._move_into(new, how)
+        new.qmp.chronicle.note("moment", how)
+        self._move_into(new)
 
     @property
     def chronicle(self) -> Chronicle:
@@ -247,7 +247,8 @@ class VirtualMachine(Reachable):
 
         :raises VmError: something of the machine cannot be saved: some devices, such as nvme, block it.
         """
-        checkpoint = Checkpoint(self, self._lineage.freeze(self._instance))
+        with self._chronicle.noting("moment", "checkpoint"):
+            checkpoint = Checkpoint(self, self._lineage.freeze(self._instance))
         self._checkpoints.append(checkpoint)
         return checkpoint
 
@@ -278,7 +279,8 @@ class VirtualMachine(Reachable):
 
         :raises VmError: as `checkpoint`.
         """
-        template = self._lineage.freeze(self._instance)
+        with self._chronicle.noting("moment", f"fork of {count}"):
+            template = self._lineage.freeze(self._instance)
         forks: list[VirtualMachine] = []
         try:
             for number in range(1, count + 1):

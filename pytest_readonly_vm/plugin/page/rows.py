@@ -58,12 +58,11 @@ class Rows:
     def add_lane(self, worker: str, lane: Mapping[str, Any]) -> None:
         """One machine with its happenings, as `News` has it. If nobody says when it was asked for, it began then."""
         happenings = sorted(lane["happenings"], key=lambda happening: happening["time"])
-        # The lane tells of its start by itself; the notes of it have the time at which somebody took the machine over.
-        notes = [happening for happening in happenings if _is_first_start(happening)]
-        happenings = [happening for happening in happenings if not _is_first_start(happening)]
         # It may have been other QEMU processes before, when it was set back, and what it says is of the last one.
         started = min([lane["started"], *(happening["time"] for happening in happenings[:1])])
-        seconds = next((note["seconds"] for note in notes if note["seconds"]), lane["seconds"])
+        first = next((happening for happening in happenings if happening["kind"] == "start"), None)
+        seconds = first["seconds"] if first else lane["seconds"]
+        happenings = [happening for happening in happenings if happening is not first]
         lane = {"asked": started, "handed": started + seconds, **lane, "started": started, "seconds": seconds}
         kept = happenings
         if len(happenings) > self._room:
@@ -112,8 +111,3 @@ class Rows:
     def _number(known: dict[str, int], text: str) -> int:
         """The place of a text in its table; -1 for none."""
         return known.setdefault(text, len(known)) if text else -1
-
-
-def _is_first_start(happening: Mapping[str, Any]) -> bool:
-    """Whether this is the start of the machine, and not one of those when it is set back."""
-    return bool(happening["kind"] == "start" and happening["what"].startswith("start: "))
