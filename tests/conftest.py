@@ -22,8 +22,15 @@ SMALL = (
 )
 """Options for a run on a boot-sector guest."""
 
-PLAIN = tuple(word for name in ("cacheprovider", "asyncio", "anyio") for word in ("-p", f"no:{name}"))
-"""Options that keep a run free of plugins that it does not need, which take time to load."""
+UNNEEDED = ("cacheprovider", "asyncio", "anyio", "html", "metadata", "allure_pytest", "rerunfailures")
+
+
+def plain(*needed: str) -> tuple[str, ...]:
+    """Options that keep a run free of plugins that it does not need, which take time to load."""
+    return tuple(word for name in UNNEEDED if name not in needed for word in ("-p", f"no:{name}"))
+
+
+PLAIN = plain()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,7 +54,9 @@ def boot_sector(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 def run_on(pytester: pytest.Pytester, boot_sector: Callable[[str], Path]) -> Callable[..., pytest.RunResult]:
     """Run pytest in a process of its own, on a boot-sector guest, with the tests that pytester has made."""
 
-    def run(kind: str, *arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess(f"--vm-image={boot_sector(kind)}", *SMALL, *PLAIN, *arguments, timeout=120)
+    def run(kind: str, *arguments: str, needed: tuple[str, ...] = ()) -> pytest.RunResult:
+        return pytester.runpytest_subprocess(
+            f"--vm-image={boot_sector(kind)}", *SMALL, *plain(*needed), *arguments, timeout=120
+        )
 
     return run

@@ -243,7 +243,7 @@ def test_each_attempt_is_kept(pytester: pytest.Pytester, run_on: Run) -> None:
             readonly_vm.qmp.execute("qom-list", path="/machine", timeout=5)
             assert len(attempts) == 3
     """)
-    result = run_on("hello", "--reruns=5")
+    result = run_on("hello", "--reruns=5", needed=("rerunfailures",))
     result.assert_outcomes(passed=1)
     first, second = folders(pytester.path)
     assert second == f"{first}-retry1"

@@ -43,10 +43,9 @@ def test_junit_has_the_digest_of_a_base_that_is_verified_by_it(pytester: pytest.
 def test_the_page_of_pytest_html_has_screenshot_and_links(
     pytester: pytest.Pytester, run_on: Run, workers: tuple[str, ...]
 ) -> None:
-    pytest.importorskip("pytest_html")
     pytester.makepyfile(TESTS)
     pytester.mkdir("pages")
-    run_on("hello", "--html=pages/report.html", *workers)
+    run_on("hello", "--html=pages/report.html", *workers, needed=("html", "metadata"))
     page = (pytester.path / "pages" / "report.html").read_text()
     links = set(re.findall(r"\.\./test-results/[^&\"]+/console\.txt", page))
     assert [(pytester.path / "pages" / link).read_text() for link in links] == ["hello"]
@@ -56,10 +55,9 @@ def test_the_page_of_pytest_html_has_screenshot_and_links(
 
 @pytest.mark.parametrize("tests", [TESTS, "def test_bad(readonly_vm): assert 0"], ids=["call", "setup"])
 def test_allure_gets_the_files(pytester: pytest.Pytester, run_on: Run, tests: str) -> None:
-    pytest.importorskip("allure_pytest")
     pytester.makepyfile(tests)
     never = () if tests == TESTS else ("--vm-ready=console:never", "--vm-boot-timeout=1")
-    run_on("hello", "--alluredir=allure", *never)
+    run_on("hello", "--alluredir=allure", *never, needed=("allure_pytest",))
     results = [json.loads(path.read_text()) for path in (pytester.path / "allure").glob("*-result.json")]
     [bad] = [result for result in results if result["name"] == "test_bad"]
     sources = {one["name"]: one["source"] for one in bad["attachments"]}
