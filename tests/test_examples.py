@@ -86,6 +86,11 @@ def test_prepared_states(example: Example) -> None:
     example.run_on_debian().assert_outcomes(passed=8)
 
 
+@pytest.mark.timeout(A_LONG_TIME)
+def test_when_things_go_wrong(example: Example) -> None:
+    example.run_on_debian().assert_outcomes(passed=4)
+
+
 def test_image_matrix(example: Example, pytester: pytest.Pytester) -> None:
     images = pytester.mkdir("images")
     raw = bootsector.write_image(images / "old-server.img", bootsector.hello(LOGIN))

@@ -4,6 +4,7 @@ The events: https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html (``GUEST_
 ``SHUTDOWN``, ``RESET``). The console's words are those of the kernels' own sources.
 """
 
+import asyncio
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ _PANICS = (
 _ORDERLY = re.compile(r"reboot: |Rebooting|Requesting system reboot|The system will reboot|syncing disks")
 """Words that a guest says when it reboots as somebody told it to."""
 
+_TRACE = 0.2
+"""Seconds that a kernel has to print where it was, unless it tells sooner that it is done with that."""
+
 _LOOKED_BACK = 8192
 """Characters of the console's latest text in which the line of a panic may have begun."""
 
@@ -59,6 +63,8 @@ class Vitals:
             "|".join((*_PANICS, *(rf"({pattern})(?=[^\n]*\n)" for pattern in panic_patterns))), re.MULTILINE
         )
         self._recent = ""
+        self._panic_said: str | None = None
+        self._trace: asyncio.TimerHandle | None = None
         self._is_paused = False
         self._is_silent_since_reset = False
         self._shutdown: QmpEvent | None = None
@@ -71,8 +77,7 @@ class Vitals:
         fate, data = self._qmp.fate, event.data
         if event.name == "GUEST_PANICKED" and data.get("action") != "run":  # which somebody has asked for
             self._console.catch_up()  # the kernel says it on its console first
-            if fate.cause is None:
-                self._die_of_panic("")
+            self._die_of_panic()
         elif event.name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             self._is_paused = True
             fate.befall(self._evident(GuestPaused, self._io_error(event)))
@@ -83,26 +88,32 @@ class Vitals:
             self._shutdown = event
         elif event.name == "RESET":
             self._console.catch_up()
+            if self._panic_said is not None:
+                self._die_of_panic()
             had_ended = fate.cause is not None
             fate.begin_anew()
             # A PC's firmware that finds itself run before asks for one more reset, before it says anything.
             is_own = bool(data.get("guest")) and not self._is_silent_since_reset
             if is_own and not had_ended and not fate.expects_reset and not _ORDERLY.search(self._recent):
                 fate.befall(self._evident(GuestReset, _RESET.format(name=self._name)), passing=True)
-            self._recent, self._is_silent_since_reset = "", True
+            self._recent, self._is_silent_since_reset, self._panic_said = "", True, None
 
     def _read(self, text: str) -> None:
         self._is_silent_since_reset = False
         self._recent = (self._recent + text)[-max(_LOOKED_BACK, len(text)) :]
-        if self._qmp.fate.cause is None and (match := self._panic.search(self._recent)):
-            self._recent = self._recent[match.end() :]
-            self._die_of_panic(shown(next(group for group in (*match.groups(), match[0]) if group)).strip())
+        if self._panic_said is None and (match := self._panic.search(self._recent)):
+            words = shown(next(group for group in (*match.groups(), match[0]) if group)).strip()
+            self._panic_said = words.removeprefix("Kernel panic - not syncing: ").removeprefix("panic: ")
+            self._trace = asyncio.get_running_loop().call_later(_TRACE, self._die_of_panic)
 
-    def _die_of_panic(self, words: str) -> None:
-        said = words.removeprefix("Kernel panic - not syncing: ").removeprefix("panic: ")
-        sentence = f"{self._name}: the guest's kernel panicked: {said or 'it did not say why'}"
-        self._qmp.chronicle.note("death", sentence)
-        self._qmp.fate.befall(lambda: self._process.with_evidence(GuestPanicked(sentence, panic=said)))
+    def _die_of_panic(self) -> None:
+        if self._trace is not None:
+            self._trace.cancel()
+        self._panic_said = said = self._panic_said or ""
+        if self._qmp.fate.cause is None:
+            sentence = _PANICKED.format(name=self._name, why=said or "it did not say why")
+            self._qmp.chronicle.note("death", sentence)
+            self._qmp.fate.befall(lambda: self._process.with_evidence(GuestPanicked(sentence, panic=said)))
 
     def _evident(self, kind: Callable[[str], VmError], sentence: str) -> Callable[[], VmError]:
         self._qmp.chronicle.note("death", sentence)
@@ -125,9 +136,9 @@ class Vitals:
         because = self._shutdown.data if self._shutdown else {}
         reason = str(because.get("reason", ""))
         verdict = ending.removeprefix(f"{self._name}: ")
-        cause = self._qmp.fate.cause
-        if cause is not None and isinstance(death := cause(), GuestPanicked):
-            return GuestPanicked(f"{death}; {verdict}", panic=death.panic)
+        if self._panic_said is not None:
+            sentence = _PANICKED.format(name=self._name, why=self._panic_said or "it did not say why")
+            return GuestPanicked(f"{sentence}; {verdict}", panic=self._panic_said)
         if self._process.returncode != 0 or not because.get("guest"):
             return QemuDied(ending)
         if reason == "guest-panic":
@@ -137,4 +148,5 @@ class Vitals:
         return GuestShutDown(f"{self._name}: the guest shut down, and {verdict}")
 
 
+_PANICKED = "{name}: the guest's kernel panicked: {why}"
 _RESET = "{name}: the guest was reset without having been told to reboot (a triple fault, a watchdog, a panic)"

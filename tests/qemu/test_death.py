@@ -98,6 +98,8 @@ def test_who_comes_later_is_told_as_well(readonly_vm: VirtualMachine, fault: str
     with pytest.raises(error, match=words):
         readonly_vm.console.expect("never", LONG)
     with pytest.raises(error, match=words):
+        readonly_vm.console.expect("never", LONG)
+    with pytest.raises(error, match=words):
         readonly_vm.run("true")
     assert type(readonly_vm.trouble) is error
 
@@ -133,6 +135,14 @@ def test_a_panic_can_be_expected(readonly_vm: VirtualMachine) -> None:
     assert panic.text == "told to"  # it has panicked already
 
 
+def test_a_kernel_has_the_time_to_say_where_it_was(readonly_vm: VirtualMachine) -> None:
+    with readonly_vm.expect_panic():
+        readonly_vm.console.send("kCALL TRACE\n")
+        readonly_vm.console.expect("CALL TRACE")
+        readonly_vm.console.expect("never", LONG)
+    assert readonly_vm.console.text.endswith("CALL TRACE\n")
+
+
 def test_a_panic_that_does_not_come_is_told(readonly_vm: VirtualMachine) -> None:
     with pytest.raises(WaitTimeout, match=r"the guest did not panic within 0\.1 s"), readonly_vm.expect_panic(0.1):
         readonly_vm.console.send("x")
@@ -165,8 +175,8 @@ def test_what_the_console_says_of_a_panic(boot: Callable[..., VirtualMachine], t
     for part in ("\n", text[:7], text[7:]):  # it comes in pieces
         machine.console.send(part)
     machine.console.send("the end\n")
-    with contextlib.suppress(GuestPanicked):
-        machine.console.expect("the end")
+    with contextlib.suppress(GuestPanicked, WaitTimeout):
+        machine.console.expect("never", 1.0)
     assert isinstance(machine.trouble, GuestPanicked) == is_panic
 
 
