@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 
-from benchmarks import boots, channels, clones, import_cost, overhead, seal_cost, starts
+from benchmarks import boots, channels, clones, deaths, import_cost, overhead, seal_cost, starts
 from benchmarks.table import Table
 
 _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
@@ -14,6 +14,7 @@ _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
     "starts": (starts.tables, starts.RUNS),
     "in_a_row": (clones.in_a_row, clones.RUNS),
     "seal_cost": (seal_cost.tables, seal_cost.RUNS),
+    "deaths": (deaths.tables, deaths.RUNS),
 }
 
 

@@ -107,6 +107,6 @@ class Fate:
 
 
 def _leave(task: asyncio.Future[Any]) -> None:
-    if not task.done():
-        task.cancel()
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    """Also of one that has failed in the same moment, of which asyncio would complain if nobody looked at its error."""
+    task.cancel()
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
