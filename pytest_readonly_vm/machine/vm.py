@@ -187,7 +187,8 @@ class VirtualMachine(Reachable):
         with contextlib.suppress(GuestPanicked, ChannelLost):
             yield panic
         try:
-            loop.run(fate.race(asyncio.sleep(timeout)))
+            with self._chronicle.noting("wait", "panic"):
+                loop.run(fate.race(asyncio.sleep(timeout)))
         except GuestPanicked as panicked:
             panic.text = panicked.panic
         else:

@@ -1,0 +1,254 @@
+"""Owns what a guest shows of trouble since a moment: oopses, failed units, crashes, lines of the user's. For the gates.
+
+The kernel's log comes from ``dmesg``, which has a line as soon as it is said, everywhere; the rest from systemd and its
+journal, where there are. What the lines look like is in the sources: the kernel's, and systemd's ``coredump.c``.
+"""
+
+import asyncio
+import contextlib
+import re
+import secrets
+import shlex
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_readonly_vm.channels.command import CommandResult
+from pytest_readonly_vm.errors import GuestPanicked, GuestPaused, GuestReset, VmError
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+PATIENCE = 10.0
+"""Seconds that a guest has to answer, times the machine's slowness."""
+
+_MONITOR_PATIENCE = 1.0
+_JOURNAL = "journal:"
+
+_KERNEL = re.compile(
+    r"(?:[\w ]+: )?BUG: "  # also "watchdog: BUG: soft lockup", "BUG: KASAN:"
+    r"|kernel BUG at |Unable to handle kernel |Kernel panic"
+    r"|.*\[#\d+\](?: |$)"  # how every architecture counts its oopses: "Oops: 0002 [#1] PREEMPT SMP"
+    r"|WARNING: |UBSAN: |kmemleak: \d+ new suspected "
+    r"|INFO: task .* blocked for more than |(?:rcu: )?INFO: rcu\w* .*stall|.*detected hard LOCKUP"
+    r"|(?:Memory cgroup out|Out) of memory\b.*: Kill"
+    r"|EXT4-fs error |EXT4-fs \(.*\): Remounting filesystem read-only|BTRFS (?:error|critical) "
+    r"|XFS \(.*\): .*(?:[Cc]orruption|Internal error|Shutting down|Shutdown)"
+    r"|(?:\w+: )?(?:I/O|critical \w+) error, dev |Buffer I/O error on |unregister_netdevice: waiting for "
+)
+"""How a line of the kernel's begins that no healthy guest has."""
+
+_CRASH_IN_KERNEL_LOG = re.compile(r".*\[\d+\]:? (?:segfault |unhandled |general protection|trap |bad frame)")
+_CRASH_IN_JOURNAL = re.compile(
+    r"systemd-coredump\[\d+\]: (?:.*Process \d+ \(.*\) of user \d+ dumped core"
+    r"|Resource limits disable core dumping for process )"
+    # Where nobody takes core dumps, systemd still sees the end of what it has started itself.
+    r"|systemd\[\d+\]: .* process exited, code=(?:dumped|killed), status=\d+/(?:SEGV|ABRT|BUS|ILL|FPE|TRAP|SYS)"
+)
+
+_KERNEL_LINE = re.compile(r"<\d+>\[ *(\d+\.\d+)\](?:\[[^\]]*\])? ?(.*)")  # some kernels add who said it
+_JOURNAL_LINE = re.compile(r"\[ *(\d+\.\d+)\] (.*)")
+
+_HEAD = """\
+section() {{ printf '\\n{token} %s\\n' "$1"; }}
+kernel={kernel} units={units} journal={journal} cursor={cursor} old={old}
+read -r boot </proc/sys/kernel/random/boot_id && read -r uptime rest </proc/uptime || exit
+[ -d /run/systemd/system ] || units=
+if [ "$journal" ] && ! {{ [ -d /run/systemd/journal ] && command -v journalctl >/dev/null; }}; then
+journal= kernel=1
+fi
+section boot
+echo "$boot $uptime"
+if [ "$kernel" ]; then
+section kernel
+dmesg -r || exit
+fi
+"""
+_BEGIN = """\
+if [ "$journal" ]; then
+section cursor
+journalctl --quiet --lines=0 --show-cursor || exit
+fi
+"""
+# The journal last, and when it has written down what was sent to it. Of a boot before this one it may have the end.
+_END = """\
+if [ "$kernel" ] && [ "$boot" != "$old" ] && command -v journalctl >/dev/null; then
+section kernel-before
+journalctl --quiet --dmesg --boot="$(echo "$old" | tr -d -)" --no-hostname -o short-monotonic 2>/dev/null
+fi
+if [ "$units" ]; then
+section units
+systemctl show --state=failed --property=Id,ActiveState,Result,StateChangeTimestampMonotonic '*' || exit
+fi
+if [ "$journal" ]; then
+journalctl --sync
+section journal
+journalctl --quiet --no-hostname -o short-monotonic ${cursor:+--after-cursor="$cursor"} || exit
+fi
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What a guest had shown by a certain moment. Times are seconds of the guest's own clocks, since its boot."""
+
+    boot_id: str
+    uptime: float
+    kernel: float = -1.0
+    """Of the latest line in the kernel's log."""
+    cursor: str = ""
+    """Of the latest entry in the journal; empty if there is none."""
+    taken: float = 0.0
+    """On the host's clock, since the epoch."""
+    trouble: str = ""
+
+
+def begin(vm: "VirtualMachine") -> Mark | None:
+    """What the guest shows now, by one round trip; None if it is dead or stands still.
+
+    :raises VmError: the guest cannot be looked at: no channel answers, or it has no ``dmesg``.
+    """
+    taken, trouble = time.time(), str(vm.trouble or "")
+    if not _can_answer(vm):
+        return None
+    try:
+        answer = _asked(vm, _BEGIN, Mark(boot_id="", uptime=0.0), PATIENCE * vm.slowness)
+        boot_id, uptime = answer["boot"].split()
+        stamps = [stamp for stamp, _ in _lines(answer.get("kernel", ""), _KERNEL_LINE)]
+        if "kernel" in answer and not stamps:
+            raise VmError("its kernel's log has no times (printk.time)")
+    except (VmError, TimeoutError) as error:
+        raise VmError(
+            f"{vm.name}: the health gates cannot look into the guest: {_reason(vm, error)} "
+            f"(health={','.join(vm.config.health)}, from {vm.config.origin('health')})"
+        ) from None
+    return Mark(
+        boot_id=boot_id,
+        uptime=float(uptime),
+        kernel=stamps[-1] if stamps else -1.0,
+        cursor=answer.get("cursor", "").partition("cursor: ")[2].strip(),
+        taken=taken,
+        trouble=trouble,
+    )
+
+
+def complaints(vm: "VirtualMachine", mark: Mark, *, patience: float | None = None) -> list[str]:
+    """What the guest shows since the mark that the setting ``health`` minds and ``health_allow`` does not; one a line.
+
+    One round trip, of at most `patience` seconds. A guest that does not answer is a complaint, too; one that is paused,
+    or whose QEMU has ended, is none: others tell of that, unless it was a panic, a reset or a broken disk.
+    """
+    found = _deadly(vm, mark)
+    if _can_answer(vm):
+        try:
+            answer = _asked(vm, _END, mark, patience or PATIENCE * vm.slowness)
+            found += judged(answer, mark, vm.config.health)
+        except (VmError, TimeoutError) as error:
+            found = _deadly(vm, mark)
+            if vm.trouble is None:
+                found.append(("", "", f"the guest cannot be looked at: {_reason(vm, error)}"))
+    allowed = [re.compile(pattern) for pattern in vm.config.health_allow]
+    return [f"{head}{gate}{text}" for head, gate, text in found if not any(one.search(text) for one in allowed)]
+
+
+def judged(answer: Mapping[str, str], mark: Mark, gates: Iterable[str]) -> list[tuple[str, str, str]]:
+    """What is to be complained of in a guest's answer: each the time, the gate and the line. Pure."""
+    is_same_boot = answer["boot"].split()[0] == mark.boot_id
+    after = mark.kernel if is_same_boot else -1.0
+    kernel = [line for line in _lines(answer.get("kernel-before", ""), _JOURNAL_LINE) if line[0] > mark.kernel]
+    kernel = [(stamp, text.removeprefix("kernel: ")) for stamp, text in kernel]
+    kernel += [line for line in _lines(answer.get("kernel", ""), _KERNEL_LINE) if line[0] > after]
+    journal = list(_lines(answer["journal"], _JOURNAL_LINE)) if "journal" in answer else kernel
+    units = sorted(_failed_units(answer.get("units", ""), after=mark.uptime if is_same_boot else 0.0))
+    found = []
+    for gate in gates:
+        if gate == "kernel":
+            lines = [line for line in kernel if _KERNEL.match(line[1])]
+        elif gate == "units":
+            lines = units
+        elif gate == "cores":
+            lines = [line for line in kernel if _CRASH_IN_KERNEL_LOG.match(line[1])]
+            lines += [line for line in journal if _CRASH_IN_JOURNAL.match(line[1])]
+        else:
+            pattern = re.compile(gate.removeprefix(_JOURNAL))
+            lines = [line for line in journal if pattern.search(line[1])]
+        found += [(f"[{stamp:12.6f}] ", f"{gate.partition(':')[0]}: ", text) for stamp, text in lines]
+    return found
+
+
+def _lines(text: str, form: re.Pattern[str]) -> Iterator[tuple[float, str]]:
+    """The lines of a log with their times; what has none belongs to the one before."""
+    stamp = None
+    for line in text.splitlines():
+        if match := form.fullmatch(line):
+            stamp = float(match[1])
+            yield stamp, match[2]
+        elif stamp is not None:
+            yield stamp, line
+
+
+def _failed_units(text: str, *, after: float) -> Iterator[tuple[float, str]]:
+    for block in text.strip().split("\n\n"):
+        unit = dict(line.partition("=")[::2] for line in block.splitlines())
+        since = int(unit.get("StateChangeTimestampMonotonic") or 0) / 1e6
+        if unit.get("ActiveState") == "failed" and since >= after:
+            yield since, f"{unit['Id']} failed ({unit.get('Result', 'failed')})"
+
+
+def _deadly(vm: "VirtualMachine", mark: Mark) -> list[tuple[str, str, str]]:
+    """What has happened to the guest as a whole, if nobody expected it."""
+    trouble = vm.trouble
+    if not isinstance(trouble, GuestPanicked | GuestReset | GuestPaused) or str(trouble) == mark.trouble:
+        return []
+    expected = any(
+        (one.kind, one.what) == ("wait", "panic") and one.time >= mark.taken for one in vm.chronicle.entries()
+    )
+    is_minded = "kernel" in vm.config.health and not (expected and isinstance(trouble, GuestPanicked))
+    return [("", "kernel: ", _reason(vm, trouble))] if is_minded else []
+
+
+def _reason(vm: "VirtualMachine", error: Exception) -> str:
+    """What an error says after the machine's name."""
+    return str(error).removeprefix(f"{vm.name}: ")
+
+
+def _can_answer(vm: "VirtualMachine") -> bool:
+    """Whether the guest goes on, as far as QEMU knows."""
+    if vm.closed or not vm.is_running() or vm._fate.cause is not None:
+        return False
+    with contextlib.suppress(VmError):  # a monitor that is lost does not keep a guest from answering
+        return bool(vm._loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))["running"])
+    return True
+
+
+def _asked(vm: "VirtualMachine", questions: str, mark: Mark, patience: float) -> dict[str, str]:
+    """The sections of the guest's answer, by name.
+
+    :raises TimeoutError: it has not answered within `patience` seconds.
+    :raises VmError: it cannot.
+    """
+    gates = vm.config.health
+    token = secrets.token_hex(8)
+    wanted = {
+        "kernel": "kernel" in gates or "cores" in gates,
+        "units": "units" in gates,
+        "journal": "cores" in gates or any(gate.startswith(_JOURNAL) for gate in gates),
+    }
+    flags = {name: "1" if is_wanted else "" for name, is_wanted in wanted.items()}
+    head = _HEAD.format(token=token, cursor=shlex.quote(mark.cursor), old=shlex.quote(mark.boot_id), **flags)
+
+    async def answered() -> CommandResult:
+        try:
+            async with asyncio.timeout(patience):
+                return await vm._fate.race(vm._commands.run(head + questions, check=False))
+        except TimeoutError:
+            raise TimeoutError(f"it did not answer within {patience:g} s") from None
+
+    with vm.chronicle.noting("wait", "health gates"):
+        result = vm._loop.run(answered())
+    if result.exit_code:
+        said = result.stderr.strip().splitlines() or [f"exit code {result.exit_code}"]
+        raise VmError(said[-1])
+    sections = (section.partition("\n") for section in result.stdout.split(f"\n{token} ")[1:])
+    return {name: text for name, _, text in sections}

@@ -1,0 +1,91 @@
+"""Owns when health gates look at the machines of a test, and the failure of a test that passed in a sick guest.
+
+A machine is looked at when the test gets it, and when the test's function has returned; what comes in between counts.
+Machines whose setting ``health`` is empty are left alone.
+"""
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import pytest
+
+from pytest_readonly_vm.errors import GuestUnhealthy
+from pytest_readonly_vm.plugin.run import Run, machines_of
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.health import Mark
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+_LINES_SHOWN = 50
+_PATIENCE_WITH_FAILED = 3.0  # seconds
+
+
+class Gates:
+    """The health gates of one pytest process."""
+
+    def __init__(self, run: Run) -> None:
+        self._marks: dict[VirtualMachine, Mark] = {}
+        """Of the present test."""
+        self._first: WeakKeyDictionary[VirtualMachine, Mark] = WeakKeyDictionary()
+        """Of each machine, when it had just been started."""
+        run.on_start.append(self._begin)
+
+    def _begin(self, vm: "VirtualMachine") -> None:
+        if vm.config.health:
+            from pytest_readonly_vm.machine.health import begin
+
+            if (mark := begin(vm)) is not None:
+                self._marks[vm] = mark
+                self._first.setdefault(vm, mark)
+
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Before the fixtures. The machines that the test shares are there; those of its own come when they start."""
+        self._marks.clear()
+        for vm in machines_of(item):
+            self._begin(vm)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        try:
+            result = yield
+        except pytest.exit.Exception:
+            raise
+        except (Exception, pytest.fail.Exception):
+            for vm, lines in self._complaints(item, patience=_PATIENCE_WITH_FAILED).items():
+                item.add_report_section("call", f"health gates of {vm.name}", _shown(lines))
+            raise
+        if found := self._complaints(item):
+            raise _unhealthy(found)
+        return result
+
+    def _complaints(self, item: pytest.Item, *, patience: float | None = None) -> "dict[VirtualMachine, list[str]]":
+        if not self._marks:
+            return {}
+        from pytest_readonly_vm.machine.health import complaints
+
+        looked_at = [vm for vm in machines_of(item) if vm in self._marks and not vm.closed]
+        found = {vm: complaints(vm, self._mark_of(vm), patience=patience) for vm in looked_at}
+        return {vm: lines for vm, lines in found.items() if lines}
+
+    def _mark_of(self, vm: "VirtualMachine") -> "Mark":
+        mark = self._marks[vm]
+        # A guest that was set back to its start knows nothing of what came between.
+        starts = [one for one in vm.chronicle.entries() if one.kind == "start" and one.time >= mark.taken]
+        return self._first[vm] if any(one.what.startswith("reset") for one in starts) else mark
+
+
+def _unhealthy(found: "dict[VirtualMachine, list[str]]") -> GuestUnhealthy:
+    vm, lines = next(iter(found.items()))
+    more = sum(map(len, found.values())) - 1
+    others = f" (and {more} more)" if more else ""
+    error = GuestUnhealthy(f"{vm.name}: the test passed, but the guest is not healthy: {lines[0]}{others}")
+    for vm, lines in found.items():
+        error.add_note(f"What {vm.name} has shown since the test got it:\n{_shown(lines)}")
+    error.add_note("What is known and harmless: --vm-health-allow=REGEX, @pytest.mark.vm(health_allow=[REGEX, …])")
+    return error
+
+
+def _shown(lines: list[str]) -> str:
+    left = len(lines) - _LINES_SHOWN
+    return "\n".join(lines[:_LINES_SHOWN] + ([f"… and {left} more"] if left > 0 else []))
