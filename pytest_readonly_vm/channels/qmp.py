@@ -28,6 +28,7 @@ T = TypeVar("T")
 _EVENTS_KEPT = 1000
 _LONGEST_KEPT = 50  # items; the answer of query-qmp-schema has thousands
 _LONGEST_REPLY = 256 << 20  # bytes; a longer line would break the connection
+_PATIENCE_WITH_THE_DYING = 2.0  # seconds by which a connection may end before its QEMU
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,9 @@ class Qmp:
         self._handing_over = asyncio.Lock()
         self.listeners: list[Callable[[QmpEvent], None]] = []
         """Functions, called on the loop with every event."""
+        self._watch: asyncio.Task[None] | None = None
+        if client:
+            self._watch = asyncio.ensure_future(self._watch_connection())
         process.drains.append(self._hear_out)
         process.witnesses.append(self._history)
 
@@ -85,7 +89,18 @@ class Qmp:
         :raises GuestDied: QEMU ended instead of answering.
         """
         await self._process.race(self._greet(monitor))
+        self._watch = asyncio.ensure_future(self._watch_connection())
         return self
+
+    async def _watch_connection(self) -> None:
+        """Wake everybody when the connection ends while QEMU lives: nobody would hear of the guest's end any more."""
+        await self._hear_out()
+        if not await self._process.wait_ended(_PATIENCE_WITH_THE_DYING):
+            self.fate.befall(lambda: self._process.with_evidence(self._lost("QEMU lives")))
+
+    def _let_go(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
 
     async def _greet(self, monitor: socket.socket) -> None:
         try:
@@ -122,6 +137,7 @@ class Qmp:
     def succeeded_by(self, name: str) -> "Qmp":
         """The monitor for another machine in the same QEMU; this one is as after the machine's end. On the loop."""
         self._is_closed = True
+        self._let_go()
         self._process.drains.remove(self._hear_out)
         self._process.witnesses.remove(self._history)
         self._news.set()
@@ -152,8 +168,10 @@ class Qmp:
             raise await self._broken(error) from None
 
     async def _broken(self, cause: BaseException) -> VmError:
-        lost = ConnectionLost(f"{self.name}: the connection to QEMU's monitor broke: {cause}")
-        return await self._process.death_or(lost)
+        return await self._process.death_or(self._lost(str(cause)))
+
+    def _lost(self, why: str) -> ConnectionLost:
+        return ConnectionLost(f"{self.name}: the connection to QEMU's monitor broke: {why}")
 
     async def attempt(self, name: str, arguments: Mapping[str, object] = MappingProxyType({})) -> None:
         """Run a command that tidies up: its refusal means that there was nothing to do."""
@@ -178,9 +196,12 @@ class Qmp:
         """As `wait_event`, on the loop; the guest's end ends the wait only if it is for an event `of_guest`."""
         try:
             async with asyncio.timeout(timeout):
+                known = self.fate.cause
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (event := self._take(name, match)):
                     self._require_open()
+                    if self.fate.cause is not known and of_guest:  # since the last turn
+                        self.fate.check()
                     if not of_guest:
                         await self._process.race(self._news.wait())
                         continue
@@ -216,6 +237,7 @@ class Qmp:
         """Let go of the connection, in whatever state it is; on the loop."""
         if self._is_closed:
             return
+        self._let_go()
         # After the end of QEMU the library reports the broken connection once more.
         with contextlib.suppress(QMPError, EOFError, OSError):
             await self._client.disconnect()

@@ -113,15 +113,17 @@ class Waits:
         """Try until it gives something true: at once, and then ever less often."""
         clock = asyncio.get_running_loop().time
         started = clock()
+        has_answered = False
         try:
             async with asyncio.timeout(timeout):
                 while not (found := await attempt()):
+                    has_answered = True
                     await asyncio.sleep(max(_FIRST_POLL, min((clock() - started) / 8, _LONGEST_POLL)))
                 return found
         except TimeoutError as expired:
             if isinstance(expired, WaitTimeout):
                 raise
             error = WaitTimeout(f"{self._name}: waited {timeout:g} s for {what}")
-            for note in last():
+            for note in last() if has_answered else ["nothing, as the guest did not answer"]:
                 error.add_note(f"Last seen: {note}")
             raise error from None

@@ -169,13 +169,13 @@ class Keeper:
     def _save(
         self, attempt: _Attempt, machines: "Sequence[VirtualMachine]", failure: str, *, capsule: bool = False
     ) -> None:
-        from pytest_readonly_vm.machine.evidence import OVERVIEW, collect
-
         about = {"test": attempt.item.nodeid, "attempt": str(attempt.number + 1), "failed in": failure}
         machines = [vm for vm in machines if vm not in attempt.saved]
         for vm in machines:
             self._is_saving = True
             try:
+                from pytest_readonly_vm.machine.evidence import OVERVIEW, collect
+
                 evidence = collect(
                     vm,
                     self._folder(attempt, vm, is_alone=len(machines) == 1),
