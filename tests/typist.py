@@ -25,11 +25,15 @@ class Typist:
         self.process = subprocess.Popen(
             argv,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(self.terminal, termios.TIOCSCTTY, 0) and None,
+            preexec_fn=self._sit_down,
             pass_fds=(self.terminal,),
             env=env,
             **streams,
         )
+
+    def _sit_down(self) -> None:
+        fcntl.ioctl(self.terminal, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which whoever started the tests may have had ignored
 
     def __enter__(self) -> Self:
         return self

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             image=arguments.image,
             run=arguments.run,
             allow_qemu_args=arguments.allow_qemu_args,
-            local=_local(),
+            local=_local(monitor=arguments.script is None),
         )
         if arguments.script is not None:
             status = execute(vm, arguments.script, b"" if terminal.is_interactive else sys.stdin.buffer.read())
@@ -56,10 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
         return status
 
 
-def _local() -> VmConfig:
+def _local(*, monitor: bool) -> VmConfig:
     variables = {name: f"PYTEST_VM_{name.upper()}" for name in _LOCAL}
     given = {name: (os.environ[variable], variable) for name, variable in variables.items() if variable in os.environ}
-    return VmConfig(monitor=True).with_settings(
+    return VmConfig(monitor=monitor).with_settings(
         {name: Given(value, variable, Path.cwd()) for name, (value, variable) in given.items()}
     )
 

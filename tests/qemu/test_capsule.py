@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -90,25 +91,28 @@ def resumed(lab: Lab, path: Path, **options: object) -> VirtualMachine:
         return resume_capsule(lab, capsule, **options)  # type: ignore[arg-type]
 
 
-def command(*arguments: str | Path, tmpdir: Path) -> subprocess.CompletedProcess[str]:
-    """Run ``readonly-vm resume`` as another user of the file would."""
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run ``readonly-vm resume`` as another user of the file would. What it leaves behind is an error."""
     code = "import sys; from pytest_readonly_vm.cli import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", code, "resume", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | {"PYTEST_VM_TMPDIR": str(tmpdir)},
-    )
+    with tempfile.TemporaryDirectory() as tmpdir:  # as short as a socket's path wants it
+        done = subprocess.run(
+            [sys.executable, "-c", code, "resume", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            env=os.environ | {"PYTEST_VM_TMPDIR": tmpdir},
+        )
+        assert [path for path in Path(tmpdir).rglob("*") if path.is_file()] == []
+        return done
 
 
 class TestElsewhere:
     def test_the_guest_is_where_it_was(self, capsule: Saved, tmp_path: Path) -> None:
         elsewhere = shutil.copy(capsule.image, tmp_path / "moved.qcow2")
         look = f"{LOOK.format(pid=capsule.pid)}; exit 3"
-        done = command(capsule.path, "--image", elsewhere, "-c", look, tmpdir=tmp_path)
+        done = command(capsule.path, "--image", elsewhere, "-c", look)
         assert done.returncode == 3, done.stderr
         capsule.assert_same(done.stdout)
         assert re.fullmatch(
@@ -134,7 +138,7 @@ class TestElsewhere:
     def test_another_base_is_refused_by_its_hash(self, capsule: Saved, tmp_path: Path) -> None:
         other = tmp_path / "other.qcow2"
         image_tools.run("qemu-img", "convert", "-O", "qcow2", "-o", "cluster_size=4k", capsule.image, other)
-        done = command(capsule.path, "--image", other, "-c", "true", tmpdir=tmp_path)
+        done = command(capsule.path, "--image", other, "-c", "true")
         assert done.returncode == 1
         assert done.stdout == ""
         hashes = re.findall(r"\b[0-9a-f]{64}\b", done.stderr)
@@ -151,11 +155,11 @@ class TestElsewhere:
         content = bytearray(capsule.path.read_bytes())
         content[len(content) // 2] ^= 1
         damaged.write_bytes(content)
-        done = command(damaged, "-c", "true", tmpdir=tmp_path)
+        done = command(damaged, "-c", "true")
         assert (done.returncode, done.stdout) == (1, "")
         assert re.fullmatch(rf"readonly-vm: {damaged} is damaged: the SHA-256 of \S+ is another .*\n", done.stderr)
         damaged.write_bytes(content[: len(content) // 3])
-        done = command(damaged, "-c", "true", tmpdir=tmp_path)
+        done = command(damaged, "-c", "true")
         assert (done.returncode, done.stderr) == (1, f"readonly-vm: {damaged} is truncated\n")
 
 
@@ -234,12 +238,12 @@ class TestAGuestThatStandsStill:
         vm.resume()
         capsule.assert_same(vm.run(LOOK.format(pid=capsule.pid)).stdout)
         vm.close()
-        done = command(tmp_path / "it", "-c", "echo works", tmpdir=tmp_path)
+        done = command(tmp_path / "it", "-c", "echo works")
         assert (done.returncode, done.stdout) == (1, "")
         assert "nothing runs in the guest, as it was paused; --run lets it go on" in done.stderr
-        done = command(tmp_path / "it", "--run", "-c", "echo works", tmpdir=tmp_path)
+        done = command(tmp_path / "it", "--run", "-c", "echo works")
         assert (done.returncode, done.stdout) == (0, "works\n")
-        done = command(tmp_path / "it", tmpdir=tmp_path)
+        done = command(tmp_path / "it")
         assert done.returncode == 0
         assert "readonly-vm: monitor: qmp-shell -H " in done.stderr
 

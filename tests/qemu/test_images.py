@@ -156,8 +156,7 @@ class TestKeptOverlays:
         before = image.read_bytes()
         result = run("--vm-snapshot=overlay", "--vm-keep=always")
         result.assert_outcomes(passed=1, failed=1)
-        kept = sorted((pytester.path / "test-results").rglob("*"))
-        overlays = [path for path in kept if path.is_file()]
+        overlays = sorted((pytester.path / "test-results").rglob("*.qcow2"))
         assert [path.parent.name.split(".py-")[0] for path in overlays] == ["test_keep", "test_keep"]
         for overlay in overlays:
             assert info(overlay)["format"] == "qcow2"
@@ -172,19 +171,19 @@ class TestKeptOverlays:
         self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]
     ) -> None:
         run("--vm-snapshot=overlay", "--vm-keep=on-failure", "--vm-output=kept").assert_outcomes(passed=1, failed=1)
-        [overlay] = [path for path in (pytester.path / "kept").rglob("*") if path.is_file()]
+        [overlay] = (pytester.path / "kept").rglob("*.qcow2")
         assert "test_fail" in overlay.parent.name
         assert data_sector(overlay) == bootsector.MODIFIED
 
     def test_never_has_nothing(self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]) -> None:
         run("--vm-snapshot=overlay").assert_outcomes(passed=1, failed=1)
-        assert not (pytester.path / "test-results").exists()
+        assert not list((pytester.path / "test-results").rglob("*.qcow2"))
 
     def test_a_kept_overlay_is_a_base_for_another_run(
         self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]
     ) -> None:
         run("--vm-snapshot=overlay", "--vm-keep=on-failure", "--vm-output=kept", "-k", "fail")
-        [overlay] = [path for path in (pytester.path / "kept").rglob("*") if path.is_file()]
+        [overlay] = (pytester.path / "kept").rglob("*.qcow2")
         result = run("-k", "fail", base=overlay)
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(["*(qcow2, 2 layers, from --vm-image)", "*sector=modified"])

@@ -108,7 +108,7 @@ def test_what_would_be_another_guest_boots(run: Run, image: Path, tmp_path: Path
         {"cpus": 2},
         {"machine": "q35"},
         {"channel": "shell"},
-        {"qemu_args": "-device pvpanic"},
+        {"qemu_args": "-device virtio-balloon-pci"},
         {"ready": "console:writte"},
     ):
         assert run(**settings) == ["boot", "clone"], settings
@@ -243,7 +243,7 @@ PROGRAM = """
         vm.console.expect("^written")
         eventually((folder / "told").exists, "being told")
 
-    settings = dict(image=folder / "base.img", memory="16M", accel="tcg", start="clone", boot_timeout=60)
+    settings = dict(image=folder / "base.img", memory="16M", accel="tcg", start="clone", boot_timeout=60, budget="off")
     with Lab(tell=lambda sentence: print(sentence, flush=True)) as lab:
         lab.start(VmConfig().replace(ready=when_told, cache=folder / "templates", **settings), name="guest")
         print(*[boot.manner for boot in lab.boots])
