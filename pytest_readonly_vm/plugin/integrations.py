@@ -31,6 +31,7 @@ def properties(vm: "VirtualMachine", identity: Mapping[str, str], evidence: str 
         found.append(("vm_image", str(vm.config.image)))
         found += [(f"vm_image_{kind}", value) for kind, value in identity.items()]
     found += [("vm_accelerator", vm.accelerator), ("vm_start", vm.manner)]
+    found += [("vm_start_reason", vm.reason)] if vm.reason else []
     return [*found, ("vm_evidence", evidence)] if evidence else found
 
 

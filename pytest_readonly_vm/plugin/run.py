@@ -111,11 +111,8 @@ class Run:
             self.evidence.ends(vm, self.current)
             vm.close(keep_overlay_as=destination)
             if config.report:
-                self._lanes.append(
-                    lane(
-                        vm, test=node.nodeid, scope=label if label in SCOPES else "function", asked=asked, handed=handed
-                    )
-                )
+                scope = label if label in SCOPES else "function"
+                self._lanes.append(lane(vm, test=node.nodeid, scope=scope, asked=asked, handed=handed))
             if destination:
                 self._kept.append(str(destination))
 

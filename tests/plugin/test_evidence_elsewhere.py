@@ -29,6 +29,7 @@ def test_junit_says_of_each_test_on_what_it_ran(
     assert good["vm_image_fingerprint"].startswith("size=")
     assert good["vm_accelerator"].startswith("tcg")
     assert good["vm_start"] == "boot"
+    assert good["vm_start_reason"].startswith("it boots in less than")
     assert "vm_evidence" not in good
     assert (pytester.path / bad["vm_evidence"] / "overview.txt").exists()
 
