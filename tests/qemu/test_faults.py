@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,16 @@ class Run:
 
 
 @pytest.fixture
-def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for temporary files, with a path as short as a socket's wants to be."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, temporary: Path) -> Callable[..., Run]:
     """Run the tests of a module; fail if a process or a temporary file is left."""
-    temporary = pytester.mkdir("temporary")
-    monkeypatch.setenv("TMPDIR", str(temporary))
 
     def run(module: str, *options: str, stage: str = "") -> Run:
         pytester.makeconftest(CONFTEST)
@@ -130,7 +137,7 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[
         result = pytester.run(*own, "sh", "-c", "; ".join(steps), "sh", *plain, *options, timeout=300)
         for complaint in ("INTERNALERROR", "never retrieved"):
             assert complaint not in result.stdout.str() + result.stderr.str()
-        eventually(lambda: not list(emulators(temporary)), "the end of its QEMU", within=2.0)
+        eventually(lambda: not list(emulators(temporary)), "the end of its QEMU", within=10.0)
         assert (pytester.path / "left").read_text() == ""
         return Run(pytester, result)
 
