@@ -8,6 +8,7 @@ import pytest
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig, VmError
 from tests.guests import bootsector
 from tests.guests.tiny_linux import READY, tiny_linux
+from tests.qemu.conftest import STARTS
 from tests.qemu.image_tools import data_sector, info, layer, writer_image
 
 WRITTEN = "console:^written"
@@ -19,17 +20,18 @@ def base(tmp_path: Path) -> Path:
     return layer(tmp_path / "base.qcow2", "qcow2", below, "raw")
 
 
-@pytest.fixture
-def machine(boot: Callable[..., VirtualMachine], base: Path) -> VirtualMachine:
-    return boot(base, ready=WRITTEN)
+@pytest.fixture(params=STARTS)
+def machine(boot: Callable[..., VirtualMachine], base: Path, request: pytest.FixtureRequest) -> VirtualMachine:
+    return boot(base, ready=WRITTEN, start=request.param)
 
 
+@pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("format", ["qcow2", "raw", "vdi"])
 @pytest.mark.parametrize("snapshot", ["temporary", "overlay"])
 def test_has_what_the_guest_wrote_and_boots(
-    tmp_path: Path, base: Path, boot: Callable[..., VirtualMachine], snapshot: str, format: str
+    tmp_path: Path, base: Path, boot: Callable[..., VirtualMachine], snapshot: str, format: str, start: str
 ) -> None:
-    machine = boot(base, ready=WRITTEN, snapshot=snapshot)
+    machine = boot(base, ready=WRITTEN, snapshot=snapshot, start=start)
     before = base.read_bytes()
     exported = tmp_path / f"exported.{format}"
     machine.export(exported, format=format)

@@ -27,10 +27,10 @@ def config() -> VmConfig:
     return VmConfig().replace(**boot, memory="128M", accel="tcg")
 
 
-@pytest.fixture(scope="module")
-def machine(lab: Lab, config: VmConfig) -> VirtualMachine:
-    """A guest that echoes what it gets on a TCP port."""
-    machine = lab.start(config, name="guest")
+@pytest.fixture(scope="module", params=["cold", "clone"])
+def machine(lab: Lab, config: VmConfig, request: pytest.FixtureRequest) -> VirtualMachine:
+    """A guest that echoes what it gets on a TCP port. To be set back it would need a disk."""
+    machine = lab.start(config.replace(start=request.param), name="guest")
     machine.console.expect(PROMPT)
     machine.console.send(f"nc -ll -p {ECHO} -e cat &\n")
     machine.console.send(f"until netstat -lnt | grep -q ':{ECHO} '; do sleep 0.1; done; echo list''ens\n")

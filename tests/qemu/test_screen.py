@@ -12,6 +12,7 @@ from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError
 from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.errors import DisplayError
 from tests.guests.debian import debian
+from tests.qemu.conftest import STARTS
 from tests.templates import templates
 
 ON_A_KEYBOARD = string.printable[:95]
@@ -20,10 +21,10 @@ ON_A_KEYBOARD = string.printable[:95]
 needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None, reason="the package tesseract-ocr is missing")
 
 
-@pytest.fixture
-def machine(boot: Callable[..., VirtualMachine]) -> VirtualMachine:
+@pytest.fixture(params=STARTS)
+def machine(boot: Callable[..., VirtualMachine], request: pytest.FixtureRequest) -> VirtualMachine:
     """A guest that sends what is typed on its keyboard to its console."""
-    return boot("keys")
+    return boot("keys", start=request.param)
 
 
 @pytest.fixture
