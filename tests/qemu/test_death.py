@@ -82,7 +82,7 @@ def test_all_waiters_are_woken_at_once(readonly_vm: VirtualMachine, fault: str) 
         waiter.start()
     begun.wait()
     eventually(lambda: len(waits_noted(readonly_vm)) == len(WAITS), "all wait")
-    time.sleep(0.1)  # from the note of a wait to the wait itself, on a busy computer
+    time.sleep(0.2)  # from the note of a wait to the wait itself, on a busy computer
     struck = time.monotonic()
     with contextlib.suppress(GuestDied):  # of the monitor that is told to quit
         strike(readonly_vm)
@@ -112,8 +112,7 @@ def test_who_comes_later_is_told_as_well(readonly_vm: VirtualMachine, fault: str
 
 def test_a_machine_that_was_reset_goes_on(readonly_vm: VirtualMachine) -> None:
     readonly_vm.console.send("t")
-    with pytest.raises(GuestReset):
-        readonly_vm.console.expect("never", LONG)
+    eventually(lambda: isinstance(readonly_vm.trouble, GuestReset), "the reset")  # which may be before any wait for it
     readonly_vm.console.expect(READY)
     readonly_vm.console.send("x")
     readonly_vm.console.expect("x")
