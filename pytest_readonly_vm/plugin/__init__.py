@@ -12,7 +12,6 @@ from pytest_readonly_vm.plugin import header, markers, options, report, timeouts
 from pytest_readonly_vm.plugin.debugger import Debugger
 from pytest_readonly_vm.plugin.fixtures import fixture_module
 from pytest_readonly_vm.plugin.health import Gates
-from pytest_readonly_vm.plugin.page import Page
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.summary import Summary
 
@@ -31,7 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Summary(), "readonly_vm summary")
     config.pluginmanager.register(Debugger(), "readonly_vm debugger")
     config.pluginmanager.register(Gates(Run.of(config)), "readonly_vm health gates")
-    if not hasattr(config, "workerinput"):
+    if "report" in options.given_settings(config) and not hasattr(config, "workerinput"):
+        from pytest_readonly_vm.plugin.page import Page  # which other runs are not to pay for
+
         config.pluginmanager.register(Page(config), "readonly_vm page")
 
 

@@ -20,19 +20,17 @@ class Page:
     """Lives in the process that hears all reports: the only one, or xdist's controller."""
 
     def __init__(self, config: pytest.Config) -> None:
-        given = given_settings(config).get("report")
-        self._path = Path(str(given.value)).absolute() if given else None
+        """For a run that has the setting ``report``."""
+        self._path = Path(str(given_settings(config)["report"].value)).absolute()
         self._config = config
         self._rows = Rows(epoch=time.time())
         self._problem: OSError | None = None
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if self._path is not None and report.failed:
+        if report.failed:
             self._take(report, "collect", (time.time(), time.time()), "error")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self._path is None:
-            return
         category = self._config.hook.pytest_report_teststatus(report=report, config=self._config)[0]
         # xdist's own report of a worker's crash has no times.
         times = (report.start, report.stop) if report.stop else (time.time(), time.time())
@@ -59,7 +57,6 @@ class Page:
 
     def _link(self, folder: str) -> str:
         """A folder as seen from the page, so that both can be moved together; no scheme can hide in it."""
-        assert self._path is not None
         return quote(os.fsencode(os.path.relpath(folder, self._path.parent))) + "/"
 
     def _reason(self, report: Any) -> tuple[str, str]:
@@ -76,7 +73,7 @@ class Page:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """Write the page, all of it or nothing; a failure is told in the summary and changes no outcome."""
-        if self._path is None or self._config.option.collectonly:
+        if self._config.option.collectonly:
             return
         from pytest_readonly_vm.plugin.page.document import document
 
@@ -94,7 +91,7 @@ class Page:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self._path is None or self._config.option.collectonly:
+        if self._config.option.collectonly:
             return
         if self._problem is None:
             terminalreporter.write_line(f"report: {self._path.as_uri()}")
