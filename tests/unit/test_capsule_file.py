@@ -177,6 +177,7 @@ class TestMembers:
             (b"no gzip", "cannot be unpacked"),
             (b"", "shorter than it should be"),
         ],
+        ids=["short", "cut off", "without its checksum", "no gzip", "empty"],
     )
     def test_one_that_is_not_what_it_says_is_refused(self, tmp_path: Path, content: bytes, complaint: str) -> None:
         with pytest.raises(CapsuleRefused, match=complaint):
