@@ -100,7 +100,9 @@ class Vitals:
 
     def _read(self, text: str) -> None:
         self._is_silent_since_reset = False
-        self._recent = (self._recent + text)[-max(_LOOKED_BACK, len(text)) :]
+        self._recent = (self._recent + text)[
+            -_LOOKED_BACK - len(text) :
+        ]  # a line may end in another piece than it began
         if self._panic_said is None and (match := self._panic.search(self._recent)):
             words = shown(next(group for group in (*match.groups(), match[0]) if group)).strip()
             self._panic_said = words.removeprefix("Kernel panic - not syncing: ").removeprefix("panic: ")
