@@ -1,6 +1,6 @@
 """Measures the ways to start a machine: from "a test wants one" to its first command answered, and what that rests on.
 
-Boots, clones and machines that are set back take turns. The same boots and templates serve several tables, in a cache
+Boots and clones take turns. The same boots and templates serve several tables, in a cache
 of its own that goes with the run. Whole suites are in `suites`, what clones hold in `clones`.
 """
 
@@ -66,7 +66,6 @@ def _ways(config: VmConfig) -> Mapping[str, VmConfig]:
         "cold": config.replace(start="cold"),
         "clone": config.replace(start="clone"),
         "clone, 256M": config.replace(start="clone", memory="256M"),
-        "revert": config.replace(start="revert"),
     }
     if config.kernel is None:  # an agent is in Debian only, and there the shell answers first
         ways["clone, agent"] = config.replace(start="clone", channel="agent")
@@ -91,8 +90,7 @@ def _first_commands(lab: Lab, name: str, ways: Mapping[str, VmConfig], making: S
     cold, copied = (watches[way].samples(_WHOLE).median for way in ("cold", "clone"))
     table.notes.append(f"A clone is there {cold / copied:.0f} times as fast as a boot (medians).")
     table.add("the command alone: clone", watches["clone"].samples(_COMMAND))
-    for way in ("clone", "revert"):
-        table.add(f"close: {way}", watches[way].samples(_END))
+    table.add("close: clone", watches["clone"].samples(_END))
     return table
 
 

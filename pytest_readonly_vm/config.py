@@ -208,10 +208,9 @@ class VmConfig:
         "(default: auto)",
     )  # fmt: skip
     start: str = _setting(
-        "auto", one_of("auto", "cold", "clone", "revert"), "HOW",
+        "auto", one_of("auto", "cold", "clone"), "HOW",
         "how a machine comes to be: cold, each boots; clone, the first boots and is frozen, each is a fresh process "
-        "that goes on from there; revert, one process is set back between tests; auto, clone where that is possible "
-        "and faster (default: auto)",
+        "that goes on from there; auto, clone where that is possible and faster (default: auto)",
     )  # fmt: skip
     layers: tuple[GuestLayer, ...] = _setting(
         (), layers, "MODULE:NAME", "prepared states of the guest that a test starts from, each upon the one before",

@@ -58,7 +58,6 @@ def test_imports_go_downhill(module: Path) -> None:
                 "host/loop.py",
                 "machine/lab.py",
                 "machine/start/prefetch.py",
-                "machine/start/revert.py",
                 "machine/start/templates.py",
                 "plugin/timeouts.py",
             },

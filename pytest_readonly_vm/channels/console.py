@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.channels.chronicle import Chronicle
 from pytest_readonly_vm.channels.fate import Fate
-from pytest_readonly_vm.errors import ConnectionLost, GuestDied, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ConnectionLost, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
 
@@ -67,7 +67,6 @@ class Console:
         self._unread = history.unread
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
-        self._is_detached = False
         self.log_path = log
         """The whole log, as the guest sent it, for as long as the machine lives."""
         self._log = log.open("wb", buffering=0)
@@ -117,7 +116,6 @@ class Console:
             async with asyncio.timeout(timeout):
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (match := self._take(pattern)):
-                    self._require_attached()
                     try:
                         self._fate.check()
                         await self._fate.news(self._news)
@@ -150,7 +148,6 @@ class Console:
 
     async def typed(self, data: bytes, timeout: float = 30.0) -> None:
         """As `send`, on the loop."""
-        self._require_attached()
         try:
             async with asyncio.timeout(timeout), self._sending:
                 await self._process.race(self._loop.loop.sock_sendall(self._port, data))
@@ -159,18 +156,6 @@ class Console:
         except OSError as error:
             lost = ConnectionLost(f"{self._name}: the connection to the console broke: {error}")
             raise await self._process.death_or(lost) from None
-
-    def detach(self) -> None:
-        """Stop listening, for another console that takes over; on the loop."""
-        self._process.drains.remove(self._read_rest)
-        self._process.witnesses.remove(self._testify)
-        self._is_detached = True
-        self._news.set()
-        self.close()
-
-    def _require_attached(self) -> None:
-        if self._is_detached:
-            raise GuestDied(f"{self._name}: the machine has been closed")
 
     def close(self) -> None:
         """Let go of socket and log; on the loop. A second call does nothing."""

@@ -57,12 +57,6 @@ class Network:
         if not answer.endswith("removed"):
             raise VmError(f"{self._name}: {host}:{port} is no forward of this machine")
 
-    async def remove_forwards(self) -> None:
-        """Close all that are open, whoever opened them; on the loop."""
-        status = await self._human("info usernet")  # empty without a network
-        for protocol, _, port, _ in _LISTENER.findall(status):
-            await self.remove_forward((_LOOPBACK, int(port)), udp=protocol == "UDP")
-
     async def _listeners(self) -> set[tuple[str, ...]]:
         status = await self._human("info usernet")
         if f"({_NETWORK})" not in status:

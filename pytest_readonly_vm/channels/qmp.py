@@ -19,7 +19,7 @@ from qemu.qmp.message import Message
 
 from pytest_readonly_vm.channels.chronicle import Chronicle, Happening
 from pytest_readonly_vm.channels.fate import Fate
-from pytest_readonly_vm.errors import ConnectionLost, GuestDied, QmpError, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ConnectionLost, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
 
@@ -52,8 +52,7 @@ class Qmp:
     Every method may be called from any thread; the ones with an ``a`` in front, from any event loop.
     """
 
-    def __init__(self, loop: LoopThread, process: Process, name: str, client: QMPClient | None = None) -> None:
-        """`client` is a connection that there is already."""
+    def __init__(self, loop: LoopThread, process: Process, name: str) -> None:
         self._loop = loop
         self._process = process
         self.fate = Fate(process)
@@ -62,8 +61,7 @@ class Qmp:
         """Of the machine; others of the machine write to it, too."""
         self.name = name
         """The machine's, for messages."""
-        self._is_closed = False
-        self._client = client or QMPClient("readonly-vm", readbuflen=_LONGEST_REPLY)
+        self._client = QMPClient("readonly-vm", readbuflen=_LONGEST_REPLY)
         self._client.logger.setLevel(logging.CRITICAL)  # it logs expected ends as errors
         # A filter that keeps nothing: the library would remember every event for ever.
         self._client.events.event_filter = self._hear
@@ -76,8 +74,6 @@ class Qmp:
         self.listeners: list[Callable[[QmpEvent], None]] = []
         """Functions, called on the loop with every event."""
         self._watch: asyncio.Task[None] | None = None
-        if client:
-            self._watch = asyncio.ensure_future(self._watch_connection())
         process.drains.append(self._hear_out)
         process.witnesses.append(self._history)
 
@@ -97,10 +93,6 @@ class Qmp:
         await self._hear_out()
         if not await self._process.wait_ended(_PATIENCE_WITH_THE_DYING):
             self.fate.befall(lambda: self._process.with_evidence(self._lost("QEMU lives")))
-
-    def _let_go(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
 
     async def _greet(self, monitor: socket.socket) -> None:
         try:
@@ -134,21 +126,7 @@ class Qmp:
         except TimeoutError:
             raise WaitTimeout(f"{self.name}: QEMU did not answer {name} within {timeout:g} s") from None
 
-    def succeeded_by(self, name: str) -> "Qmp":
-        """The monitor for another machine in the same QEMU; this one is as after the machine's end. On the loop."""
-        self._is_closed = True
-        self._let_go()
-        self._process.drains.remove(self._hear_out)
-        self._process.witnesses.remove(self._history)
-        self._news.set()
-        return Qmp(self._loop, self._process, name, self._client)
-
-    def _require_open(self) -> None:
-        if self._is_closed:
-            raise GuestDied(f"{self.name}: the machine has been closed")
-
     async def _exchange(self, name: str, arguments: Mapping[str, object]) -> Any:
-        self._require_open()
         with self.chronicle.noting("qmp", name) as happening:
             answer = await self._execute(name, arguments, happening)
             is_long = isinstance(answer, list) and len(answer) > _LONGEST_KEPT
@@ -199,7 +177,6 @@ class Qmp:
                 known = self.fate.cause
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (event := self._take(name, match)):
-                    self._require_open()
                     if self.fate.cause is not known and of_guest:  # since the last turn
                         self.fate.check()
                     if not of_guest:
@@ -235,9 +212,8 @@ class Qmp:
 
     async def disconnect(self) -> None:
         """Let go of the connection, in whatever state it is; on the loop."""
-        if self._is_closed:
-            return
-        self._let_go()
+        if self._watch is not None:
+            self._watch.cancel()
         # After the end of QEMU the library reports the broken connection once more.
         with contextlib.suppress(QMPError, EOFError, OSError):
             await self._client.disconnect()
@@ -298,11 +274,6 @@ class Qmp:
     def events(self) -> tuple[QmpEvent, ...]:
         """The latest events, oldest first, at most 1000, whether a wait returned them or not."""
         return tuple(self._events)
-
-    @property
-    def heard(self) -> int:
-        """How many events have come so far."""
-        return self._heard
 
     def forget_events(self) -> None:
         """Let waits see only what comes from now on. `events` still shows the past."""

@@ -34,7 +34,7 @@ def open_doors(vm: VirtualMachine) -> list[str]:
 def close_doors(vm: VirtualMachine) -> None:
     """Take away what is a device of the guest, the root shell's terminal, for at most 5 s. Raises nothing.
 
-    A machine that has it cannot be copied, nor be set back for another test.
+    A machine that has it cannot be copied.
     """
     with contextlib.suppress(VmError, OSError, TimeoutError):
         vm._loop.run(within(_PATIENCE_WITH_THE_GUEST, RootShell(vm._instance).unplug()))

@@ -39,7 +39,10 @@ class Instance:
     monitor: socket.socket
     """Our end of the line to the monitor; `qmp` takes it over when it connects."""
     lines: dict[str, socket.socket]
-    """Our ends of the lines to the console and to the ports of channels, of which these have copies."""
+    """Our ends of the lines to the console and to the ports of channels, of which these have copies.
+
+    A port stays open when its channel is closed, as in the guest the end of a line ends the program that reads it.
+    """
     qmp: Qmp
     console: Console
     screen: Screen
@@ -62,10 +65,8 @@ class Instance:
     on_end: list[Callable[[], None]] = field(default_factory=list)
     """Called when it has ended, the last first."""
     started: float = field(default_factory=time.monotonic)
-    retire: Callable[[], bool] | None = None
-    """Takes the machine back for another test, instead of its end; False if it cannot be used again."""
     manner: str = "boot"
-    """How it came to be: ``boot``, ``clone``, ``revert``."""
+    """How it came to be: ``boot``, ``clone``, ``capsule``."""
     reason: str = ""
     """Why it did not come to be in a better way, if there is one."""
     ready_after: float = 0.0

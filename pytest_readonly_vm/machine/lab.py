@@ -28,7 +28,6 @@ from pytest_readonly_vm.machine.room import Room
 from pytest_readonly_vm.machine.start.archive import Archives
 from pytest_readonly_vm.machine.start.cold import discard
 from pytest_readonly_vm.machine.start.prefetch import Prefetch
-from pytest_readonly_vm.machine.start.revert import Revert
 from pytest_readonly_vm.machine.start.starts import Auto, Clone, Cold, Start
 from pytest_readonly_vm.machine.start.templates import Templates
 from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -40,7 +39,7 @@ class Boot:
 
     name: str
     manner: str
-    """How it came to be: ``boot``, ``clone``, ``revert``."""
+    """How it came to be: ``boot``, ``clone``, ``capsule``."""
     reason: str
     """Why in no better way, if there is a reason."""
     seconds: float
@@ -95,7 +94,7 @@ class Lab:
         for vm in self._machines:
             with contextlib.suppress(VmError):  # the spawner ends what did not end by itself
                 vm.close()
-        self._users.close()  # they may have taken some of these back
+        self._users.close()  # before what they use
         self._stack.close()
 
     @cached_property
@@ -185,9 +184,7 @@ class Lab:
 
     @cached_property
     def _starts(self) -> dict[str, Start]:
-        revert = Revert()
-        self._users.callback(revert.close)
-        return {"cold": Cold(), "clone": Clone(self._templates), "revert": revert, "auto": Auto(self._templates)}
+        return {"cold": Cold(), "clone": Clone(self._templates), "auto": Auto(self._templates)}
 
     @cached_property
     def _prefetch(self) -> Prefetch:

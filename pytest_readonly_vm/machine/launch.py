@@ -151,12 +151,11 @@ def launch(order: Order, origin: Origin) -> Instance:
         undo.callback(process.kill)
         qmp = Qmp(loop, process, name)
         lines["console"] = console
-        connected = {device: line.dup() for device, line in lines.items()}
-        instance = connect(
+        instance = _connect(
             order,
             process,
             qmp,
-            connected,
+            {device: line.dup() for device, line in lines.items()},
             folder=folder,
             history=origin.history,
             ssh_key=ssh_key,
@@ -172,7 +171,7 @@ def launch(order: Order, origin: Origin) -> Instance:
     return instance
 
 
-def connect(
+def _connect(
     order: Order,
     process: Process,
     qmp: Qmp,

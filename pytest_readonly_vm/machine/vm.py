@@ -104,7 +104,7 @@ class VirtualMachine(Reachable):
 
     @property
     def manner(self) -> str:
-        """How the machine came to be: ``boot``, ``clone`` or ``revert``."""
+        """How the machine came to be: ``boot``, ``clone`` or ``capsule``."""
         return self._instance.manner
 
     @property
@@ -227,10 +227,8 @@ class VirtualMachine(Reachable):
         :raises VmError: the new machine could not be started; the old one lives.
         """
         old = self._instance
-        is_retired = old.retire is not None and old.retire()
         self._follow(old, self._lineage.pristine(), "reset")
-        if not is_retired:
-            self._end(old)
+        self._end(old)
         self.prove_pristine()
 
     def prove_pristine(self) -> None:
@@ -313,8 +311,6 @@ class VirtualMachine(Reachable):
         for checkpoint in tuple(self._checkpoints):
             self.forget(checkpoint)
         instance = self._instance
-        if keep_overlay_as is None and instance.retire is not None and instance.retire():
-            return
         try:
             lower = copies(instance.own_layers) if keep_overlay_as is not None else ()
             try:

@@ -15,7 +15,7 @@ from pytest_readonly_vm.plugin.run import NEWS, News, Run
 
 _WORKER_KEY = "readonly_vm"
 _FOLDERS_SHOWN = 10
-_MANNERS = {"boot": "booted", "clone": "cloned", "revert": "set back"}
+_MANNERS = {"boot": "booted", "clone": "cloned"}
 
 
 class Summary:

@@ -9,7 +9,7 @@ import pytest
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
 from tests.conftest import READY
 
-STARTS = ("cold", "revert", "clone")
+STARTS = ("cold", "clone")
 """How a machine can come to be."""
 
 BOOT_TIMEOUT = 60.0

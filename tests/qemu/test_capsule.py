@@ -170,7 +170,6 @@ class TestAnyMachine:
             {},
             {"snapshot": "overlay"},
             {"start": "clone"},
-            {"start": "revert"},
             {"machine": "q35", "disk_interface": "sata"},
             {"disk_interface": "usb", "cpus": 2},
             {"network": "none", "channel": "none"},

@@ -37,7 +37,6 @@ GROUPS = (
     "debian-shell-clone",
     "debian-ssh-clone",
     "alpine-shell-cold",
-    "tiny-shell-revert",
     "tiny-shell-clone",
 )
 """Guest, channel, and how the machine comes to be."""
@@ -56,8 +55,6 @@ def config(group: str) -> VmConfig:
 @pytest.fixture(scope="module", params=GROUPS)
 def vm(request: pytest.FixtureRequest) -> Iterator[VirtualMachine]:
     with Lab() as lab:
-        if request.param.endswith("-revert"):
-            lab.start(config(request.param), name=f"before {request.param}").close()
         yield lab.start(config(request.param), name=request.param)
 
 

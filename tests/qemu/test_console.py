@@ -182,7 +182,7 @@ class TestTheEndOfQemu:
 
     def test_is_what_sending_reports_when_the_machine_has_been_closed(self, readonly_vm: VirtualMachine) -> None:
         readonly_vm.close()
-        with pytest.raises(GuestDied, match=r"QEMU exited with status 0|the machine has been closed"):
+        with pytest.raises(GuestDied, match="QEMU exited with status 0"):
             readonly_vm.console.send("anybody there?\n")
 
     def test_wakes_a_sender(self, boot: Callable[..., VirtualMachine]) -> None:

@@ -29,7 +29,7 @@ def config() -> VmConfig:
 
 @pytest.fixture(scope="module", params=["cold", "clone"])
 def machine(lab: Lab, config: VmConfig, request: pytest.FixtureRequest) -> VirtualMachine:
-    """A guest that echoes what it gets on a TCP port. To be set back it would need a disk."""
+    """A guest that echoes what it gets on a TCP port."""
     machine = lab.start(config.replace(start=request.param), name="guest")
     machine.console.expect(PROMPT)
     machine.console.send(f"nc -ll -p {ECHO} -e cat &\n")

@@ -144,7 +144,7 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
     :param ram: the memory that QEMU shares as its RAM; None if it has its own.
     :raises Unfrozen: it cannot be frozen. It runs on, but for its channel, which may have to be opened anew.
     """
-    await prepare_copies(instance)
+    await _prepare_copies(instance)
     conversation = await _parted(instance)
     await instance.qmp.command("stop")
     try:
@@ -187,7 +187,7 @@ async def freeze_running(instance: Instance, *, qemu_img: Path) -> Template:
     return _template(instance, conversation, None, state, copies(instance.own_layers))
 
 
-async def prepare_copies(instance: Instance) -> None:
+async def _prepare_copies(instance: Instance) -> None:
     """Make the repair of a copy faster, if the guest has a channel; see `repair`."""
     if (channel := instance.access.found) is not None:
         with contextlib.suppress(TimeoutError, ChannelError):

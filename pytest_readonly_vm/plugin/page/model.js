@@ -3,7 +3,7 @@
 
 const CATEGORIES = ["start", "wait", "file", "command", "monitor"]; // what a test waits for; the outermost one counts
 const CATEGORY_OF = {start: 0, boot: 0, wait: 1, file: 2, command: 3, qmp: 4, screen: 4, moment: 4};
-const MANNERS = {boot: "booted", clone: "cloned", revert: "set back"};
+const MANNERS = {boot: "booted", clone: "cloned"};
 const BAD = new Set(["failed", "error"]);
 
 class Lane {

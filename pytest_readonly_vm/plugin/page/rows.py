@@ -58,7 +58,7 @@ class Rows:
     def add_lane(self, worker: str, lane: Mapping[str, Any]) -> None:
         """One machine with its happenings, as `News` has it. If nobody says when it was asked for, it began then."""
         happenings = sorted(lane["happenings"], key=lambda happening: happening["time"])
-        # It may have been other QEMU processes before, when it was set back, and what it says is of the last one.
+        # It may have been other QEMU processes, until it was reset, and what it says is of the last one.
         started = min([lane["started"], *(happening["time"] for happening in happenings[:1])])
         first = next((happening for happening in happenings if happening["kind"] == "start"), None)
         seconds = first["seconds"] if first else lane["seconds"]
