@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError, layer
-from tests.guests import tools
+from tests.guests import ext4, tools
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.conftest import STARTS
 from tests.qemu.waiting import GENEROUS, eventually
@@ -196,3 +196,21 @@ class TestEveryStart:
 @layer
 def with_line(vm: VirtualMachine, line: str, *, times: int = 1) -> None:
     vm.run(f"for i in $(seq {times}); do echo {line} >>/mnt/lines; done; sync")
+
+
+def test_the_proof_looks_at_the_disk_and_not_at_what_the_guest_remembers_of_it(
+    machine: Callable[..., VirtualMachine], tmp_path: Path
+) -> None:
+    vm = machine("clone", prove_pristine=True)
+    disk = vm.folder / "second"
+    tools.run(ext4.mke2fs(str(disk), size=16 << 20, label="SECOND", uuid="a0e9a3f5-0000-4000-8000-00000000a0e9"))
+    file = {"driver": "file", "filename": str(disk)}
+    vm.qmp.execute("blockdev-add", {"driver": "raw", "node-name": "second", "file": file})
+    vm.qmp.execute("device_add", driver="virtio-blk-pci", drive="second")
+    eventually(lambda: vm.run("[ -e /dev/vdb ]", check=False).exit_code == 0, "the guest has the disk")
+    vm.run("mkdir '/mnt/a disk'; mount -t ext4 /dev/vdb '/mnt/a disk'; ls '/mnt/a disk'; rm /run/.readonly-vm-mark")
+    vm.run("rm -f /dev/shm/.readonly-vm-mark /tmp/.readonly-vm-mark /var/tmp/.readonly-vm-mark /mnt/.readonly-vm-mark")
+    (tmp_path / "mark").write_text("another machine\n")
+    tools.run(["debugfs", "-w", "-R", f"write {tmp_path}/mark .readonly-vm-mark", disk])
+    with pytest.raises(VmError, match="is not pristine: it has the mark of "):
+        vm.prove_pristine()
