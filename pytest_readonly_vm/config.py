@@ -16,7 +16,7 @@ from pytest_readonly_vm.qemu_args import objection
 from pytest_readonly_vm.values import (
     arguments,
     budget,
-    count,
+    cpus,
     factor_or,
     health,
     layers,
@@ -84,7 +84,7 @@ class VmConfig:
         "format of the base image: qcow2, raw, qed, vmdk, vdi, vhdx, vpc (default: what qemu-img finds)",
     )  # fmt: skip
     memory: int = _setting(1 << 30, size, "SIZE", "guest memory, like 512M or 2G (default: 1G)")
-    cpus: int = _setting(1, count, "N", "virtual CPUs (default: 1)", kind=int)
+    cpus: int = _setting(1, cpus, "N", "virtual CPUs (default: 1)", kind=int)
     cpu_model: str | None = _setting(
         None,
         text,
@@ -112,8 +112,9 @@ class VmConfig:
         "how the guest sees its disk: virtio, scsi, sata, ide, nvme, usb (default: virtio)",
     )  # fmt: skip
     network: str = _setting(
-        "user", one_of("user", "none"), "NAME",
-        "user: outward connections through QEMU, nothing listens on the host; none (default: user)",
+        "user", one_of("user", "restricted", "none"), "NAME",
+        "user: outward connections through QEMU, nothing listens on the host; restricted: a network card of which no "
+        "connection leads out; none (default: user)",
     )  # fmt: skip
     qemu_args: tuple[str, ...] = _setting(
         (), arguments, "ARGS", "extra QEMU arguments, split like a shell would; repeatable", repeatable=True

@@ -15,6 +15,7 @@ from pytest_readonly_vm.layer import GuestLayer
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+)([KMGT])(?:i?B)?", re.IGNORECASE)
 _SMALLEST_MEMORY = 1 << 20
+_MOST_CPUS = 4096  # of QEMU's largest machine type, q35
 _HEALTH_WORDS = ("kernel", "units", "cores")
 _READY_WORDS = ("auto", "channel", "agent", "shell", "ssh", "systemd", "none")
 
@@ -64,6 +65,13 @@ def count(value: object) -> int:
     number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(f"{value!r} is not a whole number of at least 1")
+    return number
+
+
+def cpus(value: object) -> int:
+    number = count(value)
+    if number > _MOST_CPUS:
+        raise ValueError(f"{number} are more than any machine of QEMU can have ({_MOST_CPUS})")
     return number
 
 

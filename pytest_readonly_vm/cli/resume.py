@@ -29,6 +29,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-qemu-args", action="store_true", help="start QEMU with what the capsule adds to its arguments"
     )
+    parser.add_argument(
+        "--network", action="store_true", help="let connections out of the guest, as while it was tested"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -43,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             image=arguments.image,
             run=arguments.run,
             allow_qemu_args=arguments.allow_qemu_args,
+            network=arguments.network,
             local=_local(monitor=arguments.script is None),
         )
         if arguments.script is not None:

@@ -1,5 +1,6 @@
 """Owns the translation of a configuration into QEMU's arguments. Pure: the same in, the same out."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from pytest_readonly_vm.host.seal import SANDBOX_ARGUMENT
 DISK = "disk0"
 """QEMU's name for the drive that has the base image below it."""
 
+BELOW = "below"
+"""Its name for what an overlay is above."""
+
 _DEFAULT_MACHINE = {
     "x86_64": "pc",
     "i386": "pc",
@@ -18,6 +22,9 @@ _DEFAULT_MACHINE = {
     "riscv64": "virt",
     "riscv32": "virt",
 }
+_BACKED = ("qcow2", "qed", "vmdk")
+"""Formats of which a file can have another one below."""
+
 _X86 = ("x86_64", "i386")
 
 _TRANSLATED = 256
@@ -155,19 +162,22 @@ def _default_cpu(arch: str, accelerator: str) -> str | None:
     return "max" if arch in (*_X86, "aarch64") else None
 
 
-def _chain_options(layers: Sequence[DiskLayer], prefix: str) -> str:
-    """QEMU's block options for a chain of layers, each by its descriptor set and with its format stated.
+def _chain(layers: Sequence[DiskLayer], name: str | None = None) -> str:
+    """A chain of layers as QEMU's block layer has it, each by its descriptor set, with its format and its end stated.
 
-    Without them QEMU opens what is below a layer by the name in that layer's header, and guesses its format.
+    Without them QEMU opens what is below a layer by the name in that layer's header, and guesses its format. So the
+    last one has nothing below it whatever its header says, for which only JSON has a word.
+
+    :param name: of the topmost node, if it is to have one.
     """
-    options = []
-    for layer in layers:
-        options.append(f"{prefix}.driver={layer.format}")
-        options.append(f"{prefix}.file.driver=file,{prefix}.file.filename=/dev/fdset/{layer.descriptor}")
-        if layer.is_frozen:
-            options.append(f"{prefix}.file.locking=off")
-        prefix = f"{prefix}.backing"
-    return ",".join(options)
+    chain: dict[str, object] | None = None
+    for layer in reversed(layers):
+        locking = {"locking": "off"} if layer.is_frozen else {}
+        file = {"driver": "file", "filename": f"/dev/fdset/{layer.descriptor}", **locking}
+        below = {"backing": chain} if layer.format in _BACKED else {}
+        chain = {"driver": layer.format, "file": file, **below}
+    named = {"node-name": name, "read-only": True} if name else {}
+    return json.dumps({**named, **(chain or {})}, separators=(",", ":"))
 
 
 def _human_monitor(path: Path | None) -> tuple[str, ...]:
@@ -201,20 +211,16 @@ def _direct_boot(config: VmConfig, append: str | None) -> tuple[str, ...]:
 def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
     if not wiring.layers:
         return ()
-    top, *below = wiring.layers
-    if wiring.overlay is None:
-        drive = f"if=none,id={DISK},snapshot=on,format={top.format},file=/dev/fdset/{top.descriptor}"
-        if top.is_frozen:
-            drive += ",file.locking=off"
-        backing = _chain_options(below, "backing")
-    else:
-        # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before.
-        drive = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={_escaped(str(wiring.overlay))}"
-        backing = _chain_options(wiring.layers, "backing")
     arguments: list[str] = []
     for layer in wiring.layers:
         arguments += ["-add-fd", f"fd={layer.descriptor},set={layer.descriptor}"]
-    arguments += ["-drive", f"{drive},{backing}" if backing else drive]
+    if wiring.overlay is None:
+        arguments += ["-drive", f"if=none,id={DISK},snapshot=on,file={_escaped('json:' + _chain(wiring.layers))}"]
+    else:
+        # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before. Its name is not
+        # said in JSON, which has none for bytes that are no UTF-8.
+        overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={_escaped(str(wiring.overlay))},backing={BELOW}"
+        arguments += ["-blockdev", _chain(wiring.layers, BELOW), "-drive", overlay]
     for device in _DISKS[config.disk_interface]:
         arguments += ["-device", device.format(bus=bus)]
     return tuple(arguments)
@@ -224,7 +230,8 @@ def _network(config: VmConfig, bus: str) -> tuple[str, ...]:
     if config.network == "none":
         return ("-nic", "none")
     no_boot_rom = ",romfile=" if bus == "pci" else ""
-    return ("-netdev", "user,id=net0", "-device", f"virtio-net-{bus},netdev=net0{no_boot_rom}")
+    backend = "user,id=net0,restrict=on" if config.network == "restricted" else "user,id=net0"
+    return ("-netdev", backend, "-device", f"virtio-net-{bus},netdev=net0{no_boot_rom}")
 
 
 def virtio_bus(config: VmConfig, arch: str) -> str:

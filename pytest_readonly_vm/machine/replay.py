@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.machine.command_line import DISK
+from pytest_readonly_vm.machine.command_line import BELOW, DISK
 from pytest_readonly_vm.machine.secrets import option_without_secrets
 
 _BY_DESCRIPTOR = re.compile(r"socket,id=(\w+),fd=(\d+)")
@@ -102,6 +102,8 @@ def _changed(
         path, kind = next(iter(layers.values()))
         name = str(path).replace(",", ",,")
         return [("-drive", f"if=none,id={DISK},snapshot=on,format={kind},file={name}")]
+    elif option == "-blockdev" and f'"node-name":"{BELOW}"' in value:
+        return []
     elif option == "-machine" and _MEMORY.search(value):
         return [("-machine", left)] if (left := _MEMORY.sub("", value).strip(",")) else []
     elif option == "-smbios" and value.startswith("type=11,path=") and str(started.folder) in value:

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from pytest_readonly_vm.host.whole_file import SUFFIX
+
 MARK = ".readonly-vm-evidence"
 """A file in each folder of evidence; it holds the name of the run."""
 
@@ -160,7 +162,7 @@ def _clear(folder: Path, names: Collection[str]) -> None:
         if path.is_dir() and not path.is_symlink():
             if (path / MARK).is_file():
                 _clear(path, names)
-        elif path.name in names:
+        elif path.name in names or (path.name.startswith(".") and path.name.endswith(SUFFIX)):
             path.unlink()
     (folder / MARK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody else has something there

@@ -137,7 +137,9 @@ class TestElsewhere:
 
     def test_another_base_is_refused_by_its_hash(self, capsule: Saved, tmp_path: Path) -> None:
         other = tmp_path / "other.qcow2"
-        image_tools.run("qemu-img", "convert", "-O", "qcow2", "-o", "cluster_size=4k", capsule.image, other)
+        content = bytearray(capsule.image.read_bytes())
+        content[-1] ^= 1
+        other.write_bytes(content)
         done = command(capsule.path, "--image", other, "-c", "true")
         assert done.returncode == 1
         assert done.stdout == ""
@@ -147,7 +149,7 @@ class TestElsewhere:
         assert done.stderr.splitlines()[1].startswith(f"readonly-vm: {other} is not the base image of {capsule.path}: ")
 
     def test_a_base_that_is_not_there_is_asked_for(self, lab: Lab, capsule: Saved, tmp_path: Path) -> None:
-        with pytest.raises(ImageError, match=r"the base image .*/gone of .* is not there; name it with --image=PATH"):
+        with pytest.raises(ImageError, match=r"base image .*/gone of .* is not there \(No such .*\); name it with "):
             resumed(lab, capsule.path, image=tmp_path / "gone")
 
     def test_a_single_bit_is_noticed_before_anything_starts(self, capsule: Saved, tmp_path: Path) -> None:

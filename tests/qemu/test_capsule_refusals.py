@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import GuestDied, Lab, StartFailed, VirtualMachine, VmConfig, VmError, WaitTimeout
-from pytest_readonly_vm.errors import CapsuleRefused
+from pytest_readonly_vm.errors import CapsuleRefused, ImageError
 from pytest_readonly_vm.machine.capsule.file import CapsuleReader, new_capsule
 from pytest_readonly_vm.machine.capsule.save import save_capsule
 from tests.qemu import image_tools
@@ -119,7 +119,12 @@ class TestACapsuleFromElsewhere:
             ({"devices": ["-device nvme"]}, r"would build otherwise \(-device nvme, .*\); it was saved by version 0"),
             ({"accelerator": "kvm"}, "was saved under kvm, whose state no other accelerator can load"),
             ({"settings": {"memory": 1 << 50}}, "1073741824M of memory, which is more than this computer has"),
-            ({"settings": {"memory": 16 << 20}, "sizes": {"state": 2 << 30}}, "its state is larger than the machine"),
+            ({"sizes": {"state": 2 << 30, "disk0.qcow2": 1}}, "its state is larger than the machine"),
+            (
+                {"cpu": ["avx1024", "sse2"]},
+                r"whose processor could do what none can here \(avx1024\); .* tcg of QEMU ",
+            ),
+            ({"base": []}, "has a manifest that makes no sense: .* do not go with the disks"),
         ],
     )
     def test_what_this_computer_cannot_resume_is_refused(
@@ -145,6 +150,21 @@ class TestACapsuleFromElsewhere:
         vm = resumed(lab, repacked(quick, tmp_path / "it", disk0=disk.read_bytes()))
         vm.qmp.execute("system_reset")
         vm.console.expect("sector=pristine", timeout=GENEROUS)  # the base's, upon which nothing is written
+
+    @pytest.mark.parametrize("there", ["/proc/kmsg", "/dev/zero", "/", "FIFO", "/etc/passwd"])
+    def test_nothing_is_read_of_what_cannot_be_its_base(
+        self, lab: Lab, quick: Path, tmp_path: Path, there: str
+    ) -> None:
+        if there == "FIFO":
+            there = str(tmp_path / "fifo")
+            os.mkfifo(there)
+        with CapsuleReader(quick) as reader:
+            base = json.loads(reader.content("manifest.json", limit=1 << 20))["base"]
+        complaint = (
+            rf"{there}.* (is no file|is not the base image of .*: it has \d+ bytes.*); name it with --image=PATH"
+        )
+        with pytest.raises(ImageError, match=complaint):
+            resumed(lab, repacked(quick, tmp_path / "it", base=[base[0] | {"path": there}]))
 
     def test_a_state_that_is_none_is_refused(self, lab: Lab, quick: Path, tmp_path: Path) -> None:
         repacked(quick, tmp_path / "it", state=os.urandom(4096))

@@ -16,6 +16,13 @@ def line(config: VmConfig, wiring: Wiring = ONE_LAYER, arch: str = "x86_64", nam
     )
 
 
+QCOW2 = '{"driver":"qcow2","file":{"driver":"file","filename":"/dev/fdset/9"},"backing":null}'
+
+
+def _escaped_json(node: str) -> str:
+    return f"json:{node}".replace(",", ",,")
+
+
 def test_the_whole_line_of_an_ordinary_machine() -> None:
     assert line(VmConfig(image=Path("base.qcow2"))) == [
         "/usr/bin/qemu",
@@ -35,7 +42,7 @@ def test_the_whole_line_of_an_ordinary_machine() -> None:
         "-chardev", "socket,id=console,fd=6",
         "-serial", "chardev:console",
         "-add-fd", "fd=9,set=9",
-        "-drive", "if=none,id=disk0,snapshot=on,format=qcow2,file=/dev/fdset/9",
+        "-drive", f"if=none,id=disk0,snapshot=on,file={_escaped_json(QCOW2)}",
         "-device", "virtio-blk-pci,drive=disk0",
         "-netdev", "user,id=net0",
         "-device", "virtio-net-pci,netdev=net0,romfile=",
@@ -57,11 +64,10 @@ def test_the_base_is_never_named() -> None:
 def test_every_layer_of_a_chain_comes_as_a_descriptor_with_its_format() -> None:
     layers = (DiskLayer(9, "qcow2"), DiskLayer(11, "vmdk"), DiskLayer(12, "raw"))
     drive = next(word for word in line(VmConfig(), Wiring(5, 6, layers)) if word.startswith("if=none"))
-    assert drive == (
-        "if=none,id=disk0,snapshot=on,format=qcow2,file=/dev/fdset/9,"
-        "backing.driver=vmdk,backing.file.driver=file,backing.file.filename=/dev/fdset/11,"
-        "backing.backing.driver=raw,backing.backing.file.driver=file,backing.backing.file.filename=/dev/fdset/12"
-    )
+    raw = '{"driver":"raw","file":{"driver":"file","filename":"/dev/fdset/12"}}'
+    vmdk = f'{{"driver":"vmdk","file":{{"driver":"file","filename":"/dev/fdset/11"}},"backing":{raw}}}'
+    chain = f'{{"driver":"qcow2","file":{{"driver":"file","filename":"/dev/fdset/9"}},"backing":{vmdk}}}'
+    assert drive == f"if=none,id=disk0,snapshot=on,file={_escaped_json(chain)}"
 
 
 def test_a_direct_boot_gets_the_command_line_that_provisioning_made() -> None:
@@ -84,10 +90,7 @@ def test_ports_are_numbered_and_named() -> None:
 def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
     wiring = Wiring(5, 6, ONE_LAYER.layers, overlay=Path("/run/a,b/overlay.qcow2"))
     drive = next(word for word in line(VmConfig(snapshot="overlay"), wiring) if word.startswith("if=none"))
-    assert drive == (
-        "if=none,id=disk0,cache=unsafe,format=qcow2,file=/run/a,,b/overlay.qcow2,"
-        "backing.driver=qcow2,backing.file.driver=file,backing.file.filename=/dev/fdset/9"
-    )
+    assert drive == ("if=none,id=disk0,cache=unsafe,format=qcow2,file=/run/a,,b/overlay.qcow2,backing=below")
 
 
 @pytest.mark.parametrize(

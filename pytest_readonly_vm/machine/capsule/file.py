@@ -17,7 +17,6 @@ import hashlib
 import io
 import os
 import re
-import secrets
 import select
 import stat
 import tarfile
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from pytest_readonly_vm.errors import CapsuleRefused, WaitTimeout
+from pytest_readonly_vm.host.whole_file import whole_file
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -141,23 +141,17 @@ def _pack(piece: bytes) -> bytes:
 
 @contextlib.contextmanager
 def new_capsule(path: Path, *, deadline: float) -> Iterator[CapsuleWriter]:
-    """Write a capsule beside its place, and move it there when the context is left without an error.
+    """Write a capsule, which is there when the context is left without an error.
 
     The file is for this user only, as a guest's memory has its secrets.
 
     :param deadline: of `time.monotonic`.
     :raises OSError: it cannot be written.
     """
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            writer = CapsuleWriter(file, deadline=deadline)
-            yield writer
-            writer.finish()
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path, mode=0o600) as file:
+        writer = CapsuleWriter(file, deadline=deadline)
+        yield writer
+        writer.finish()
 
 
 class _Member(io.RawIOBase):

@@ -11,29 +11,38 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config import Given, VmConfig, parse
 from pytest_readonly_vm.errors import CapsuleRefused, ConfigurationError
+from pytest_readonly_vm.host.inspection import SUPPORTED
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when earlier versions can no longer read a capsule."""
 
 EMBEDDED = ("kernel", "initrd", "user_data")
 """Settings whose files are in the capsule."""
 
-_SHAPING = (
-    *("memory", "cpus", "cpu_model", "machine", "disk_interface", "network"),
-    *("append", "channel", "provision", "qemu_args"),
+_SHAPING: Mapping[str, type] = MappingProxyType(
+    dict.fromkeys(("memory", "cpus"), int)
+    | dict.fromkeys(("cpu_model", "machine", "disk_interface", "network", "append", "channel", "provision"), str)
+    | {"qemu_args": list}
 )
-"""Settings that decide what QEMU is started with; the rest is up to who resumes. None of them is a secret."""
+"""Settings that decide what QEMU is started with, and how JSON has their values; the rest is up to who resumes. None of
+them is a secret."""
 
 _DEVICES = ("-device", "-cpu", "-smp", "-m", "-vga")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ARCH = re.compile(r"[a-z0-9_]{1,32}")
 _MACHINE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_FEATURE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _MEMBER = re.compile(r"state|disk\d{1,2}\.qcow2|kernel|initrd|user_data|ssh-key(\.pub)?")
 _LONGEST_EXCERPT = 300
+_LONGEST_TEXT = 4096
+_LARGEST = 1 << 60  # bytes
+_MOST_LAYERS = 200  # as QEMU can have
+_MOST_WORDS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,8 @@ class BaseLayer:
 
     path: str
     format: str
+    size: int
+    """Of the file, in bytes."""
     virtual_size: int
     sha256: str
 
@@ -65,6 +76,8 @@ class Manifest:
     status: str
     """What QEMU called the guest's state: ``running``, ``paused``, ``io-error``, ``guest-panicked``, …"""
     is_running: bool
+    cpu: tuple[str, ...]
+    """What the guest's processors can do, by QEMU's names of it: ``avx2``, ``pauth``, …"""
     has_named_ram: bool
     conversation: tuple[str, Mapping[str, Any]] | None
     """The channel that was in use, and where it stood."""
@@ -86,24 +99,23 @@ class Manifest:
     @property
     def extras(self) -> tuple[str, ...]:
         """What QEMU would be given that is more than devices of the plugin's own, and may be any of its options."""
-        machine = str(self.settings.get("machine") or "")
+        machine = self.settings.get("machine") or ""
         options = ("-machine", machine) if "," in machine else ()
         return (*options, *self.settings.get("qemu_args", ()))
 
     def to_json(self) -> bytes:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1).encode()
 
-    def config(self, local: VmConfig) -> VmConfig:
+    def config(self, local: VmConfig, *, network: bool = False) -> VmConfig:
         """`local` with what shaped the machine; image and files apart, which have a place here.
 
-        :raises CapsuleRefused: a setting has an impossible value.
+        :param network: whether connections lead out of a network card. The guest may be a stranger's.
         """
-        options = str(self.settings.get("machine") or "").partition(",")[2]
+        options = (self.settings.get("machine") or "").partition(",")[2]
         machine = f"{self.machine},{options}" if options else self.machine
-        try:
-            return local.replace(**{**self.settings, "machine": machine, "accel": self.accelerator})
-        except ConfigurationError as error:
-            raise CapsuleRefused(f"the capsule has an impossible setting: {error}") from None
+        is_connected = self.settings.get("network", VmConfig().network) != "none"
+        card = ("user" if network else "restricted") if is_connected else "none"
+        return local.replace(**{**self.settings, "machine": machine, "accel": self.accelerator, "network": card})
 
 
 def settings_of(config: VmConfig) -> dict[str, Any]:
@@ -139,23 +151,24 @@ def parse_manifest(data: bytes, *, shown: str) -> Manifest:
 
 
 def _manifest(found: dict[str, Any]) -> Manifest:
-    settings = dict(found["settings"])
-    if unknown := settings.keys() - set(_SHAPING):
-        raise ValueError(f"settings that are not a capsule's affair: {sorted(unknown)}")
-    sizes = {_fitting(name, _MEMBER): _number(size) for name, size in dict(found["sizes"]).items()}
-    named = found["conversation"]
+    sizes = {_fitting(name, _MEMBER): _number(size) for name, size in _mapping(found["sizes"]).items()}
+    base = tuple(_base_layer(_mapping(layer)) for layer in _list(found["base"], _MOST_LAYERS))
+    disks = {name for name in sizes if name.startswith("disk")}
+    if disks != {f"disk{number}.qcow2" for number in range(len(disks))} or bool(disks) != bool(base):
+        raise ValueError(f"{len(base)} files of a base image do not go with the disks {sorted(disks)}")
     return Manifest(
-        settings=settings,
-        base=tuple(_base_layer(layer) for layer in found["base"]),
+        settings=_settings(_mapping(found["settings"])),
+        base=base,
         qemu=_text(found["qemu"]),
         arch=_fitting(found["arch"], _ARCH),
         accelerator=_one_of(found["accelerator"], "kvm", "tcg"),
         machine=_fitting(found["machine"], _MACHINE),
-        devices=tuple(_text(one) for one in found["devices"]),
+        devices=tuple(_text(one) for one in _list(found["devices"], _MOST_WORDS)),
         status=_text(found["status"]),
-        is_running=bool(found["is_running"]),
-        has_named_ram=bool(found["has_named_ram"]),
-        conversation=(_one_of(named[0], "agent", "shell"), dict(named[1])) if named else None,
+        is_running=_flag(found["is_running"]),
+        cpu=tuple(_fitting(one, _FEATURE) for one in _list(found["cpu"], _MOST_WORDS)),
+        has_named_ram=_flag(found["has_named_ram"]),
+        conversation=_conversation(found["conversation"]),
         unread=_number(found["unread"]),
         sizes=sizes,
         name=_text(found["name"]),
@@ -165,35 +178,86 @@ def _manifest(found: dict[str, Any]) -> Manifest:
     )
 
 
+def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that shape a machine, each of which could have been given by a user."""
+    if unknown := found.keys() - _SHAPING.keys():
+        raise ValueError(f"settings that are not a capsule's affair: {sorted(unknown)}")
+    for name, value in found.items():
+        if type(value) is not _SHAPING[name]:  # True is no number here
+            raise ValueError(f"the setting {name} cannot be {value!r:.{_LONGEST_EXCERPT}}")
+        try:
+            parse(name, Given(value, "its settings"))
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+    return dict(found)
+
+
 def _base_layer(found: Mapping[str, Any]) -> BaseLayer:
     path = Path(_text(found["path"]))
     if not path.is_absolute():
         raise ValueError(f"{path} is not absolute")
     return BaseLayer(
-        str(path), _text(found["format"]), _number(found["virtual_size"]), _fitting(found["sha256"], _SHA256)
+        path=str(path),
+        format=_one_of(found["format"], *SUPPORTED),
+        size=_number(found["size"]),
+        virtual_size=_number(found["virtual_size"]),
+        sha256=_fitting(found["sha256"], _SHA256),
     )
+
+
+def _conversation(found: object) -> tuple[str, Mapping[str, Any]] | None:
+    if found is None:
+        return None
+    channel, parted = _list(found, 2)
+    for value in _mapping(parted).values():
+        if not isinstance(value, str | int):
+            raise ValueError(f"{value!r} is nothing that a channel has said")
+    return _one_of(channel, "agent", "shell"), dict(parted)
 
 
 def _text(value: object) -> str:
     """A text that does nothing to a terminal."""
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text")
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not a text, or too long")
+    return printable(value)
+
+
+def printable(value: str) -> str:
+    """A text as a manifest has it."""
     return "".join(letter if letter.isprintable() else "?" for letter in value)
 
 
 def _number(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is not a size")
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not a size")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is neither true nor false")
+    return value
+
+
+def _list(value: object, most: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > most:
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not a list, or too long")
+    return value
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not what belongs there")
     return value
 
 
 def _fitting(value: object, pattern: re.Pattern[str]) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{value!r} is not what belongs there")
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not what belongs there")
     return value
 
 
 def _one_of(value: object, *choices: str) -> str:
-    if value not in choices:
-        raise ValueError(f"{value!r} is none of {', '.join(choices)}")
-    return str(value)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is none of {', '.join(choices)}")
+    return value

@@ -6,6 +6,7 @@ no timer finds that days have passed.
 
 import os
 import shlex
+import stat
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -32,6 +33,7 @@ def resume_capsule(
     image: Path | None = None,
     run: bool = False,
     allow_qemu_args: bool = False,
+    network: bool = False,
     local: VmConfig | None = None,
 ) -> "VirtualMachine":
     """Start a machine that goes on from the moment that the capsule holds. It ends with the lab at the latest.
@@ -41,6 +43,7 @@ def resume_capsule(
     :param image: the base image, if it is not where it was.
     :param run: let a guest that stood still go on.
     :param allow_qemu_args: start QEMU with what the capsule has of arguments of its own, which may do anything.
+    :param network: let connections out of the guest, which a stranger may have prepared.
     :param local: settings of this computer, such as ``qemu``, ``seal`` and ``tmpdir``.
     :raises CapsuleRefused: this computer cannot resume it; the message is one sentence.
     :raises ImageError: the base image is not there, or is another.
@@ -52,7 +55,7 @@ def resume_capsule(
             f"{capsule.path} starts QEMU with arguments of its own: {shlex.join(manifest.extras)}; they may do "
             "anything, so look at them, and then allow them with --allow-qemu-args"
         )
-    config = _config(capsule, image, local or VmConfig())
+    config = _config(capsule, image, local or VmConfig(), network=network)
     try:
         order = lab._order(config, manifest.name)
     except AcceleratorUnavailable as error:
@@ -78,9 +81,9 @@ def resume_capsule(
     return lab._adopt(order, instance)
 
 
-def _config(capsule: Capsule, image: Path | None, local: VmConfig) -> VmConfig:
+def _config(capsule: Capsule, image: Path | None, local: VmConfig, *, network: bool) -> VmConfig:
     manifest = capsule.manifest
-    config = manifest.config(local)
+    config = manifest.config(local, network=network)
     if config.qemu is None and manifest.arch != host_arch():
         config = config.replace(qemu=f"qemu-system-{manifest.arch}")
     there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -95,12 +98,28 @@ def _config(capsule: Capsule, image: Path | None, local: VmConfig) -> VmConfig:
         return config
     top = manifest.base[0]
     place = (image or Path(top.path)).absolute()
-    if not place.exists():
-        raise ImageError(
-            f"the base image {place} of {capsule.path} is not there; name it with --image=PATH (its SHA-256 is "
-            f"{top.sha256})"
-        )
+    _require_size(place, capsule)
     return config.replace(image=place, format=top.format)
+
+
+def _require_size(place: Path, capsule: Capsule) -> None:
+    """See, before anything is read, whether a base can be that of a capsule, which may name anything as such.
+
+    :raises ImageError: it cannot.
+    """
+    top = capsule.manifest.base[0]
+    known = f"name it with --image=PATH (its SHA-256 is {top.sha256})"
+    try:
+        found = place.stat()
+    except OSError as error:
+        raise ImageError(f"the base image {place} of {capsule.path} is not there ({error.strerror}); {known}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(f"{place}, the base image that {capsule.path} names, is no file; {known}")
+    if found.st_size != top.size:
+        raise ImageError(
+            f"{place} is not the base image of {capsule.path}: it has {found.st_size} bytes, and that had {top.size}; "
+            f"{known}"
+        )
 
 
 def _require_same(base: BaseImage, capsule: Capsule) -> None:

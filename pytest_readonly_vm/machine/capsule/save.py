@@ -22,6 +22,7 @@ from pytest_readonly_vm.errors import QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.image import Layer
 from pytest_readonly_vm.machine.capsule.file import CapsuleWriter, new_capsule
 from pytest_readonly_vm.machine.capsule.manifest import EMBEDDED, BaseLayer, Manifest, devices_of, settings_of
+from pytest_readonly_vm.machine.capsule.processor import features
 from pytest_readonly_vm.machine.command_line import DISK
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order
@@ -54,6 +55,7 @@ class _Moment:
     machine: str
     virtual_sizes: list[int]
     """Of the files of the disk, the topmost first."""
+    cpu: tuple[str, ...]
     conversation: tuple[str, Any] | None
     history: Transcript
 
@@ -132,6 +134,7 @@ async def _look(instance: Instance, deadline: float) -> _Moment:
             is_running=status["running"],
             machine=kind.removesuffix("-machine"),
             virtual_sizes=_virtual_sizes(disks[0]["inserted"]["image"]) if disks else [],
+            cpu=await features(qmp),
             # An SSH connection's other end is on the host, of which no copy is made; it is left alone.
             conversation=await instance.access.part() if channel is not None and channel.name != "ssh" else None,
             history=instance.console.transcript(),
@@ -169,7 +172,10 @@ def _write(
     qemu = order.hypervisor.qemu
     manifest = Manifest(
         settings=settings_of(instance.config),
-        base=tuple(BaseLayer(str(layer.path), layer.format, size, digest) for layer, size, digest in base),
+        base=tuple(
+            BaseLayer(str(layer.path), layer.format, layer.fingerprint.size, size, digest)
+            for layer, size, digest in base
+        ),
         qemu=qemu.version,
         arch=qemu.arch,
         accelerator=order.hypervisor.accelerator.name,
@@ -177,6 +183,7 @@ def _write(
         devices=devices_of(instance.process.argv),
         status=moment.status,
         is_running=moment.is_running,
+        cpu=moment.cpu,
         has_named_ram=instance.has_named_ram,
         conversation=moment.conversation,
         unread=len(moment.history.unread),

@@ -13,6 +13,7 @@ from pytest_readonly_vm.host.image import Layer
 from pytest_readonly_vm.machine.boot import allow_reboots
 from pytest_readonly_vm.machine.capsule.manifest import EMBEDDED, devices_of
 from pytest_readonly_vm.machine.capsule.opened import Capsule
+from pytest_readonly_vm.machine.capsule.processor import features
 from pytest_readonly_vm.machine.command_line import RamWire
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, Origin, greet, launch
@@ -32,7 +33,7 @@ _ANNOUNCEMENT = {"announce-rounds": 1, "announce-initial": 100_000, "announce-ma
 _KEY = "ssh-key"
 
 # https://www.qemu.org/docs/master/interop/qcow2.html: what a header may say of files beside this one is not obeyed for
-# the backing file, which is stated to QEMU, but would be for a data file.
+# the backing file, which is stated to QEMU even if there is none, but would be for a data file.
 _QCOW2 = struct.Struct(">4sI24xI36xQ")
 _UNDERSTOOD = 0b11001  # dirty, compression type, extended L2 entries
 
@@ -137,6 +138,12 @@ def _require_same_devices(instance: Instance, capsule: Capsule) -> None:
 async def _load(instance: Instance, state: int, capsule: Capsule) -> None:
     qmp = instance.qmp
     await greet(instance)
+    if missing := sorted(set(capsule.manifest.cpu) - set(await features(qmp))):
+        raise CapsuleRefused(
+            f"{capsule.path} is of a guest whose processor could do what none can here ({', '.join(missing[:10])}"
+            f"{', …' if len(missing) > 10 else ''}); it was saved under {capsule.manifest.accelerator} of QEMU "
+            f"{capsule.manifest.qemu}"
+        )
     await set_capabilities(qmp, without_shared_ram=False)
     await qmp.command("migrate-set-parameters", _ANNOUNCEMENT)
     await qmp.command("migrate-incoming", {"uri": f"fd:{state}"})
