@@ -1,19 +1,30 @@
 """Owns prepared states of a guest: functions that change a machine once, for all tests that start from there. Pure.
 
-As with the layers of a container image, a layer is made upon what is below it, kept, and made anew when its text or its
-arguments change.
+As with the layers of a container image, a layer is made upon what is below it, kept, and made anew when its text, what
+this text names, or its arguments change.
 """
 
+import contextlib
+import dis
+import enum
 import hashlib
 import inspect
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path, PurePath
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
+
+_Files = str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
+_IN_THIS_PROCESS = f"only in process {os.getpid()}: "
+_UNCHANGEABLE = (str, bytes, int, float, complex, tuple, frozenset, PurePath, enum.Enum, type, FunctionType, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +34,11 @@ class GuestLayer:
     function: "Callable[..., object]"
     args: tuple[Any, ...] = field(default=(), hash=False)
     kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    files: tuple[str, ...] = ()
+    """Files and folders of the host that it depends on, beside what it pushes."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> "GuestLayer":
-        return GuestLayer(self.function, args, kwargs)
+        return replace(self, args=args, kwargs=kwargs)
 
     def __str__(self) -> str:
         given = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.kwargs.items())]
@@ -36,23 +49,35 @@ class GuestLayer:
         self.function(vm, *self.args, **self.kwargs)
 
     def key(self) -> str:
-        """A text that changes when the function's own lines, the variables around it or the arguments do.
+        """A text that changes when the function, what it names of the user's own code and data, or the arguments do.
 
-        It stays the same when what the function calls changes.
+        What is in `files` is no part of it.
         """
-        named = {**inspect.getclosurevars(self.function).nonlocals, **self.kwargs}
-        texts = [code_of(self.function), *map(code_of, self.args)]
-        texts += [f"{name}={code_of(value)}" for name, value in sorted(named.items())]
-        return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+        return hashlib.sha256(code_of(self).encode(errors="surrogateescape")).hexdigest()
 
 
-def layer(function: "Callable[..., object]") -> GuestLayer:
+@overload
+def layer(function: "Callable[..., object]") -> GuestLayer: ...
+@overload
+def layer(*, files: _Files) -> "Callable[[Callable[..., object]], GuestLayer]": ...
+def layer(
+    function: "Callable[..., object] | None" = None, *, files: _Files = ()
+) -> "GuestLayer | Callable[[Callable[..., object]], GuestLayer]":
     """Make a function of a machine a layer: ``@layer`` above ``def nginx(vm): vm.run("apt-get install -y nginx")``.
 
     Tests ask for it by ``@pytest.mark.vm(layers=nginx)``, for several, each upon the one before, by a list, and
     with arguments by ``layers=[updated, with_package("nginx")]``.
+
+    It is made anew when what it pushes has changed. Other files that it depends on are said by
+    ``@layer(files=["app.conf", "templates"])``: files and folders, relative to the file that the function is in.
     """
-    return GuestLayer(function)
+
+    def made(function: "Callable[..., object]") -> GuestLayer:
+        several = files if isinstance(files, list | tuple) else (files,)
+        home = Path(inspect.getfile(inspect.unwrap(function))).absolute().parent if several else Path()
+        return GuestLayer(function, files=tuple(str(home / path) for path in several))
+
+    return made if function is None else made(function)
 
 
 def code_of(thing: object) -> str:
@@ -60,11 +85,100 @@ def code_of(thing: object) -> str:
 
     Of what has neither a text of its own nor code to be seen, the text is another in every process.
     """
+    return "\0".join(_texts(thing, set()))
+
+
+def _texts(thing: Any, seen: set[int] | None) -> Iterator[str]:
+    """The parts of that text; `seen` has the ids of the functions that are in it already, None is for all of them."""
+    match thing:
+        case GuestLayer():
+            yield from _texts((thing.function, *thing.args, *sorted(thing.kwargs.items()), *thing.files), seen)
+        case FunctionType():
+            yield from _function(thing, seen)
+        case MethodType():
+            yield from _texts((thing.__func__, thing.__self__), seen)
+        case partial():
+            yield from _texts((thing.func, *thing.args, *sorted(thing.keywords.items())), seen)
+        case set() | frozenset():  # which is in another order in every process
+            yield from (type(thing).__qualname__, *sorted("\0".join(_texts(item, None)) for item in thing), "}")
+        case dict() if type(thing) is dict:
+            yield from ("{", *(text for item in thing.items() for text in _texts(item, seen)), "}")
+        case list() | tuple() if type(thing) in (list, tuple):
+            yield from (type(thing).__name__, *(text for item in thing for text in _texts(item, seen)), ")")
+        case _:
+            yield _text(thing)
+
+
+def _text(thing: Any) -> str:
+    kind: Any = type(thing)
+    if issubclass(kind, type) and _is_users(thing):
+        return f"{thing.__qualname__} {_source(thing)}"
     text = repr(thing)
     if not inspect.isroutine(thing) and not re.search(r" at 0x[0-9a-f]+", text):
-        return f"{type(thing).__qualname__} {text}"
+        return f"{kind.__qualname__} {text}"
+    return _source(kind) or f"{_IN_THIS_PROCESS}{text}"
+
+
+def _function(function: FunctionType, seen: set[int] | None) -> Iterator[str]:
+    """Its own lines, the variables around it, what is given to it by default, and what it names of its module's."""
+    yield function.__qualname__
+    yield _source(function.__code__) or f"{_IN_THIS_PROCESS}{function!r}"
+    if seen is None or id(function) in seen:
+        return
+    seen.add(id(function))
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it has nothing in it yet
+            yield from (name, *_texts(cell.cell_contents, seen))
+    yield from _stable((function.__defaults__, function.__kwdefaults__), seen)
+    for name in sorted(_names(function.__code__) & function.__globals__.keys()):
+        value = function.__globals__[name]
+        if isinstance(value, ModuleType | type | FunctionType) and not _is_users(value):
+            continue
+        yield name
+        if isinstance(value, ModuleType):
+            yield _source(value)
+        elif isinstance(value, (*_UNCHANGEABLE, GuestLayer)):
+            yield from _stable(value, seen)
+        else:
+            yield _as_first_seen(function, name)
+
+
+def _stable(thing: object, seen: set[int] | None) -> list[str]:
+    """Its texts, but for those that would be others in every process: that it is named alone is no harm."""
+    return [text for text in _texts(thing, seen) if not text.startswith(_IN_THIS_PROCESS)]
+
+
+@cache
+def _as_first_seen(function: FunctionType, name: str) -> str:
+    """What can be changed in place counts as it was: the layer itself may be what changes it."""
+    return "\0".join(_stable(function.__globals__[name], None))
+
+
+@cache
+def _names(code: CodeType) -> frozenset[str]:
+    """The names that code and what is nested in it use, but for the variables of the module that it sets itself."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _names(constant)
+    return frozenset(names - {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"})
+
+
+@cache
+def _source(thing: Any) -> str:
+    """Its lines, as they were when they were first asked for, or an empty text."""
     try:
-        code = inspect.getsource(thing if inspect.isroutine(thing) else type(thing))
+        return inspect.getsource(thing)
     except (OSError, TypeError):
-        return f"{os.getpid()} {text}"
-    return f"{getattr(thing, '__qualname__', '')} {code}"
+        return ""
+
+
+@cache
+def _is_users(thing: Any) -> bool:
+    """Whether the text of a module, class or function is the user's own, and not that of what is installed."""
+    folders = [str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))]
+    try:
+        path = Path(inspect.getfile(thing)).absolute()
+    except TypeError:  # it is built in
+        return False
+    return not any(path.is_relative_to(folder) for folder in folders)

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +42,8 @@ class Guest:
         self._fate = fate
         self._chronicle = chronicle
         self._commands = Commands(access, name)
+        self._on_push: Callable[[str], object] = lambda local: None
+        """Called with what is about to be pushed."""
         self._files = Files(access, self._commands, name, scratch, progress)
         self._waits = Waits(self._commands, name)
 
@@ -114,6 +116,7 @@ class Guest:
 
         :raises TransferError: it cannot be read here or written there, or its checksum differs there.
         """
+        self._on_push(os.fspath(local))
         self._do("file", f"push {local} {remote}", self._files.push(Path(local), remote))
 
     def pull(self, remote: str, local: str | os.PathLike[str]) -> None:

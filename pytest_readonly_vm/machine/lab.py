@@ -59,15 +59,18 @@ class Lab:
         progress: Progress = lambda what, done, size: None,
         tell: Callable[[str], None] = lambda sentence: None,
         on_failure: Callable[[VirtualMachine, BaseException], None] = lambda vm, error: None,
+        on_unmade: Callable[[VmConfig, BaseException], None] = lambda config, error: None,
     ) -> None:
         """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
 
-        `on_failure` gets each machine that was wanted and did not become ready, before it is discarded.
+        `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`, if
+        it is for a layer, the configuration up to that one.
         """
         self.boots: list[Boot] = []
         self._progress = progress
         self._tell = tell
         self._on_failure = on_failure
+        self._on_unmade = on_unmade
         self._room = Room(tell)
         self._users = ExitStack()
         self._machines: list[VirtualMachine] = []
@@ -123,8 +126,8 @@ class Lab:
         config.check()
         _refuse_what_is_not_there(config)
         order = self._order(config, name)
-        instance = self._prefetch.take(config, name) or self._starts[config.start].start(order)
-        vm = self._adopt(order, instance)
+        ahead = self._prefetch.take(config, name, is_wanted=lambda: self._templates.has(order))
+        vm = self._adopt(order, ahead or self._starts[config.start].start(order))
         try:
             vm.prove_pristine()
         except BaseException:
@@ -164,6 +167,7 @@ class Lab:
             usual_channel=self._usual_channels.get((config.image, config.kernel)),
             on_launch=lambda instance: None if spare else self._note_launch(order, instance),
             on_failure=lambda instance, error: spare or self._on_failure(self._handle(order, instance), error),
+            on_unmade=lambda layered, error: spare or self._on_unmade(layered, error),
         )
         return order
 

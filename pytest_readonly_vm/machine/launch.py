@@ -71,6 +71,8 @@ class Order:
     """Called with each machine whose QEMU has been started."""
     on_failure: Callable[[Instance, BaseException], object] = lambda instance, error: None
     """Called with a machine that did not become what was ordered, before it is discarded."""
+    on_unmade: Callable[[VmConfig, BaseException], object] = lambda config, error: None
+    """Called when a layer could not be made, or not be frozen, with the configuration up to that one."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -79,7 +79,12 @@ class Run:
             # Nobody hears an xdist worker whose controller was killed, and it would wait out its test with the machine.
             die_with_parent()
         came_to_nothing = self.evidence.came_to_nothing
-        lab = Lab(Progress(self._config), self.tell, lambda vm, error: came_to_nothing(vm, error, self.current))
+        lab = Lab(
+            Progress(self._config),
+            self.tell,
+            on_failure=lambda vm, error: came_to_nothing(vm, error, self.current),
+            on_unmade=lambda config, error: self._trust.note_layer(config, self.current, error),
+        )
         self._config.add_cleanup(lab.close)
         return lab
 

@@ -1,24 +1,24 @@
-"""Owns what cannot be trusted any more: shared machines that came to their end under a test, kinds that do not boot.
+"""Owns what cannot be trusted any more: shared machines that came to their end, kinds that do not boot, or no layer.
 
 The tests after that one fail at once, each with one line that names the first cause, instead of each with its own wait.
 """
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_readonly_vm.config import SCOPES, VmConfig
-from pytest_readonly_vm.errors import BootTimeout, GuestBroken, GuestDied, VmError
+from pytest_readonly_vm.errors import BootTimeout, GuestBroken, GuestDied, VmError, WaitTimeout
 from pytest_readonly_vm.plugin.upcoming import variant
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
 _TRIES = 2
-"""How many tests may wait for the boot of a kind of machine that fails, as the first failure may be an accident."""
+"""How many tests may wait for the boot of a kind of machine, or for a layer, that fails; one may be an accident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class Trust:
 
     def __init__(self) -> None:
         self._breaches: list[_Breach] = []
-        self._failed_boots: dict[VmConfig, list[str]] = {}
+        self._failures: dict[VmConfig, list[str]] = {}
+        """Of kinds of machines: without layers, the failed boots; with layers, the failures of the last of these."""
 
     def check(self, item: pytest.Item, scope: str) -> None:
         """Before a test; `scope` is that of `readonly_vm`, as far as it is known.
@@ -71,22 +72,39 @@ class Trust:
     def starting(self, config: VmConfig, item: pytest.Item | None, node: Any, label: str) -> Iterator[None]:
         """The start of a machine for a test, for itself or for a wider scope.
 
-        :raises GuestBroken: two such machines have not come up before.
+        :raises GuestBroken: two such machines have not come up before, or one of its layers has failed twice.
         """
-        failures = self._failed_boots.get(config, [])
-        if len(failures) >= _TRIES:
-            raise GuestBroken(f"such a machine does not boot, so it is not tried again: {failures[0]}")
+        kinds = [replace(config, layers=config.layers[:count]) for count in range(len(config.layers) + 1)]
+        for kind in kinds:
+            failures = self._failures.get(kind, [])
+            if len(failures) >= _TRIES:
+                what = f"the layer {kind.layers[-1]} fails" if kind.layers else "such a machine does not boot"
+                raise GuestBroken(f"{what}, so it is not tried again: {failures[0]}")
+        before = self._count(kinds)
         try:
             yield
         except VmError as error:
             if item is not None:
-                if isinstance(error, BootTimeout | GuestDied):
-                    self._failed_boots.setdefault(config, []).append(f"{item.nodeid}: {_headline(error)}")
+                if isinstance(error, BootTimeout | GuestDied | WaitTimeout) and self._count(kinds) == before:
+                    self._note(kinds[0], item, error)
                 if node is not item and label in SCOPES:
                     self._add(item, node, label, error)
             raise
-        self._failed_boots.pop(config, None)
+        for kind in kinds:
+            self._failures.pop(kind, None)
+
+    def note_layer(self, config: VmConfig, item: pytest.Item | None, error: BaseException) -> None:
+        """A layer, the last of this configuration, could not be made for a test."""
+        if item is not None and isinstance(error, Exception | pytest.fail.Exception):
+            self._note(config, item, error)
+
+    def _note(self, kind: VmConfig, item: pytest.Item, error: BaseException) -> None:
+        self._failures.setdefault(kind, []).append(f"{item.nodeid}: {_headline(error)}")
+
+    def _count(self, kinds: list[VmConfig]) -> int:
+        return sum(len(self._failures.get(kind, ())) for kind in kinds)
 
 
-def _headline(error: VmError) -> str:
-    return str(error).partition("\n")[0]
+def _headline(error: BaseException) -> str:
+    line = str(error).partition("\n")[0]
+    return line if isinstance(error, VmError) else f"{type(error).__name__}{f': {line}' if line else ''}"

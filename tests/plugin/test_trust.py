@@ -118,3 +118,83 @@ def test_each_image_of_a_matrix_is_trusted_by_itself(
     """)
     result = run_on("obeys", f"--vm-image={boot_sector('hello')}")
     result.assert_outcomes(failed=1, errors=1, passed=2)
+
+
+LAYERS = """
+    import pytest
+    from pytest_readonly_vm import layer
+    from pathlib import Path
+
+    def note(what):
+        with Path("made").open("a") as file:
+            file.write(what)
+
+    @layer
+    def sound(vm):
+        note("s")
+
+    @layer
+    def failing(vm):
+        note("f")
+        assert False, "no such package"
+
+    @layer
+    def above(vm):
+        note("a")
+"""
+
+
+@pytest.mark.parametrize("start", ["cold", "clone"])
+def test_a_layer_that_fails_is_tried_twice_also_below_others(
+    pytester: pytest.Pytester, run_on: Run, start: str
+) -> None:
+    pytester.makepyfile(
+        LAYERS
+        + """
+    @pytest.mark.vm(layers=[sound, failing])
+    @pytest.mark.parametrize("number", range(3))
+    def test_it(readonly_vm, number): pass
+
+    @pytest.mark.vm(layers=[sound, failing, above])
+    def test_above(readonly_vm): pass
+
+    @pytest.mark.vm(layers=[sound])
+    def test_below(readonly_vm): pass
+
+    @pytest.mark.vm(layers=[failing])
+    def test_upon_another(readonly_vm): pass
+    """
+    )
+    result = run_on("hello", f"--vm-start={start}", "--vm-no-cache")
+    result.assert_outcomes(errors=5, passed=1)
+    line = "the layer failing fails, so it is not tried again: *::test_it?0?: AssertionError: no such package*"
+    result.stdout.fnmatch_lines(["*no such package*", "*ERROR at setup of test_it?2?*", line, line])
+    assert (pytester.path / "made").read_text() == ("sfsfsf" if start == "cold" else "sfff")
+
+
+def test_a_layer_that_cannot_be_frozen_is_made_no_more_often_than_it_is_needed(
+    pytester: pytest.Pytester, run_on: Run
+) -> None:
+    pytester.makepyfile(
+        LAYERS
+        + """
+    @layer
+    def plugged(vm):
+        note("p")
+        vm.qmp.execute("device_add", driver="nvme", serial="1", id="blocks")
+
+    @pytest.mark.vm(layers=[sound, plugged, above])
+    @pytest.mark.parametrize("number", range(2))
+    def test_it(readonly_vm, number):
+        devices = readonly_vm.qmp.execute("qom-list", path="/machine/peripheral")
+        assert "blocks" in [device["name"] for device in devices]
+    """
+    )
+    slow = ("--vm-prefetch=0", "--vm-qemu-args=-boot menu=on,splash-time=600")
+    result = run_on("hello", "--vm-start=auto", "--vm-no-cache", *slow)
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["2 not cloned: State blocked by non-migratable device*"])
+    assert (pytester.path / "made").read_text() == "spaspa"
+    result = run_on("hello", "--vm-start=clone", "--vm-no-cache")
+    result.assert_outcomes(errors=2)
+    assert (pytester.path / "made").read_text() == "spaspa" + "sp"

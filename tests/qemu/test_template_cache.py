@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import Lab, VmConfig
+from pytest_readonly_vm import ConfigurationError, Lab, VirtualMachine, VmConfig, layer
 from pytest_readonly_vm.cli import main
 from pytest_readonly_vm.host import sparse
 from pytest_readonly_vm.layer import GuestLayer
@@ -77,17 +78,74 @@ def test_a_layer_is_found_again_and_so_is_what_is_below_it(run: Run, tmp_path: P
     assert made == ["one", "one", "one", "oth", "one"]
 
 
+def test_one_that_depends_on_files_is_made_anew_when_they_change_and_so_is_what_is_upon_it(
+    run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "depends" / "file"
+    file.parent.mkdir()
+    file.write_text("one")
+    layers = [layer_of(tmp_path / "lower.py", "low", '(files=["depends"])'), layer_of(tmp_path / "upper.py", "upper")]
+    assert run(layers=layers, machines=2) == ["boot", "clone", "clone"]
+    assert run(layers=layers) == ["clone"]
+    file.write_text("two")
+    assert run(layers=layers) == ["clone"]
+    assert made[-4:] == ["low", "upper"] * 2
+    file.unlink()
+    file.parent.rmdir()
+    with pytest.raises(ConfigurationError, match=f"layers: prepared: files: {file.parent}: No such file"):
+        run(layers=layers)
+
+
+def test_one_that_pushes_a_file_is_made_anew_when_that_changes(cache: Path, tmp_path: Path) -> None:
+    guest = tiny_linux()
+    files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
+    config = VmConfig().replace(**files, memory="256M", accel="tcg", boot_timeout=GENEROUS, cache=cache, start="clone")
+    file = tmp_path / "file"
+
+    @layer
+    def pushed(vm: VirtualMachine) -> None:
+        vm.push(file, "/root/file")
+        vm.write_text("/root/count", str(counted()))
+
+    @layer
+    def read(vm: VirtualMachine) -> None:
+        vm.run("cat /root/file /root/count >/root/both")
+
+    def both() -> str:
+        vm = lab.start(config.replace(layers=[pushed, read]), name="guest")
+        text = vm.read_text("/root/both")
+        vm.close()
+        return text
+
+    file.write_text("one")
+    with Lab() as lab:
+        assert both() == both() == "one1"
+        file.write_text("two")  # of the same size
+        assert both() == both() == "two2"
+    with Lab() as lab:
+        assert both() == "two2"
+        file.chmod(0o755)
+        assert both() == both() == "two3"
+
+
+numbers = itertools.count(1)
+
+
+def counted() -> int:
+    return next(numbers)
+
+
 made: list[str] = []
 """What the layers of `layer_of` have done."""
 
 
-def layer_of(path: Path, word: str) -> GuestLayer:
+def layer_of(path: Path, word: str, arguments: str = "") -> GuestLayer:
     """A layer from a file of the user's, that has the word in its text."""
     path.write_text(
         textwrap.dedent(f"""
             from pytest_readonly_vm import layer
             from tests.qemu import test_template_cache
-            @layer
+            @layer{arguments}
             def prepared(vm, times=0):
                 test_template_cache.made.append({word!r})
         """)

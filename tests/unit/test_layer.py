@@ -1,5 +1,9 @@
 """What tells one prepared state from another, and how one is asked for."""
 
+import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,3 +92,99 @@ def test_layers_are_given_one_by_one_or_in_lists(given: object, count: int) -> N
 def test_what_is_no_layer_is_refused(given: object, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         VmConfig().replace(layers=given)
+
+
+PREPARED = """
+import json
+import {helpers}
+from pytest_readonly_vm import layer
+
+PACKAGES = ["nginx"]
+VERSION = 1
+ran = []
+
+def install(vm, name):
+    fetch(vm, name)
+
+def fetch(vm, name):
+    vm.run(["apt-get", "install", name])
+
+@layer
+def one(vm, version=VERSION):
+    ran.append(1)
+    for name in PACKAGES:
+        install(vm, name)
+    {helpers}.tidy(vm)
+    json.dumps([other, name])
+
+@layer
+def other(vm):
+    one(vm)
+"""
+HELPERS = "def tidy(vm): vm.run('sync')\n"
+
+
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str = PREPARED, helpers: str = HELPERS) -> Any:
+    """A module with layers, that has a module beside it."""
+    folder = tmp_path / hex(abs(hash((text, helpers))))
+    folder.mkdir(exist_ok=True)
+    name = f"helpers_{folder.name}"
+    (folder / f"{name}.py").write_text(helpers)
+    (folder / f"prepared_{folder.name}.py").write_text(
+        text.replace("import {helpers}", f"import {name} as helpers").replace("{helpers}", "helpers")
+    )
+    monkeypatch.syspath_prepend(folder)
+    return importlib.import_module(f"prepared_{folder.name}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('["apt-get", "install", name]', '["apt-get", "install", "-y", name]'),
+        ('["nginx"]', '["nginx", "vim"]'),
+        ("VERSION = 1", "VERSION = 2"),
+        ("'sync'", "'sync; true'"),
+        ("    one(vm)\n", "    one(vm, 2)\n"),
+    ],
+    ids=["a function's function", "a list", "a default", "a module's function", "another layer"],
+)
+def test_what_a_layer_names_of_the_users_own_changes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: tuple[str, str]
+) -> None:
+    before = prepared(tmp_path, monkeypatch).one.key()
+    after = prepared(tmp_path, monkeypatch, PREPARED.replace(*change), HELPERS.replace(*change)).one.key()
+    assert before != after
+
+
+def test_what_it_does_to_what_it_names_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = prepared(tmp_path, monkeypatch)
+    before = module.one.key()
+    module.ran.append(1)
+    assert module.one.key() == before
+    module.VERSION = 2  # which the function's text does not name
+    assert module.one.key() == before
+
+
+def test_it_is_the_same_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = prepared(tmp_path, monkeypatch)
+    program = f"import {module.__name__} as m; print(m.one([{{'a', 'b', 'c', 'd'}}, m.other], a=m.other).key())"
+    keys = set()
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        keys.add(
+            subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True).stdout
+        )
+    assert len(keys) == 1
+
+
+def test_files_are_beside_the_function() -> None:
+    @layer(files=["one", Path("/etc/two")])
+    def several(vm: Any) -> None: ...
+
+    @layer(files="one")
+    def single(vm: Any) -> None: ...
+
+    beside = str(Path(__file__).with_name("one"))
+    assert several.files == (beside, "/etc/two")
+    assert single("argument").files == (beside,)
+    assert layer(single.function).key() != single.key()

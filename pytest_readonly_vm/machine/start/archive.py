@@ -11,6 +11,7 @@ from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.image import Fingerprint, Layer
 from pytest_readonly_vm.machine.launch import Order
 from pytest_readonly_vm.machine.start.cache import Damaged, Entry, TemplateCache, default_folder
+from pytest_readonly_vm.machine.start.layering import Reads
 from pytest_readonly_vm.machine.start.template import Template
 
 _RAM, _STATE, _CONSOLE, _KEY, _DISK = "ram", "state", "console", "ssh-key", "disk{}"
@@ -28,15 +29,20 @@ class Archive:
         """Nobody else makes or loads the template of this key meanwhile, in whatever process."""
         return self._cache.lock(key, on_wait=self._tell)
 
-    def load(self, key: str, order: Order) -> Template | None:
-        """The template of a key, if it is there and whole; one that is not is removed."""
+    def load(self, key: str, order: Order, is_current: Callable[[Reads], bool]) -> Template | None:
+        """The template of a key, if it is there, whole, and made of files that are still the same; else it is removed.
+
+        `is_current` tells of files that were read whether they are.
+        """
         entry = self._cache.find(key)
         if entry is None:
             return None
         with ExitStack() as opened:
             try:
+                if not is_current(entry.facts["reads"]):
+                    raise Damaged("it is made of files that have changed since")
                 template = _template(entry, order, opened)
-            except (Damaged, OSError, KeyError, TypeError, ValueError):
+            except (Damaged, OSError, KeyError, TypeError, ValueError, AttributeError):
                 self._cache.remove(key)
                 return None
             opened.pop_all()
@@ -71,6 +77,7 @@ class Archive:
                 "conversation": template.conversation,
                 "ready_after": template.ready_after,
                 "boot_phases": template.boot_phases,
+                "reads": dict(template.reads),
             }
             try:
                 self._cache.add(key, files, description=description, facts=facts)
@@ -127,6 +134,7 @@ def _template(entry: Entry, order: Order, opened: ExitStack) -> Template:
         conversation=(name, parted[0]) if name else None,
         ready_after=float(facts["ready_after"]),
         boot_phases=dict(facts["boot_phases"]),
+        reads=facts["reads"],
         ssh_key=key,
     )
 

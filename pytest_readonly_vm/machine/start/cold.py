@@ -1,9 +1,11 @@
 """Owns the cold start: every machine boots by itself."""
 
+from pytest_readonly_vm.host.contents import Contents
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.machine.boot import boot
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, Origin, launch
+from pytest_readonly_vm.machine.start.layering import make_layer, tell_unmade
 
 
 def cold_start(order: Order) -> Instance:
@@ -28,14 +30,15 @@ def booted(order: Order, origin: Origin) -> Instance:
     return instance
 
 
-def with_layers(order: Order, instance: Instance) -> Instance:
-    """A machine that has booted, once its layers have been made in it."""
-    try:
-        for layer in order.config.layers:
-            layer.apply(order.handle(instance))
-    except BaseException as error:
-        give_up(order, instance, error)
-        raise
+def with_layers(order: Order, instance: Instance, *, made: int = 0) -> Instance:
+    """A machine that has booted, once its layers have been made in it, but for those that are there already."""
+    for number in range(made, len(order.config.layers)):
+        try:
+            make_layer(order, instance, number, Contents())
+        except BaseException as error:
+            tell_unmade(order, number, error)
+            give_up(order, instance, error)
+            raise
     return instance
 
 

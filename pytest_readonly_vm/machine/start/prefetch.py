@@ -33,17 +33,17 @@ class Prefetch:
                 if one not in self._coming:
                     self._coming[one] = self._threads.submit(self._start, *one)
 
-    def take(self, config: VmConfig, name: str) -> Instance | None:
-        """The machine that was expected, once it is there; None if none was, or it could not be had."""
+    def take(self, config: VmConfig, name: str, *, is_wanted: Callable[[], bool]) -> Instance | None:
+        """The machine that was expected, once it is there; None if none was, it could not be had or is not wanted."""
         with self._lock:
             found = self._coming.pop((config, name), None)
-        if found is None or found.cancel():  # one that has not been begun waits behind others
+        # One that has not been begun waits behind others. What has failed, if only in a layer, is tried by the test.
+        if found is None or found.cancel() or found.exception() is not None:
             return None
-        with contextlib.suppress(VmError):
-            instance = found.result()
-            if instance.process.returncode is None:
-                return instance
-            self._discard(instance)
+        instance = found.result()
+        if instance.process.returncode is None and is_wanted():
+            return instance
+        self._discard(instance)
         return None
 
     def close(self) -> None:
@@ -56,5 +56,6 @@ class Prefetch:
             self._threads.submit(self._end, started)
 
     def _end(self, started: Future[Instance]) -> None:
-        with contextlib.suppress(VmError):
-            self._discard(started.result())
+        if started.exception() is None:
+            with contextlib.suppress(VmError):
+                self._discard(started.result())

@@ -51,10 +51,11 @@ class Auto:
         self._templates = templates
 
     def start(self, order: Order) -> Instance:
+        made = 0
         try:
             return _copy(order, self._templates, even_if_quick=False)
         except Refused as refused:
-            instance = refused.instance
+            instance, made = refused.instance, refused.layers
             if order.config.snapshot != "overlay":
                 without_name(instance)
             reason = str(refused)
@@ -66,7 +67,7 @@ class Auto:
             self._templates.refuse(order, reason)
             instance = cold_start(order)
         instance.reason = reason
-        return with_layers(order, instance)
+        return with_layers(order, instance, made=made)
 
 
 def _copy(order: Order, templates: Templates, *, even_if_quick: bool) -> Instance:

@@ -54,6 +54,8 @@ class Template:
     """Seconds that the boot took."""
     boot_phases: dict[str, float] = field(default_factory=dict)
     ssh_key: Path | None = None
+    reads: Mapping[str, str] = field(default_factory=dict)
+    """What layers have read of the host's files; see `layering`."""
 
     def open_state(self) -> int:
         """A descriptor of the state with a position of its own, for one QEMU to read."""

@@ -5,9 +5,11 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.host import sparse
+from pytest_readonly_vm.host.contents import Contents
 from pytest_readonly_vm.machine.command_line import RamWire
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, Origin
@@ -15,6 +17,7 @@ from pytest_readonly_vm.machine.start.archive import Archive
 from pytest_readonly_vm.machine.start.clone import clone
 from pytest_readonly_vm.machine.start.cold import booted, give_up
 from pytest_readonly_vm.machine.start.key import keys_of
+from pytest_readonly_vm.machine.start.layering import Reads, are_current, make_layer, tell_unmade
 from pytest_readonly_vm.machine.start.template import Template, Unfrozen, freeze, new_ram
 from pytest_readonly_vm.qemu_args import what_no_copy_has
 
@@ -25,16 +28,20 @@ _QUICK = 0.5
 class Refused(Unfrozen):
     """A machine that was booted to become a template and cannot be one. It runs, as `instance`."""
 
-    def __init__(self, reason: str, instance: Instance) -> None:
+    def __init__(self, reason: str, instance: Instance, *, layers: int = 0) -> None:
         super().__init__(reason)
         self.instance = instance
+        self.layers = layers
+        """How many of its layers it has."""
 
 
 class Templates:
     """Makes templates when they are first asked for. Several threads may ask at once."""
 
     def __init__(
-        self, archive: Callable[[VmConfig], Archive | None], on_boot: Callable[[Order, Instance], None]
+        self,
+        archive: Callable[[VmConfig], Archive | None],
+        on_boot: Callable[[Order, Instance], None],
     ) -> None:
         """`archive` gives the templates of earlier runs, or None if there are to be none.
 
@@ -42,6 +49,7 @@ class Templates:
         """
         self._archive = archive
         self._on_boot = on_boot
+        self._contents = Contents()
         self._made: dict[str, Template] = {}
         self._refused: dict[str, str] = {}
         self._loaded: set[str] = set()
@@ -64,12 +72,12 @@ class Templates:
         with self._locks[key], self._archived(order, key) as archive:
             if reason := self._refused.get(key):
                 raise Unfrozen(reason)
-            if key not in self._made and archive is not None and (found := archive.load(key, order)):
+            if key not in self._made and archive is not None and (found := archive.load(key, order, self._are_current)):
                 self._made[key] = found
                 self._loaded.add(key)
             if key not in self._made:
                 if below:
-                    made = self._layered(order, self._get(order, below, even_if_quick=True), len(below) - 1)
+                    made = self._layered(order, key, self._get(order, below, even_if_quick=True), len(below) - 1)
                 else:
                     made = self._booted(order, key, even_if_quick)
                 self._made[key] = made
@@ -79,7 +87,9 @@ class Templates:
 
     @contextmanager
     def _archived(self, order: Order, key: str) -> Iterator[Archive | None]:
-        """The archive, if there is one, with nobody else at work on this key."""
+        """The archive, if there is one, with nobody else at work on this key, when there is something to be made."""
+        if key in self._made and not self._are_current(self._made[key].reads):
+            self._distrusted.append(self._made.pop(key))
         archive = self._archive(order.config) if key not in self._made and key not in self._refused else None
         if archive is None:
             yield None
@@ -105,14 +115,21 @@ class Templates:
                 give_up(order, instance, error)
                 raise
 
-    def _layered(self, order: Order, below: Template, number: int) -> Template:
+    def _are_current(self, reads: Reads) -> bool:
+        return are_current(reads, self._contents)
+
+    def _layered(self, order: Order, key: str, below: Template, number: int) -> Template:
         """Run the function of a layer in a machine that goes on from the template below, and freeze that."""
         with _memory(_copied(below.ram, order.config.memory) if below.ram is not None else None) as ram:
             instance = clone(order, below, ram=ram, freezable=True)
             try:
-                order.config.layers[number].apply(order.handle(instance))
-                return order.loop.run(freeze(instance, ram=ram))
+                reads = {**below.reads, **make_layer(order, instance, number, self._contents)}
+                return replace(order.loop.run(freeze(instance, ram=ram)), reads=reads)
+            except Unfrozen as unfrozen:
+                self._refused[key] = str(unfrozen)
+                raise Refused(str(unfrozen), instance, layers=number + 1) from None
             except BaseException as error:
+                tell_unmade(order, number, error)
                 give_up(order, instance, error)
                 raise
 
@@ -124,9 +141,10 @@ class Templates:
         return list(changed.values())
 
     def has(self, order: Order) -> bool:
-        """Whether the template of such a machine is there by now."""
+        """Whether the template of such a machine is there by now, and is what would be made now."""
         key = keys_of(order)[-1]
-        return key in self._made and key not in self._refused
+        made = self._made.get(key)
+        return made is not None and key not in self._refused and self._are_current(made.reads)
 
     def refuse(self, order: Order, reason: str) -> None:
         """Do without the template of such a machine from now on, for a reason that turned up when it was used."""
