@@ -12,6 +12,7 @@ from typing import Self
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.inspection import inspect_chain, refuse_writers
+from pytest_readonly_vm.host.writers import Writers
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ class Layer:
     format: str
     descriptor: int
     fingerprint: Fingerprint
+    writers: Writers | None = None
+    """The watch for who opens it for writing, if there is one."""
 
     def difference(self) -> str | None:
         """What happened to the file since it was opened, or None."""
@@ -63,7 +66,10 @@ class Layer:
             return f"can no longer be found ({error.strerror})"
         # The name first: to lose it changes the file's ctime as well.
         found = self.fingerprint.difference(Fingerprint.of(by_name))
-        return found or self.fingerprint.difference(Fingerprint.of(os.fstat(self.descriptor)))
+        found = found or self.fingerprint.difference(Fingerprint.of(os.fstat(self.descriptor)))
+        if found is None and self.writers is not None and self.writers.came():
+            return "was opened for writing, and may have other content (its size and times are what they were)"
+        return found
 
     def sha256(self) -> str:
         digest = hashlib.sha256()
@@ -103,6 +109,8 @@ class BaseImage:
 
     def close(self) -> None:
         for layer in self.layers:
+            if layer.writers is not None:
+                layer.writers.close()
             os.close(layer.descriptor)
 
 
@@ -119,10 +127,11 @@ def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) ->
                 descriptor = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise ImageError(f"{shown}: {found.path}: {error.strerror}") from None
-            layers.append(Layer(found.path, found.format, descriptor, Fingerprint.of(os.fstat(descriptor))))
+            fingerprint = Fingerprint.of(os.fstat(descriptor))
+            # The watch first, and then the question who is there already: so nobody can come between the two.
+            layers.append(Layer(found.path, found.format, descriptor, fingerprint, Writers(descriptor)))
             refuse_writers(descriptor, f"{shown}: {found.path}")
     except BaseException:
-        for layer in layers:
-            os.close(layer.descriptor)
+        BaseImage(tuple(layers)).close()
         raise
     return BaseImage(tuple(layers))

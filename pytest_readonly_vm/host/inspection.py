@@ -1,9 +1,6 @@
 """Owns the questions put to an image before anything starts, and the refusals, each a sentence with a next step."""
 
-import errno
-import fcntl
 import json
-import signal
 import stat
 import struct
 from dataclasses import dataclass
@@ -12,12 +9,12 @@ from typing import Any
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.process import Completed, ending, run_tool
+from pytest_readonly_vm.host.writers import has_writer
 
 SUPPORTED = ("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc")
 
 _PATIENCE = 120.0
 _INCOMPLETE, _CORRUPT = 1, 2  # exit statuses of `qemu-img check`, see qemu-img(1)
-_F_SETSIG = 10  # fcntl.h; not in Python's module
 _SECTOR = 512
 
 
@@ -58,23 +55,12 @@ def inspect_chain(path: Path, *, format: str | None, shown: str, qemu_img: Path)
 
 
 def refuse_writers(descriptor: int, what: str) -> None:
-    """Ask the kernel for a read lease, which it grants only while nobody has the file open for writing: fcntl(2).
-
-    `descriptor` must be read-only. QEMU's writers hold locks as well, which qemu-img has seen by now; this finds the
-    others, as far as the kernel gives leases at all: to a file's owner and to root, on most file systems.
+    """QEMU's writers hold locks as well, which qemu-img has seen by now; this finds the others, as far as can be known.
 
     :raises ImageError: somebody has it open for writing.
     """
-    try:
-        # A writer that comes in this very moment is announced by a signal whose default would end this process.
-        fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        if error.errno == errno.EAGAIN:
-            raise ImageError(
-                f"{what} is open for writing in another process; end that process or copy the image"
-            ) from None
+    if has_writer(descriptor):
+        raise ImageError(f"{what} is open for writing in another process; end that process or copy the image")
 
 
 def _refuse_what_is_no_file(path: Path, shown: str) -> None:

@@ -301,16 +301,14 @@ class Lab:
                 return {"fingerprint": f"size={found.size} mtime_ns={found.mtime_ns} inode={found.inode}"}
         return {}
 
-    def compare_digests(self) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-        """Read every base that was opened with ``verify=hash`` once more: those that are the same, and complaints."""
-        same, complaints = [], []
+    def compare_digests(self) -> dict[Path, str]:
+        """Read every base that was opened with ``verify=hash`` once more: what is to complain of each, or nothing."""
+        complaints = {}
         for base, before in self._digests.items():
-            for layer, old, new in zip(base.layers, before, base.sha256(), strict=True):
-                if old == new:
-                    same.append(layer.path)
-                else:
-                    complaints.append(f"{layer.path} has the SHA-256 {new} and had {old} when it was opened")
-        return tuple(same), tuple(complaints)
+            compared = zip(base.layers, before, base.sha256(), strict=True)
+            changed = [f"{at.path} has the SHA-256 {new} and had {old}" for at, old, new in compared if old != new]
+            complaints[base.path] = f"{'; '.join(changed)} when it was opened" if changed else ""
+        return complaints
 
 
 def _refuse_what_is_not_there(config: VmConfig) -> None:

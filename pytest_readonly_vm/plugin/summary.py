@@ -26,8 +26,8 @@ class Summary:
         self._checked: Counter[str] = Counter()
         self._changed: dict[str, str] = {}
         self._kept: list[str] = []
-        self._hashed: set[str] = set()
-        self._complaints: list[str] = []
+        self._hashed: dict[str, str] = {}
+        """What comparing the digests of a base has found, or nothing."""
         self._incidents: list[dict[str, Any]] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -45,24 +45,23 @@ class Summary:
         """Compare digests, when all machines have ended; a difference fails the run."""
         run = Run.of(session.config)
         if run.has_lab:
-            same, complaints = run.lab.compare_digests()
-            self._take_digests([str(path) for path in same], list(complaints))
+            self._take_digests({str(path): found for path, found in run.lab.compare_digests().items()})
         output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
         if output is not None:
-            output[_WORKER_KEY] = (sorted(self._hashed), self._complaints)
+            output[_WORKER_KEY] = self._hashed
         else:
             integrations.append_step_summary(self._incidents, run.evidence.shown)
-        if self._complaints and session.exitstatus == pytest.ExitCode.OK:
+        if any(self._hashed.values()) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Take over what an xdist worker found; a worker that died has nothing to say."""
-        self._take_digests(*getattr(node, "workeroutput", {}).get(_WORKER_KEY, ((), ())))
+        self._take_digests(getattr(node, "workeroutput", {}).get(_WORKER_KEY, {}))
 
-    def _take_digests(self, same: list[str], complaints: list[str]) -> None:
-        self._hashed.update(same)
-        self._complaints += complaints
+    def _take_digests(self, compared: dict[str, str]) -> None:
+        for image, found in compared.items():
+            self._hashed[image] = self._hashed.get(image) or found
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not (self._boots or self._checked or self._changed or self._incidents):
@@ -74,10 +73,11 @@ class Summary:
         if (wanted := terminalreporter.config.option.durations) is not None:
             for boot in sorted(self._boots, key=lambda boot: -boot["seconds"])[: wanted or None]:
                 terminalreporter.write_line(_boot_line(boot))
-        for complaint in sorted({*self._complaints, *self._changed.values()}):
+        changed = {*self._changed, *(image for image, found in self._hashed.items() if found)}
+        for complaint in sorted({*filter(None, self._hashed.values()), *self._changed.values()}):
             terminalreporter.write_line(f"BASE IMAGE CHANGED: {complaint}", red=True, bold=True)
         for image, tests in sorted(self._checked.items()):
-            if image in self._changed:
+            if image in changed:
                 continue
             proof = "identity, size and times"
             if image in self._hashed:

@@ -1,10 +1,13 @@
 """What the terminal says: before, when something fails, and at the end; in one process and in several."""
 
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import PLAIN, SMALL
 
 Run = Callable[..., pytest.RunResult]
 
@@ -30,6 +33,33 @@ def test_header_and_summary_tell_with_what_the_run_ran(
             "base hello.img unchanged after 4 tests (identity, size and times; SHA-256 at the end of the run)",
         ]
     )
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
+def test_a_base_that_has_another_digest_is_not_called_unchanged(
+    pytester: pytest.Pytester, boot_sector: Callable[[str], Path], workers: tuple[str, ...]
+) -> None:
+    shutil.copy(boot_sector("hello"), pytester.path / "own.img")
+    pytester.makeconftest("""
+        import pytest
+        from pathlib import Path
+
+        ran = []
+
+        def pytest_runtest_teardown(item):
+            ran.append(item)
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_sessionfinish():
+            if ran:
+                content = Path("own.img").read_bytes()
+                Path("own.img").write_bytes(content[:-1] + b"x")
+    """)
+    pytester.makepyfile("def test_it(readonly_vm): pass")
+    result = pytester.runpytest_subprocess("--vm-image=own.img", *SMALL, *PLAIN, "--vm-verify=hash", *workers)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["BASE IMAGE CHANGED: *.img has the SHA-256 * and had * when it was opened"])
+    result.stdout.no_fnmatch_line("base *unchanged*")
 
 
 def test_a_failure_shows_the_console_and_the_users_line_but_not_the_plugins(

@@ -1,5 +1,6 @@
 """Owns the names of templates: a digest of everything that shapes a guest until it is ready. Pure, but for `stat`."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,10 +16,12 @@ from pytest_readonly_vm.layer import code_of
 from pytest_readonly_vm.machine.command_line import DiskLayer, PortWire, Wiring
 from pytest_readonly_vm.machine.launch import Order, port_names
 
-_FORMAT = 1
+_FORMAT = 2
 """To be raised when a template of before can no longer be used."""
 
 _FOLDER = Path("/machine")
+_SEEN_BY_GUESTS = ("nested", "enable_pmu", "ignore_msrs", "ept", "npt", "avic", "enable_apicv", "vgif", "vls")
+"""Parameters of KVM's modules that decide what processor a guest has; others, and counters, change from day to day."""
 
 
 def key_of(order: Order) -> str:
@@ -41,6 +44,7 @@ def key_of(order: Order) -> str:
         qemu.version,
         qemu.identity(),
         _processor(),
+        _kernel(Path("/")) if order.hypervisor.accelerator.name == "kvm" else None,
         arguments,
         [hashlib.sha256(content).hexdigest() for content in given.files.values()],
         [dataclasses.astuple(layer.fingerprint) for layer in order.layers],
@@ -75,6 +79,21 @@ def _files_of(arguments: Iterable[str]) -> list[Path]:
 @cache
 def _plugin() -> str:
     return version("pytest-readonly-vm")
+
+
+@cache
+def _kernel(root: Path) -> object:
+    """The kernel whose KVM runs a guest, and how that is set: the state of its processor and clocks is this KVM's.
+
+    One that is emulated has seen nothing of it: QEMU, which is in the key, makes all of its computer.
+    """
+    told = {}
+    for module in sorted(root.glob("sys/module/kvm*")):
+        told[module.name] = ""
+        for name in _SEEN_BY_GUESTS:
+            with contextlib.suppress(OSError):  # not every module has it
+                told[f"{module.name}.{name}"] = (module / "parameters" / name).read_text(errors="replace").strip()
+    return [platform.release(), platform.version(), told]
 
 
 @cache
