@@ -188,6 +188,13 @@ class VmConfig:
     user_data: Path | None = _setting(None, path, "PATH", "user data for cloud-init, merged with what the plugin needs")
     login: str | None = _setting(None, text, "NAME", "user to log in as at the serial console's prompt, for the shell")
     password: str | None = _setting(None, secret, "TEXT", "password for login; never shown")
+    login_prompt: tuple[str, ...] = _setting(
+        (), patterns, "REGEX", "a login prompt on the serial console, beside those that end with login:; repeatable",
+        repeatable=True,
+    )  # fmt: skip
+    password_prompt: tuple[str, ...] = _setting(
+        (), patterns, "REGEX", "a prompt for a password there, beside those that are known; repeatable", repeatable=True
+    )
     boot_timeout: float = _setting(
         90.0, seconds, "SECONDS", "how long a guest may take to become ready, times timeout-factor (default: 90)",
         kind=float,
@@ -204,7 +211,7 @@ class VmConfig:
     )  # fmt: skip
     ready: object = _setting(
         "auto", readiness, "WHAT",
-        "when a guest counts as booted: auto, a channel answers and systemd has finished, or a login prompt shows; "
+        "when a guest counts as booted: auto, a channel answers and its init has finished, or a login prompt shows; "
         "channel, agent, shell, ssh, systemd, port:N, unit:NAME, console:PATTERN, event:QMP_EVENT, none "
         "(default: auto)",
     )  # fmt: skip

@@ -29,7 +29,7 @@ PAGES = (README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "conftes
 
 ON_THE_LOOP = {
     *("attempt", "hand_over", "found", "command", "next_event", "connect", "disconnect", "listeners"),
-    *("catch_up", "last_line", "next_news", "typed", "picture", "give", "transcript"),
+    *("catch_up", "next_news", "position", "since", "seen", "typed", "picture", "give", "transcript"),
 }
 """Members that the package itself uses, on its own thread."""
 

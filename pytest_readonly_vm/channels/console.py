@@ -65,6 +65,7 @@ class Console:
         self._decode = io.IncrementalNewlineDecoder(utf8, translate=True).decode
         self._recent = history.data.decode(errors="replace").replace("\r\n", "\n")[-_KEPT:]
         self._unread = history.unread
+        self._position = len(self._recent)
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
         self.log_path = log
@@ -93,6 +94,7 @@ class Console:
         text = self._decode(data)
         self._recent = (self._recent + text)[-_KEPT:]
         self._unread = (self._unread + text)[-_KEPT:]
+        self._position += len(text)
         for listener in self.listeners:
             listener(text)
         self._news.set()
@@ -112,15 +114,27 @@ class Console:
 
     async def found(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
         """As `expect`, on the loop."""
+        return await self._wait(pattern, timeout, self._take)
+
+    async def seen(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
+        """As `found`, in all that has come, and without taking it away from whoever looks for it next."""
+        return await self._wait(pattern, timeout, lambda pattern: pattern.search(self._recent))
+
+    async def _wait(
+        self,
+        pattern: re.Pattern[str],
+        timeout: float,
+        look: Callable[[re.Pattern[str]], re.Match[str] | None],
+    ) -> re.Match[str]:
         try:
             async with asyncio.timeout(timeout):
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
-                while not (match := self._take(pattern)):
+                while not (match := look(pattern)):
                     try:
                         self._fate.check()
                         await self._fate.news(self._news)
                     except VmError:
-                        if match := self._take(pattern):  # which may be of what has stopped the guest
+                        if match := look(pattern):  # which may be of what has stopped the guest
                             return match
                         raise
                 return match
@@ -142,9 +156,14 @@ class Console:
         """Set when the guest sends something more; on the loop."""
         return self._news
 
-    def last_line(self) -> str:
-        """What has come since the last line's end, without what a terminal would obey."""
-        return shown(self._recent[-1000:].rpartition("\n")[2])
+    @property
+    def position(self) -> int:
+        """How many characters have come; on the loop."""
+        return self._position
+
+    def since(self, position: int) -> str:
+        """What has come since `position` was that, as the guest sent it; of much, the latest."""
+        return self._recent[-(self._position - position) :] if position < self._position else ""
 
     async def typed(self, data: bytes, timeout: float = 30.0) -> None:
         """As `send`, on the loop."""

@@ -17,8 +17,8 @@ HELP = "a root shell in a guest, or one command there; the guest ends with it, a
 
 _SETTINGS = (
     *HARDWARE,
-    *("channel", "login", "password", "boot_timeout", "timeout_factor", "ready", "start"),
-    *("cache", "cache_size", "no_cache"),
+    *("channel", "login", "password", "login_prompt", "password_prompt", "boot_timeout", "timeout_factor", "ready"),
+    *("start", "cache", "cache_size", "no_cache"),
 )
 _PATIENCE = 10.0
 

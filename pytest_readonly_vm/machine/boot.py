@@ -7,12 +7,13 @@ import warnings
 from dataclasses import dataclass
 
 from pytest_readonly_vm.config import VmConfig
-from pytest_readonly_vm.errors import BootTimeout, GuestDied, GuestPanicked, GuestReset, GuestWarning
+from pytest_readonly_vm.errors import BootTimeout, ChannelError, GuestDied, GuestPanicked, GuestReset, GuestWarning
 from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.machine.commands import Commands
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, greet
 from pytest_readonly_vm.machine.login import Login
+from pytest_readonly_vm.machine.prompts import Prompts
 from pytest_readonly_vm.machine.readiness import Booting, Readiness, readiness
 
 _STAGES = (
@@ -21,12 +22,13 @@ _STAGES = (
     (r"Linux version |Copyright .* FreeBSD Project|NetBSD \d|OpenBSD \d", "its kernel"),
     (r"Run /\S+ as init process|Loading, please wait|dracut", "its initramfs"),
     (r"systemd\[1\]: |Welcome to |OpenRC|INIT: version|init: ", "its init system"),
-    (r"login: *$", "a login prompt"),
 )
 
 
 def stage(console: str) -> str:
     """How far a boot has come, in words, by what the serial console has shown."""
+    if Prompts().has_login(console):
+        return "a login prompt"
     reached = [words for pattern, words in _STAGES if re.search(pattern, console, re.MULTILINE)]
     return reached[-1] if reached else "nothing that the console shows"
 
@@ -57,11 +59,13 @@ def boot(order: Order, instance: Instance) -> None:
     :raises StartFailed: QEMU ended or stayed silent.
     :raises GuestDied: it ended while the guest was booting.
     :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
+    :raises ChannelError: it refuses the login that is set.
     """
     config, access = order.config, instance.access
-    guest = Booting(order.handle(instance), instance.qmp, instance.console, access, Commands(access, instance.name))
+    commands = Commands(access, instance.name)
+    guest = Booting(order.handle(instance), instance.qmp, instance.console, access, commands)
     typing = config.channel in ("auto", "shell") and (config.provision != "none" or config.login is not None)
-    login = Login(config, instance.console, access) if typing else None
+    login = Login(config, instance.console, access, instance.name) if typing else None
     limit = Limit(config, order.hypervisor)
     with instance.qmp.chronicle.noting("boot", "boot"):
         order.loop.run(_boot(guest, instance, readiness(config.ready), login, limit))
@@ -75,8 +79,9 @@ async def _boot(guest: Booting, instance: Instance, ready: Readiness, login: Log
     process = instance.process
     await greet(instance)
     try:
-        async with asyncio.timeout(limit.seconds):
-            await instance.qmp.fate.race(_ready(guest, ready, login))
+        async with asyncio.timeout(limit.seconds) as clock:
+            guest.deadline = clock.when() or guest.deadline
+            await instance.qmp.fate.race(_ready(guest, instance, ready, login))
             await allow_reboots(instance)
     except GuestDied as death:
         raise _boot_failure(instance, death) from None
@@ -90,15 +95,22 @@ async def allow_reboots(instance: Instance) -> None:
     await instance.qmp.command("set-action", {"reboot": "reset"})
 
 
-async def _ready(guest: Booting, ready: Readiness, login: Login | None) -> None:
+async def _ready(guest: Booting, instance: Instance, ready: Readiness, login: Login | None) -> None:
     """Wait, and meanwhile answer the console's prompts if that may lead to a channel."""
-    typing = asyncio.ensure_future(login.run()) if login is not None else None
+    waiting = asyncio.ensure_future(ready.wait(guest))
+    typing = asyncio.ensure_future(login.run() if login is not None else asyncio.sleep(0))
     try:
-        await ready.wait(guest)
+        await asyncio.wait((waiting, typing), return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done() and not guest.has_open_port:  # by which another way may lead to a channel
+            try:
+                typing.result()
+            except ChannelError as refusal:
+                raise instance.process.with_evidence(refusal) from None
+        await waiting
     finally:
-        if typing is not None:
-            typing.cancel()
-            await asyncio.gather(typing, return_exceptions=True)
+        for task in (waiting, typing):
+            task.cancel()
+        await asyncio.gather(waiting, typing, return_exceptions=True)
 
 
 def _boot_failure(instance: Instance, death: GuestDied) -> GuestDied:

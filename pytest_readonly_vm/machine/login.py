@@ -1,73 +1,132 @@
 """Owns what is typed at the serial console to get a channel: a login if one is set, then what starts the shell."""
 
 import asyncio
-import re
+from collections.abc import Set
 
-from pytest_readonly_vm.channels.console import Console
+from pytest_readonly_vm.channels.console import Console, shown
 from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.errors import ChannelError
 from pytest_readonly_vm.machine.access import Access
+from pytest_readonly_vm.machine.prompts import Asked, Prompts, last_line, refusal
 from pytest_readonly_vm.machine.provision import BOOTSTRAP
 
-_LOGIN = re.compile(r"login: *$")
-_PASSWORD = re.compile(r"[Pp]assword: *$")
-_ROOT_PROMPT = re.compile(r"# *$")
-_USER_PROMPT = re.compile(r"\$ *$")
-_QUIET = 0.5
-"""Seconds without news after which a last line that looks like a prompt is one."""
+_QUIET = 0.3
+"""Seconds without news after which what looks like a prompt is one, and what is typed has not been echoed."""
+
+_LONG_QUIET = 2.0
+"""Seconds without news after which the prompt that a password must lead to is taken to be hidden below other text."""
+
+_LOOKED_BACK = 4096  # characters
+_TRIES = 3
+_PROBE = b"x\x15"
+"""A letter, and what takes it back: ^U, which empties a line that has not been sent, see termios(3)."""
+
+
+_FIRST = frozenset({Asked.NAME, Asked.ROOT, Asked.USER})
+_AFTER_NAME = _FIRST | {Asked.PASSWORD, Asked.QUESTION}
+_AFTER_PASSWORD = _FIRST | {Asked.PASSWORD}
 
 
 class Login:
     """Answers the prompts of one machine's console until a channel answers. For the loop."""
 
-    def __init__(self, config: VmConfig, console: Console, access: Access) -> None:
-        self._name = config.login
-        self._password = config.password
+    def __init__(self, config: VmConfig, console: Console, access: Access, name: str) -> None:
+        self._config = config
+        self._prompts = Prompts.of(config)
         self._console = console
         self._access = access
+        self._machine = name
+        self._mark = 0
+        """Where on the console the answer to what was typed last begins."""
+        self._nudges = _TRIES
         self.refusal: str | None = None
         """Why it did not work, once that is known."""
 
     async def run(self) -> None:
-        """Type, each thing once. Returns when there is nothing left to do."""
-        while self._access.found is None:
-            line = await self._prompt()
-            if _ROOT_PROMPT.search(line):
+        """Type. Returns when there is nothing left to do.
+
+        :raises ChannelError: the guest refuses the login that is set.
+        """
+        user = self._config.login
+        for _ in range(_TRIES):  # a getty that begins anew, as its line or the kernel makes it do, forgets what it read
+            while (asked := await self._asked(_FIRST)) is Asked.NAME and user is None:
+                await self._console.next_news().wait()
+            if asked is Asked.NAME:
+                await self._type(user or "")
+                asked = await self._asked(_AFTER_NAME)
+                if asked is Asked.QUESTION and not await self._is_dark():
+                    asked = await self._asked(_AFTER_NAME - {Asked.QUESTION})
+                if asked in (Asked.PASSWORD, Asked.QUESTION):
+                    await self._give_password()
+                    asked = await self._asked(_AFTER_PASSWORD)
+                    if asked in (Asked.NAME, Asked.PASSWORD):
+                        raise self._refused(f"was refused: {self._line()}")
+            if asked is Asked.ROOT:
                 await self._type(BOOTSTRAP)
                 return
-            if _USER_PROMPT.search(line):
-                self.refusal = f"the console has the shell of an ordinary user ({line.strip()}); root is needed"
+            if asked is Asked.USER:
+                where = f"the shell of an ordinary user ({self._line()}); root is needed"
+                if user is not None:
+                    raise self._refused(f"leads to {where}")
+                self.refusal = f"the console has {where}"
                 return
-            if _LOGIN.search(line) and self._name is not None:
-                await self._log_in()
-                return
+        self.refusal = f"a login prompt came again each time that {user} was typed"
 
-    async def _log_in(self) -> None:
-        await self._type(self._name or "")
-        line = await self._prompt()
-        if _PASSWORD.search(line):
-            if self._password is None:
-                self.refusal = f"the login of {self._name} needs a password, and there is no setting password"
-                return
-            await self._type(self._password)
-            line = await self._prompt()
-        if _ROOT_PROMPT.search(line):
-            await self._type(BOOTSTRAP)
-        else:
-            self.refusal = f"the login of {self._name} was refused, or it is not root: {line.strip()}"
-
-    async def _type(self, text: str) -> None:
-        await self._console.typed(f"{text}\n".encode())
-
-    async def _prompt(self) -> str:
-        """Wait until the console stands still behind something that asks for an answer: that line."""
+    async def _asked(self, expected: Set[Asked]) -> Asked:
+        """Wait until the console stands still at a prompt for one of these."""
         while True:
             news = self._console.next_news()
-            line = self._console.last_line()
-            if any(pattern.search(line) for pattern in (_LOGIN, _PASSWORD, _ROOT_PROMPT, _USER_PROMPT)):
-                try:
-                    async with asyncio.timeout(_QUIET):
-                        await news.wait()
-                except TimeoutError:
-                    return line
+            text = self._console.since(max(self._mark, self._console.position - _LOOKED_BACK))
+            if expected is not _FIRST and (words := refusal(text)):
+                raise self._refused(f"was refused: {words}")
+            asked = self._prompts.asked(text)
+            if asked is Asked.QUESTION and "\n" not in text:
+                asked = None  # the echo of what was typed
+            is_covered = asked is Asked.COVERED_NAME and expected is _FIRST and self._config.login is not None
+            if asked in expected or (is_covered and self._nudges):
+                patience = _QUIET
+            elif expected is _AFTER_PASSWORD and text and self._nudges:
+                patience = _LONG_QUIET
             else:
                 await news.wait()
+                continue
+            try:
+                async with asyncio.timeout(patience):
+                    await news.wait()
+            except TimeoutError:
+                if asked in expected:
+                    assert asked is not None
+                    return asked
+                self._nudges -= 1
+                await self._type("")  # a prompt that is hidden by other text is shown anew
+
+    async def _is_dark(self) -> bool:
+        """Whether what is typed now is not shown, as it is where a password is asked for, in whatever language."""
+        question, here = self._line(), self._console.position
+        await self._console.typed(_PROBE)
+        await asyncio.sleep(_QUIET)
+        if not self._console.since(here):
+            return True
+        self.refusal = f"{question!r} may ask for the password, which would have been shown (see password_prompt)"
+        return False
+
+    async def _give_password(self) -> None:
+        password = self._config.password
+        if password is None:
+            raise self._refused(f"needs a password ({self._line()}), and there is no setting password")
+        await self._type(password)
+
+    async def _type(self, text: str) -> None:
+        self._mark = self._console.position
+        await self._console.typed(f"{text}\n".encode())
+
+    def _line(self) -> str:
+        """The line at which the console stands."""
+        return shown(last_line(self._console.since(self._mark))).strip()
+
+    def _refused(self, why: str) -> ChannelError:
+        self.refusal = f"the login of {self._config.login} {why}"
+        error = ChannelError(f"{self._machine}: {self.refusal}")
+        origins = " and ".join(f"{name} from {self._config.origin(name)}" for name in ("login", "password"))
+        error.add_note(f"It was tried at the serial console, with {origins}.")
+        return error

@@ -15,6 +15,7 @@ from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import ChannelError
 from pytest_readonly_vm.machine.access import Access
 from pytest_readonly_vm.machine.commands import Commands
+from pytest_readonly_vm.machine.prompts import Prompts, last_line
 from pytest_readonly_vm.machine.waits import Waits
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 # Waits of this module have no deadline of their own: the boot's bounds them all.
 _NO_DEADLINE = 1e6
 _POLL = 0.05
-_LOGIN = re.compile(r"login: *$", re.MULTILINE)
 _GRACE = {False: 1.0, True: 20.0}
 """Seconds that a channel has when a login prompt shows: if there is no sign of one, and if there is."""
+
+_MARGIN = 0.5
+"""Seconds before a boot's deadline at which a guest with a login prompt is not given any longer for a channel."""
 
 # The shell that a direct boot is given is there before init. --wait returns when no job is left in systemd's queue.
 _SYSTEMD = """\
@@ -57,6 +60,13 @@ class Booting:
     phases: dict[str, float] = field(default_factory=dict)
     """Seconds by phase, in order."""
     failed_units: list[str] = field(default_factory=list)
+    deadline: float = _NO_DEADLINE
+    """When the boot must have ended, by the loop's clock."""
+
+    @property
+    def has_open_port(self) -> bool:
+        """Whether somebody in the guest has opened the port of a channel, which may answer soon."""
+        return any(event.name == "VSERPORT_CHANGE" for event in self.qmp.events)
 
 
 class Readiness(Protocol):
@@ -79,7 +89,7 @@ class ConsolePattern:
         return f"the console to show {self.pattern!r}"
 
     async def wait(self, guest: Booting) -> None:
-        await guest.console.found(re.compile(self.pattern, re.MULTILINE), _NO_DEADLINE)
+        await guest.console.seen(re.compile(self.pattern, re.MULTILINE), _NO_DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,18 +230,17 @@ class Usual:
 
     async def wait(self, guest: Booting) -> None:
         if not guest.access.is_possible:
-            await guest.console.found(_LOGIN, _NO_DEADLINE)
+            await _login_prompt(guest)
             return
         booted = asyncio.ensure_future(SystemdFinished().wait(guest))
-        prompt = asyncio.ensure_future(guest.console.found(_LOGIN, _NO_DEADLINE))
+        prompt = asyncio.ensure_future(_login_prompt(guest))
         try:
             await asyncio.wait((booted, prompt), return_when=asyncio.FIRST_COMPLETED)
             if not booted.done():
-                prompt.result()
-                opened = any(event.name == "VSERPORT_CHANGE" for event in guest.qmp.events)
-                hopeful = opened or guest.vm.config.login is not None
+                grace = _GRACE[guest.has_open_port or guest.vm.config.login is not None]
+                left = guest.deadline - asyncio.get_running_loop().time() - _MARGIN
                 try:
-                    async with asyncio.timeout(_GRACE[hopeful]):
+                    async with asyncio.timeout(min(grace, left)):
                         await _found(guest, None)
                 except (TimeoutError, ChannelError):
                     return
@@ -261,6 +270,19 @@ def readiness(wanted: object) -> Readiness:
         "auto": Usual,
     }
     return named[kind]()
+
+
+async def _login_prompt(guest: Booting) -> None:
+    """Wait until the console shows one, and leave it to the test to read."""
+    console, prompts = guest.console, Prompts.of(guest.vm.config)
+    looked_at = 0
+    while True:
+        news = console.next_news()
+        text = console.since(looked_at)
+        if prompts.has_login(text):
+            return
+        looked_at = console.position - len(last_line(text))
+        await news.wait()
 
 
 async def _found(guest: Booting, channel: str | None) -> Channel:

@@ -223,6 +223,68 @@ def obeys(text: str) -> bytes:
     return asm.sector()
 
 
+def serial_login(*steps: tuple[str, str, bool], welcome: str) -> bytes:
+    """Ask for one line after the other, tell what was answered, print `welcome`, then send back every byte.
+
+    A step is a prompt, what is printed upon it once, and whether what is typed there is shown. As with a getty, an
+    empty line has its prompt printed anew. The answers are told as ``(one|two|)``.
+    """
+    asm = _start("")
+    asm.emit("bf", _word(_BUFFER))  # mov di, buffer
+    for number, (_, _, is_shown) in enumerate(steps):
+        asm.address("be", f"prompt{number}")  # mov si, prompt
+        asm.call("puts")
+        asm.address("be", f"upon{number}")
+        asm.call("puts")
+        asm.label(f"ask{number}")
+        asm.emit("b7", bytes([is_shown]))  # mov bh, is_shown
+        asm.call("line")
+        asm.short("75", f"done{number}")  # jnz
+        asm.address("be", f"prompt{number}")
+        asm.call("puts")
+        asm.short("eb", f"ask{number}")  # jmp
+        asm.label(f"done{number}")
+    asm.emit("c605 00")  # mov byte [di], 0
+    asm.address("be", "open")
+    asm.call("puts")
+    asm.emit("be", _word(_BUFFER))
+    asm.call("puts")
+    asm.address("be", "welcome")
+    asm.call("puts")
+    asm.label("echo")
+    asm.call("getc")
+    asm.call("putc")
+    asm.short("eb", "echo")
+
+    asm.label("getc")
+    asm.emit("ba fd03", "ec", "a8 01")  # mov dx, 0x3fd; in al, dx; test al, 1   (data ready?)
+    asm.short("74", "getc")  # jz
+    asm.emit("b2 f8", "ec", "c3")  # mov dl, 0xf8; in al, dx; ret
+
+    asm.label("line")  # appends to [di]; ZF when it was empty
+    asm.emit("89fd")  # mov bp, di
+    asm.label("char")
+    asm.call("getc")
+    asm.emit("3c 0a")  # cmp al, '\n'
+    asm.short("74", "end")  # je
+    asm.emit("aa", "84ff")  # stosb; test bh, bh
+    asm.short("74", "char")  # jz
+    asm.call("putc")
+    asm.short("eb", "char")
+    asm.label("end")
+    asm.emit("39ef")  # cmp di, bp
+    asm.short("74", "empty")  # je
+    asm.emit("b0 7c", "aa", "08c0")  # mov al, '|'; stosb; or al, al
+    asm.label("empty")
+    asm.emit("c3")  # ret
+    for number, (prompt, upon, _) in enumerate(steps):
+        _string(asm, f"prompt{number}", b"\r\n" + prompt.encode())
+        _string(asm, f"upon{number}", upon.encode())
+    _string(asm, "open", b"\r\n(")
+    _string(asm, "welcome", b")\r\n" + welcome.encode())
+    return asm.sector()
+
+
 def keys(text: str) -> bytes:
     """Print `text`, then what is typed on the keyboard; a key without a character as its BIOS code, like ``<3c>``."""
     asm = _start(text)

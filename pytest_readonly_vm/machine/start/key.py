@@ -49,7 +49,7 @@ def key_of(order: Order) -> str:
         [hashlib.sha256(content).hexdigest() for content in given.files.values()],
         [dataclasses.astuple(layer.fingerprint) for layer in order.layers],
         [_file(path) for path in (config.kernel, config.initrd, *_files_of(config.qemu_args)) if path],
-        [config.channel, config.login, code_of(config.ready)],
+        [config.channel, config.login, config.login_prompt, config.password_prompt, code_of(config.ready)],
     )
 
 
