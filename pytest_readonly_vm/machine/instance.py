@@ -20,6 +20,7 @@ from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.image import Layer
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.machine.access import Access
+from pytest_readonly_vm.machine.power import shut_down
 
 _POWERDOWN_PATIENCE = 30.0
 _QUIT_PATIENCE = 2.0
@@ -88,8 +89,9 @@ class Instance:
         :raises TimeoutError: the process survived all of that.
         """
         try:
-            if powerdown and await self._accepts("system_powerdown"):
-                await self.process.wait_ended(_POWERDOWN_PATIENCE)
+            if powerdown:
+                with contextlib.suppress(VmError):
+                    await shut_down(self, timeout=_POWERDOWN_PATIENCE)
             if await self._accepts("quit"):
                 # Before QEMU hangs up: the library makes a traceback of every connection that is broken on it.
                 await self.qmp.disconnect()

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_readonly_vm.channels.chronicle import Chronicle
-from pytest_readonly_vm.errors import ChannelLost, GuestPanicked, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ChannelLost, GuestPanicked, GuestShutDown, VmError, WaitTimeout
 from pytest_readonly_vm.machine.export import export_disk, keep_overlay
 from pytest_readonly_vm.machine.files import Progress
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.lineage import Lineage
 from pytest_readonly_vm.machine.moments import Checkpoint, Forks, Panic
+from pytest_readonly_vm.machine.power import shut_down
 from pytest_readonly_vm.machine.reach import Reachable
 from pytest_readonly_vm.machine.start.proof import prove_pristine
 from pytest_readonly_vm.machine.start.template import close_all, copies
@@ -163,15 +164,13 @@ class VirtualMachine(Reachable):
             self.wait_for_boot(before, timeout)
 
     def powerdown(self, *, wait: bool = True, timeout: float = 120.0) -> None:
-        """Press the power button; return when the guest has shut down, and QEMU with it.
+        """Press the power button, again until the guest reacts; return when it has shut down, QEMU with it.
 
         :raises WaitTimeout: it runs on after `timeout` seconds; not every guest minds the button.
         """
-        self.qmp.execute("system_powerdown")
-        if wait and not self._loop.run(self._instance.process.wait_ended(timeout)):
-            error = WaitTimeout(f"{self.name}: the guest did not shut down within {timeout:g} s of its power button")
-            error.add_note(f"Last console lines:\n{self.console.tail()}")
-            raise error
+        press = shut_down(self._instance, timeout=timeout) if wait else self.qmp.command("system_powerdown")
+        with contextlib.suppress(GuestShutDown):
+            self._loop.run(self._fate.race(press) if wait else press)
 
     @contextlib.contextmanager
     def expect_panic(self, timeout: float = 60.0) -> Iterator[Panic]:

@@ -163,6 +163,25 @@ def panics(text: str) -> bytes:
     return _output(text, "ba 0505 b0 01 ee")  # mov dx, 0x505; mov al, 1; out dx, al
 
 
+def minds_the_second_press(text: str, answer: str = "pressed") -> bytes:
+    """Print `text`, then `answer` for each press of the power button, a line each; power off at the second."""
+    asm = _start(text)
+    asm.emit("ba 0206 b8 0001 ef")  # mov dx, 0x602; mov ax, 0x100; out dx, ax     (ACPI's PM1_EN: the button)
+    asm.emit("b1 02")  # mov cl, 2
+    asm.label("again")
+    asm.emit("ba 0006 ed", "f6c4 01")  # mov dx, 0x600; in ax, dx; test ah, 1      (PM1_STS)
+    asm.short("74", "again")  # jz
+    asm.emit("b8 0001 ef")  # mov ax, 0x100; out dx, ax                            (seen)
+    asm.address("be", "pressed")  # mov si, pressed
+    asm.call("puts")
+    asm.emit("fec9")  # dec cl
+    asm.short("75", "again")  # jnz
+    asm.emit("ba 0406 b8 0020 ef")  # mov dx, 0x604; mov ax, 0x2000; out dx, ax
+    _halt(asm)
+    _string(asm, "pressed", f"{answer}\n".encode())
+    return asm.sector()
+
+
 def triple_fault(text: str) -> bytes:
     """Print `text` and cause an exception that no handler can take, so that the processor resets."""
     asm = _start(text)
