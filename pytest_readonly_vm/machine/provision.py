@@ -32,7 +32,9 @@ BOOTSTRAP = f"({_SERVE})</dev/null >/dev/null 2>&1 &"
 """A line for any POSIX shell of root in the guest: serve our port for ever, in the background, once it is there."""
 
 _MOST_PROCESSORS_TAKE = 2047  # bytes of a kernel command line; Linux cuts off what is longer without a word
-_HANDED_OVER = "/dev/.readonly-vm"
+HANDED_OVER = "/dev/.readonly-vm"
+"""Where the script is that is init until it starts the guest's own."""
+
 _OWN_INITS = "for i in /sbin/init /etc/init /bin/init;do [ -x $i ]&&exec $i{arguments};done;exec /bin/sh"
 _INIT = re.compile(r"(?<!\S)(rdinit|init)=(\S+)\s*")
 _CHANGES_ROOT = re.compile(r"(?<!\S)(root|boot|init)=")
@@ -208,8 +210,8 @@ def with_shell(append: str | None, *, has_initrd: bool) -> str:
     else:
         # What is started in an initramfs loses its root with it, and some (Alpine's) hand no arguments on. So a script
         # is laid where init will find it: all mounts of devtmpfs are the same file system, and it can be unmounted.
-        lay = f"$b mount -t devtmpfs d /dev;echo '{start}{init}'>{_HANDED_OVER};$b umount /dev;"
-        ours = f'rdinit=/bin/sh init=/bin/sh init_args={_HANDED_OVER} -- -c "{busybox}{lay}exec {early} {_HANDED_OVER}"'
+        lay = f"$b mount -t devtmpfs d /dev;echo '{start}{init}'>{HANDED_OVER};$b umount /dev;"
+        ours = f'rdinit=/bin/sh init=/bin/sh init_args={HANDED_OVER} -- -c "{busybox}{lay}exec {early} {HANDED_OVER}"'
     return f"{kept} {ours}".strip()
 
 

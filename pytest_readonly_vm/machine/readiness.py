@@ -15,6 +15,7 @@ from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import ChannelError
 from pytest_readonly_vm.machine.access import Access
 from pytest_readonly_vm.machine.commands import Commands
+from pytest_readonly_vm.machine.inits import AGAIN, HAS_BOOTED
 from pytest_readonly_vm.machine.prompts import Prompts, last_line
 from pytest_readonly_vm.machine.waits import Waits
 
@@ -29,23 +30,6 @@ _GRACE = {False: 1.0, True: 20.0}
 
 _MARGIN = 0.5
 """Seconds before a boot's deadline at which a guest with a login prompt is not given any longer for a channel."""
-
-# The shell that a direct boot is given is there before init. --wait returns when no job is left in systemd's queue.
-_SYSTEMD = """\
-read -r name </proc/1/comm
-case $(readlink /proc/1/exe):$name in
-    */systemd:*) [ -d /run/systemd/system ] || exit 75 ;;
-    *:sh) exit 75 ;;
-    *) echo none; exit ;;
-esac
-state=$(systemctl is-system-running --wait 2>/dev/null)
-case $state in running | degraded | maintenance) ;; *) exit 75 ;; esac
-echo "$state"
-cut -d ' ' -f 1 /proc/uptime
-systemctl show --property=UserspaceTimestampMonotonic,FinishTimestampMonotonic
-[ "$state" = running ] || systemctl list-units --failed --no-legend --plain
-"""
-_AGAIN = 75
 
 
 @dataclass(slots=True)
@@ -131,14 +115,17 @@ class ChannelAnswers:
 
 @dataclass(frozen=True, slots=True)
 class SystemdFinished:
-    """The channel answers and systemd has started all that it starts at boot, or failed to; at once without systemd."""
+    """The channel answers and systemd has started all that it starts at boot, or failed to.
+
+    Of another init it is seen from outside when it has come to its end with that: see `inits`.
+    """
 
     def describe(self) -> str:
-        return "a channel to answer and systemd to finish booting"
+        return "a channel to answer and the guest's init to finish booting"
 
     async def wait(self, guest: Booting) -> None:
         await _found(guest, None)
-        while (result := await guest.commands.run(_SYSTEMD, check=False)).exit_code == _AGAIN:
+        while (result := await guest.commands.run(HAS_BOOTED, check=False)).exit_code == AGAIN:
             await asyncio.sleep(_POLL)
         state, *rest = result.stdout.splitlines() or ["none"]
         if state != "none" and len(rest) >= 3:
