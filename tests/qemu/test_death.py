@@ -111,6 +111,7 @@ def test_who_comes_later_is_told_as_well(readonly_vm: VirtualMachine, fault: str
 
 
 def test_a_machine_that_was_reset_goes_on(readonly_vm: VirtualMachine) -> None:
+    readonly_vm.console.expect(READY)
     readonly_vm.console.send("t")
     eventually(lambda: isinstance(readonly_vm.trouble, GuestReset), "the reset")  # which may be before any wait for it
     readonly_vm.console.expect(READY)
@@ -120,6 +121,7 @@ def test_a_machine_that_was_reset_goes_on(readonly_vm: VirtualMachine) -> None:
 
 
 def test_a_reset_that_was_asked_for_is_none(readonly_vm: VirtualMachine) -> None:
+    readonly_vm.console.expect(READY)
     readonly_vm.qmp.execute("system_reset")
     readonly_vm.console.expect(READY)
     assert readonly_vm.trouble is None
