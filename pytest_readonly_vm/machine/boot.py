@@ -12,7 +12,7 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.machine.commands import Commands
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, greet
-from pytest_readonly_vm.machine.login import Login
+from pytest_readonly_vm.machine.login import Login, login
 from pytest_readonly_vm.machine.prompts import Prompts
 from pytest_readonly_vm.machine.readiness import Booting, Readiness, readiness
 
@@ -64,29 +64,28 @@ def boot(order: Order, instance: Instance) -> None:
     config, access = order.config, instance.access
     commands = Commands(access, instance.name)
     guest = Booting(order.handle(instance), instance.qmp, instance.console, access, commands)
-    typing = config.channel in ("auto", "shell") and (config.provision != "none" or config.login is not None)
-    login = Login(config, instance.console, access, instance.name) if typing else None
+    typist = login(config, instance.console, access, instance.name)
     limit = Limit(config, order.hypervisor)
     with instance.qmp.chronicle.noting("boot", "boot"):
-        order.loop.run(_boot(guest, instance, readiness(config.ready), login, limit))
+        order.loop.run(_boot(guest, instance, readiness(config.ready), typist, limit))
     instance.boot_phases = guest.phases
     instance.ready_after = time.monotonic() - instance.started
     if guest.failed_units:
         warnings.warn(f"{instance.name}: failed units: {', '.join(guest.failed_units)}", GuestWarning, stacklevel=2)
 
 
-async def _boot(guest: Booting, instance: Instance, ready: Readiness, login: Login | None, limit: Limit) -> None:
+async def _boot(guest: Booting, instance: Instance, ready: Readiness, typist: Login | None, limit: Limit) -> None:
     process = instance.process
     await greet(instance)
     try:
         async with asyncio.timeout(limit.seconds) as clock:
             guest.deadline = clock.when() or guest.deadline
-            await instance.qmp.fate.race(_ready(guest, instance, ready, login))
+            await instance.qmp.fate.race(_ready(guest, instance, ready, typist))
             await allow_reboots(instance)
     except GuestDied as death:
         raise _boot_failure(instance, death) from None
     except TimeoutError:
-        raise process.with_evidence(_boot_timeout(instance, ready, login, limit)) from None
+        raise process.with_evidence(_boot_timeout(instance, ready, typist, limit)) from None
     instance.qmp.forget_events()
 
 
@@ -95,22 +94,24 @@ async def allow_reboots(instance: Instance) -> None:
     await instance.qmp.command("set-action", {"reboot": "reset"})
 
 
-async def _ready(guest: Booting, instance: Instance, ready: Readiness, login: Login | None) -> None:
+async def _ready(guest: Booting, instance: Instance, ready: Readiness, typist: Login | None) -> None:
     """Wait, and meanwhile answer the console's prompts if that may lead to a channel."""
+    guest.typing = typing = asyncio.ensure_future(typist.run()) if typist is not None else None
     waiting = asyncio.ensure_future(ready.wait(guest))
-    typing = asyncio.ensure_future(login.run() if login is not None else asyncio.sleep(0))
+    tasks = [waiting] if typing is None else [waiting, typing]
     try:
-        await asyncio.wait((waiting, typing), return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done() and not guest.has_open_port:  # by which another way may lead to a channel
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        # A login that fails is an error, unless somebody has opened a port by which another way may lead to a channel.
+        if typing is not None and typing.done() and not waiting.done() and not guest.has_open_port:
             try:
                 typing.result()
             except ChannelError as refusal:
                 raise instance.process.with_evidence(refusal) from None
         await waiting
     finally:
-        for task in (waiting, typing):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(waiting, typing, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _boot_failure(instance: Instance, death: GuestDied) -> GuestDied:
@@ -125,7 +126,7 @@ def _boot_failure(instance: Instance, death: GuestDied) -> GuestDied:
     return failure
 
 
-def _boot_timeout(instance: Instance, ready: Readiness, login: Login | None, limit: Limit) -> BootTimeout:
+def _boot_timeout(instance: Instance, ready: Readiness, typist: Login | None, limit: Limit) -> BootTimeout:
     access = instance.access
     error = BootTimeout(
         f"{instance.name}: the guest was not ready within {limit.seconds:g} s ({limit.explain()}): "
@@ -134,8 +135,8 @@ def _boot_timeout(instance: Instance, ready: Readiness, login: Login | None, lim
     error.add_note(f"By its console, it got as far as {stage(instance.console.text)}.")
     if access.found is None and access.is_possible:
         error.add_note(f"No channel answered: {access.why_none()}")
-    if login is not None and login.refusal:
-        error.add_note(f"Login at the console: {login.refusal}")
+    if typist is not None and typist.refusal:
+        error.add_note(f"Login at the console: {typist.refusal}")
     if not instance.console.tail():
         error.add_note(
             "A Linux guest uses its serial console when its kernel command line has console=ttyS0; with ready=none a "

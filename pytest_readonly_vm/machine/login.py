@@ -27,20 +27,26 @@ _AFTER_NAME = _FIRST | {Asked.PASSWORD, Asked.QUESTION}
 _AFTER_PASSWORD = _FIRST | {Asked.PASSWORD}
 
 
+def login(config: VmConfig, console: Console, access: Access, name: str, *, since: int = 0) -> "Login | None":
+    """What answers the prompts that a console shows from a position on, where that may lead to a channel."""
+    is_wanted = config.channel in ("auto", "shell") and (config.provision != "none" or config.login is not None)
+    return Login(config, console, access, name, since) if is_wanted else None
+
+
 class Login:
     """Answers the prompts of one machine's console until a channel answers. For the loop."""
 
-    def __init__(self, config: VmConfig, console: Console, access: Access, name: str) -> None:
+    def __init__(self, config: VmConfig, console: Console, access: Access, name: str, since: int) -> None:
         self._config = config
         self._prompts = Prompts.of(config)
         self._console = console
         self._access = access
         self._machine = name
-        self._mark = 0
+        self._mark = since
         """Where on the console the answer to what was typed last begins."""
         self._nudges = _TRIES
         self.refusal: str | None = None
-        """Why it did not work, once that is known."""
+        """Why it did not work, or has not yet."""
 
     async def run(self) -> None:
         """Type. Returns when there is nothing left to do.
@@ -51,8 +57,11 @@ class Login:
         for _ in range(_TRIES):  # a getty that begins anew, as its line or the kernel makes it do, forgets what it read
             while (asked := await self._asked(_FIRST)) is Asked.NAME and user is None:
                 await self._console.next_news().wait()
+            if self._access.found is not None:
+                return
             if asked is Asked.NAME:
                 await self._type(user or "")
+                self.refusal = f"{user} was typed, and no prompt is recognised since (see password_prompt)"
                 asked = await self._asked(_AFTER_NAME)
                 if asked is Asked.QUESTION and not await self._is_dark():
                     asked = await self._asked(_AFTER_NAME - {Asked.QUESTION})
@@ -63,6 +72,7 @@ class Login:
                         raise self._refused(f"was refused: {self._line()}")
             if asked is Asked.ROOT:
                 await self._type(BOOTSTRAP)
+                self.refusal = None
                 return
             if asked is Asked.USER:
                 where = f"the shell of an ordinary user ({self._line()}); root is needed"
@@ -115,6 +125,7 @@ class Login:
         if password is None:
             raise self._refused(f"needs a password ({self._line()}), and there is no setting password")
         await self._type(password)
+        self.refusal = "the password was typed, and no shell's prompt is recognised since"
 
     async def _type(self, text: str) -> None:
         self._mark = self._console.position

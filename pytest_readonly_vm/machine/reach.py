@@ -1,5 +1,6 @@
 """Owns the ways into a machine from outside of a test: ports, SSH, what a person can paste."""
 
+import asyncio
 import os
 import shlex
 import sys
@@ -10,6 +11,7 @@ from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.machine.guest import Guest
 from pytest_readonly_vm.machine.instance import Instance
+from pytest_readonly_vm.machine.login import login
 
 
 class Reachable(Guest):
@@ -23,6 +25,22 @@ class Reachable(Guest):
         """A command to paste into another terminal for a second monitor, with ``monitor=on``; otherwise None."""
         monitor = self._instance.human_monitor
         return f"qmp-shell -H {shlex.quote(str(monitor))}" if monitor else None
+
+    def wait_for_boot(self, before: str, timeout: float = 300.0) -> None:
+        """Wait until the guest has booted anew and a channel answers; at its serial console root is logged in again.
+
+        :param before: what `boot_id` was.
+        :raises WaitTimeout: it has not in time.
+        """
+        instance = self._instance
+        console = instance.console
+        again = login(instance.config, console, instance.access, self.name, since=console.position)
+        typing = asyncio.run_coroutine_threadsafe(again.run(), self._loop.loop) if again is not None else None
+        try:
+            super().wait_for_boot(before, timeout)
+        finally:
+            if typing is not None:
+                typing.cancel()
 
     def forward(self, guest_port: int, *, host_port: int = 0, udp: bool = False) -> Forward:
         """Make a port of the guest reachable from this computer, and from no other; return host and port.

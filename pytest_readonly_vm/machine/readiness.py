@@ -47,6 +47,9 @@ class Booting:
     deadline: float = _NO_DEADLINE
     """When the boot must have ended, by the loop's clock."""
 
+    typing: "asyncio.Future[None] | None" = None
+    """A login at the console that may lead to a channel."""
+
     @property
     def has_open_port(self) -> bool:
         """Whether somebody in the guest has opened the port of a channel, which may answer soon."""
@@ -223,6 +226,8 @@ class Usual:
         prompt = asyncio.ensure_future(_login_prompt(guest))
         try:
             await asyncio.wait((booted, prompt), return_when=asyncio.FIRST_COMPLETED)
+            if not booted.done() and guest.typing is not None and guest.vm.config.login is not None:
+                await asyncio.wait((booted, guest.typing), return_when=asyncio.FIRST_COMPLETED)
             if not booted.done():
                 grace = _GRACE[guest.has_open_port or guest.vm.config.login is not None]
                 left = guest.deadline - asyncio.get_running_loop().time() - _MARGIN

@@ -106,16 +106,28 @@ def test_a_login_prompt_is_enough_where_no_channel_answers_by_the_deadline(
     assert f"(root|{PASSWORD}|)" in machine.console.text
 
 
+def test_a_login_that_gets_stuck_is_no_boot(log_in: Callable[..., VirtualMachine]) -> None:
+    with pytest.raises(BootTimeout) as timeout:
+        log_in(NAME, ("What now?", "", False), ready="auto", boot_timeout=2)
+    assert "Login at the console: root was typed, and no prompt is recognised since" in "\n".join(
+        timeout.value.__notes__
+    )
+
+
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize(
-    "ready", ["auto", "console:login: $", AllOf(ConsolePattern("login: "), ConsolePattern("debian"))], ids=str
+    ("ready", "upon"),
+    [
+        ("auto", ""),
+        ("auto", "/dev/root resized successfully\r\n"),
+        ("console:login: $", ""),
+        (AllOf(ConsolePattern("login: "), ConsolePattern("debian")), ""),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("upon", ["", "/dev/root resized successfully\r\n"])
 def test_readiness_takes_nothing_away_from_the_test(
     log_in: Callable[..., VirtualMachine], start: str, ready: object, upon: str
 ) -> None:
-    if ready != "auto" and upon:
-        return
     machine = log_in(("debian login: ", upon, True), start=start, channel="none", login=None, ready=ready)
     machine.console.expect("debian login: ", timeout=GENEROUS)
     machine.console.send("root\n")

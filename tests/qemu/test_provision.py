@@ -12,6 +12,7 @@ from tests.guests import tools
 from tests.guests.debian import PASSWORD, debian
 from tests.guests.disk import PARTITION_START
 from tests.guests.tiny_linux import tiny_linux
+from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
 
 SHELL = VmConfig().replace(accel="tcg", channel="shell", start="cold", boot_timeout=300)
@@ -95,6 +96,8 @@ def test_a_root_shell_on_the_serial_port_is_all_that_is_needed(lab: Lab, tiny: V
     vm = lab.start(tiny.replace(provision="systemd"), name="tiny")
     assert "init=" not in vm.run("cat /proc/cmdline").stdout
     assert vm.channel == "shell"
+    vm.reboot(hard=True, timeout=GENEROUS)
+    assert vm.run("echo again").stdout == "again\n"
 
 
 def test_a_guest_that_cannot_be_reached_says_why(lab: Lab, small: Callable[..., VmConfig]) -> None:
