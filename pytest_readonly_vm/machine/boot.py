@@ -70,6 +70,10 @@ def boot(order: Order, instance: Instance) -> None:
         order.loop.run(_boot(guest, instance, readiness(config.ready), typist, limit))
     instance.boot_phases = guest.phases
     instance.ready_after = time.monotonic() - instance.started
+    is_login_unused = config.ready == "auto" and config.login is not None and access.found is None
+    if is_login_unused and typist is not None and typist.refusal:
+        said = f"{instance.name}: it shows a login prompt, and no channel answers: {typist.refusal}"
+        warnings.warn(said, GuestWarning, stacklevel=2)
     if guest.failed_units:
         warnings.warn(f"{instance.name}: failed units: {', '.join(guest.failed_units)}", GuestWarning, stacklevel=2)
 

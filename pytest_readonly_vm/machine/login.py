@@ -92,8 +92,9 @@ class Login:
             asked = self._prompts.asked(text)
             if asked is Asked.QUESTION and "\n" not in text:
                 asked = None  # the echo of what was typed
-            is_covered = asked is Asked.COVERED_NAME and expected is _FIRST and self._config.login is not None
-            if asked in expected or (is_covered and self._nudges):
+            if asked is Asked.COVERED_NAME and expected is not _AFTER_PASSWORD:
+                asked = Asked.NAME  # whoever reads a line there does not mind what was printed upon the prompt
+            if asked in expected:
                 patience = _QUIET
             elif expected is _AFTER_PASSWORD and text and self._nudges:
                 patience = _LONG_QUIET

@@ -226,13 +226,12 @@ class Usual:
         prompt = asyncio.ensure_future(_login_prompt(guest))
         try:
             await asyncio.wait((booted, prompt), return_when=asyncio.FIRST_COMPLETED)
+            hopeful = guest.has_open_port
             if not booted.done() and guest.typing is not None and guest.vm.config.login is not None:
-                await asyncio.wait((booted, guest.typing), return_when=asyncio.FIRST_COMPLETED)
+                hopeful = await _progress(guest, booted, guest.typing)
             if not booted.done():
-                grace = _GRACE[guest.has_open_port or guest.vm.config.login is not None]
-                left = guest.deadline - asyncio.get_running_loop().time() - _MARGIN
                 try:
-                    async with asyncio.timeout(min(grace, left)):
+                    async with asyncio.timeout(min(_GRACE[hopeful], _time_left(guest))):
                         await _found(guest, None)
                 except (TimeoutError, ChannelError):
                     return
@@ -275,6 +274,22 @@ async def _login_prompt(guest: Booting) -> None:
             return
         looked_at = console.position - len(last_line(text))
         await news.wait()
+
+
+async def _progress(guest: Booting, *tasks: asyncio.Future[Any]) -> bool:
+    """Wait until one of these is done, as long as the console has news meanwhile; whether one is."""
+    while not any(task.done() for task in tasks):
+        news: asyncio.Future[Any] = asyncio.ensure_future(guest.console.next_news().wait())
+        patience = min(_GRACE[True], _time_left(guest))
+        done, _ = await asyncio.wait((*tasks, news), timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        news.cancel()
+        if not done:
+            return False
+    return True
+
+
+def _time_left(guest: Booting) -> float:
+    return max(guest.deadline - asyncio.get_running_loop().time() - _MARGIN, 0.0)
 
 
 async def _found(guest: Booting, channel: str | None) -> Channel:
