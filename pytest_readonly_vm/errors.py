@@ -80,7 +80,7 @@ class BaseImageChanged(VmError):
 
 
 class GuestWarning(UserWarning):
-    """The guest has booted, and something about it is not as it should be: units that failed, a login that leads nowhere."""
+    """The guest has booted, and something is not as it should be: units that failed, a login that leads nowhere."""
 
 
 class StartFailed(VmError):

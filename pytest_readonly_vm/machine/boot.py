@@ -107,10 +107,9 @@ async def _ready(guest: Booting, instance: Instance, ready: Readiness, typist: L
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         # A login that fails is an error, unless somebody has opened a port by which another way may lead to a channel.
         if typing is not None and typing.done() and not waiting.done() and not guest.has_open_port:
-            try:
-                typing.result()
-            except ChannelError as refusal:
-                raise instance.process.with_evidence(refusal) from None
+            refusal = typing.exception()
+            if isinstance(refusal, ChannelError):
+                raise instance.process.with_evidence(refusal)
         await waiting
     finally:
         for task in tasks:
