@@ -17,7 +17,7 @@
     │   ├── GuestReset           ... by a reset that nobody asked for: a triple fault, a watchdog, a loop of reboots
     │   ├── GuestShutDown        ... as it shut down or was powered off
     │   └── QemuDied             ... as QEMU was killed, crashed, or was told to quit
-    ├── GuestPaused              QEMU has stopped the guest: its disk cannot be written or read
+    ├── GuestPaused              the guest stands still: paused, suspended, in a debugger, its disk cannot be written
     ├── CapsuleRefused           a saved machine is damaged, or does not fit this computer or its base image
     ├── GuestUnhealthy           a health gate found in the guest what should not be there
     ├── GuestBroken              an earlier test has met the end of this machine, or of all of its kind
@@ -29,7 +29,7 @@
     ├── DisplayError             the machine has no display, or a key does not exist
     ├── WaitTimeout              what was waited for did not come; also a TimeoutError
     │   ├── BootTimeout          ... and what was waited for was a ready guest
-    │   └── CommandTimeout       ... and what was waited for was the end of a command, which was killed
+    │   └── CommandTimeout       ... and what was waited for was the end of a command, which was killed if possible
     └── QmpError                 QEMU refused a monitor command
 
 The message of each is one line that says what happened. Evidence (the last console lines, QEMU's stderr, a command
@@ -118,10 +118,16 @@ class QemuDied(GuestDied):
 
 
 class GuestPaused(VmError):
-    """QEMU has stopped the guest as its disk could not be written or read; the message says which, and why.
+    """The guest stands still, so nothing can be waited for; the message says why, and what lets it go on.
 
-    Nothing is lost: when the cause is gone, `VirtualMachine.resume` lets the guest go on.
+    Nothing is lost: it goes on with `VirtualMachine.resume`, which also wakes a guest that is suspended to RAM.
+
+    Attributes: `state`, QEMU's run state: ``paused``, ``suspended``, ``debug``, ``io-error``, ``watchdog``, ...
     """
+
+    def __init__(self, message: str, *, state: str = "") -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class CapsuleRefused(VmError):
@@ -176,7 +182,7 @@ class BootTimeout(WaitTimeout):
 
 
 class CommandTimeout(WaitTimeout):
-    """A command in the guest did not end in time, and was killed there.
+    """A command in the guest did not end in time. The message says whether it was killed there.
 
     Attributes: `stdout` and `stderr`, what it had printed so far, as text. The notes have the ends of both.
     """

@@ -15,7 +15,9 @@ class Happening:
     """One entry. Times are seconds: `time` since the epoch, of the beginning, `seconds` how long it took."""
 
     kind: str
-    """``start``, ``boot``, ``command``, ``file``, ``wait``, ``qmp``, ``event``, ``screen``, ``death``, ``moment``."""
+    """``start``, ``boot``, ``command``, ``file``, ``wait``, ``qmp``, ``event``, ``screen``, ``death``, ``moment``,
+    ``loss``.
+    """
     what: str
     time: float
     seconds: float = 0.0
@@ -53,8 +55,9 @@ class Chronicle:
             happening.seconds = time.perf_counter() - started
 
     def follow(self, earlier: "Chronicle") -> None:
-        """Begin with what another chronicle has."""
-        self._happenings.extendleft(reversed(earlier.entries()))
+        """Begin with what another chronicle has, as far as there is room beside what is in this one."""
+        if (room := _KEPT - len(self._happenings)) > 0:
+            self._happenings.extendleft(reversed(earlier.entries()[-room:]))
 
     def entries(self) -> tuple[Happening, ...]:
         """All that is kept."""

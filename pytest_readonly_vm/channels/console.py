@@ -4,6 +4,7 @@ import asyncio
 import codecs
 import contextlib
 import io
+import os
 import re
 import socket
 from collections.abc import Callable
@@ -63,15 +64,18 @@ class Console:
         self._name = name
         utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._decode = io.IncrementalNewlineDecoder(utf8, translate=True).decode
-        self._recent = history.data.decode(errors="replace").replace("\r\n", "\n")[-_KEPT:]
-        self._unread = history.unread
-        self._position = len(self._recent)
+        recent = history.data.decode(errors="replace").replace("\r\n", "\n")
+        self._recent = _Latest(recent)
+        self._unread = _Latest(history.unread)
+        self._position = len(recent)
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
         self.log_path = log
         """The whole log, as the guest sent it, for as long as the machine lives."""
+        self.loss = ""
+        """Why the log, and with it `text`, does not have all that the guest has sent; empty if it has."""
         self._log = log.open("wb", buffering=0)
-        self._log.write(history.data)
+        self._write(history.data)
         port.setblocking(False)
         process.drains.append(self._read_rest)
         process.witnesses.append(self._testify)
@@ -90,16 +94,25 @@ class Console:
         if not data:
             self._loop.loop.remove_reader(self._port.fileno())
             return False
-        self._log.write(data)
+        self._write(data)
         text = self._decode(data)
-        self._recent = (self._recent + text)[-_KEPT:]
-        self._unread = (self._unread + text)[-_KEPT:]
+        self._recent.add(text)
+        self._unread.add(text)
         self._position += len(text)
         for listener in self.listeners:
             listener(text)
         self._news.set()
         self._news = asyncio.Event()
         return True
+
+    def _write(self, data: bytes) -> None:
+        """To the log, as long as that has all from the beginning. What waits and watches gets it in any case."""
+        try:
+            while data and not self.loss:
+                data = data[self._log.write(data) :]
+        except OSError as error:
+            self.loss = f"the log of the console ends early: {error.strerror}: {self.log_path}"
+            self._chronicle.note("loss", self.loss)
 
     def catch_up(self) -> None:
         """Take in what the guest has sent by now; on the loop."""
@@ -110,7 +123,8 @@ class Console:
         self.catch_up()
 
     def _testify(self) -> str:
-        return f"Last console lines:\n{tail}" if (tail := self.tail()) else "The console stayed silent."
+        lines = f"Last console lines:\n{tail}" if (tail := self.tail()) else "The console stayed silent."
+        return f"{lines}\n({self.loss})" if self.loss else lines
 
     async def found(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
         """As `expect`, on the loop."""
@@ -118,7 +132,7 @@ class Console:
 
     async def seen(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
         """As `found`, in all that has come, and without taking it away from whoever looks for it next."""
-        return await self._wait(pattern, timeout, lambda pattern: pattern.search(self._recent))
+        return await self._wait(pattern, timeout, lambda pattern: pattern.search(self._recent.text()))
 
     async def _wait(
         self,
@@ -144,13 +158,18 @@ class Console:
             raise error from None
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        if match := pattern.search(self._unread):
-            self._unread = self._unread[match.end() :]
+        unread = self._unread.text()
+        match = pattern.search(unread)
+        self._unread = _Latest(unread[match.end() :] if match else unread)  # in one piece, for the next who looks
         return match
 
     def transcript(self) -> Transcript:
         """All of it, for a console that goes on from here; of a longer log the last MiB."""
-        return Transcript(self.log_path.read_bytes()[-_KEPT:], self._unread)
+        if self.loss:
+            return Transcript(self._recent.text().encode()[-_KEPT:], self._unread.text())
+        with self.log_path.open("rb") as log:
+            log.seek(max(log.seek(0, os.SEEK_END) - _KEPT, 0))
+            return Transcript(log.read(), self._unread.text())
 
     def next_news(self) -> asyncio.Event:
         """Set when the guest sends something more; on the loop."""
@@ -163,7 +182,8 @@ class Console:
 
     def since(self, position: int) -> str:
         """What has come since `position` was that, as the guest sent it; of much, the latest."""
-        return self._recent[-(self._position - position) :] if position < self._position else ""
+        length = self._position - position
+        return self._recent.end(length)[-length:] if length > 0 else ""
 
     async def typed(self, data: bytes, timeout: float = 30.0) -> None:
         """As `send`, on the loop."""
@@ -188,14 +208,17 @@ class Console:
 
     @property
     def text(self) -> str:
-        """All that the guest has sent since it was started; once the machine has ended, the last 2**20 characters."""
+        """All that the guest has sent since it was started; the last 2**20 characters once the machine has ended, or if
+        the host's disk had no room for the log (see `loss`).
+        """
         with contextlib.suppress(FileNotFoundError):
-            return self.log_path.read_text(encoding="utf-8", errors="replace")
-        return self._recent
+            if not self.loss:
+                return self.log_path.read_text(encoding="utf-8", errors="replace")
+        return self._recent.text()
 
     def tail(self, lines: int = _LINES_SHOWN) -> str:
         """The last lines, blank ones at the end apart, without what a terminal would obey: fit to be shown."""
-        return "\n".join(shown(self._recent).rstrip().splitlines()[-lines:])
+        return "\n".join(shown(self._recent.text()).rstrip().splitlines()[-lines:])
 
     def expect(self, pattern: str | re.Pattern[str], timeout: float = 30.0) -> re.Match[str]:
         """Wait until the console shows a pattern, in what came after the previous `expect` found its own.
@@ -220,6 +243,33 @@ class Console:
         :raises ConnectionLost: it lives, and somebody has taken the serial port away from it.
         """
         self._loop.run(self.typed(text.encode() if isinstance(text, str) else text, timeout))
+
+
+class _Latest:
+    """The last 2**20 characters of a text that grows on the loop; adding to it costs the same however long it is."""
+
+    def __init__(self, text: str) -> None:
+        self._pieces = [text[-_KEPT:]]
+        self._length = len(self._pieces[0])
+
+    def add(self, text: str) -> None:
+        self._pieces.append(text)
+        self._length += len(text)
+        if self._length > 2 * _KEPT:
+            self._pieces = [self.text()]
+            self._length = _KEPT
+
+    def text(self) -> str:
+        return "".join(self._pieces)[-_KEPT:]
+
+    def end(self, length: int) -> str:
+        """At least its last so many characters, if it has them."""
+        pieces: list[str] = []
+        for piece in reversed(self._pieces):
+            pieces.append(piece)
+            if (length := length - len(piece)) <= 0:
+                break
+        return "".join(reversed(pieces))
 
 
 def shown(text: str) -> str:

@@ -21,29 +21,63 @@ class Fate:
         self._process = process
         self._blow: asyncio.Future[Cause] | None = None
         self._resets_expected = 0
-        self.cause: Cause | None = None
+        self._stops_expected = 0
+        self._rests_expected = 0
+        self._end: Cause | None = None
+        self._standstill: Cause | None = None
+        self._first: Cause | None = None
+        self.look: Callable[[], None] = lambda: None
+        """Has whoever watches over the guest see whether it runs: for states of which QEMU reports nothing."""
+
+    @property
+    def cause(self) -> Cause | None:
         """What has stopped the guest, if something has and it did not go on since."""
-        self.first_cause: Cause | None = None
-        """The first of them all, even if the guest has booted anew since."""
+        return self._end or self._standstill
+
+    @property
+    def trouble(self) -> Cause | None:
+        """What has brought the guest to its end; one that has booted anew since, or was healed, the first time."""
+        return self._end or self._first
 
     def befall(self, cause: Cause, *, passing: bool = False) -> None:
         """Wake everybody with this error; unless it is `passing`, also give it to those who come later."""
-        self.first_cause = self.first_cause or cause
-        if not passing and self.cause is None:
-            self.cause = cause
+        self._first = self._first or cause
+        if not passing and self._end is None:
+            self._end = cause
+        self._wake(cause)
+
+    def stand_still(self, cause: Cause, *, is_trouble: bool) -> None:
+        """Wake everybody with this error, and give it to those who come later, until the guest goes on.
+
+        :param is_trouble: whether nobody has meant it.
+        """
+        if self._stops_expected > self._rests_expected:
+            return
+        self._standstill = cause
+        if is_trouble:
+            self._first = self._first or cause
+        if not self._stops_expected:
+            self._wake(cause)
+
+    def _wake(self, cause: Cause) -> None:
         if self._blow is not None and not self._blow.done():
             self._blow.set_result(cause)
         self._blow = None
 
-    def heal(self) -> None:
-        """The guest goes on as if nothing had been."""
-        if self.first_cause is self.cause:
-            self.first_cause = None
-        self.cause = None
+    def go_on(self) -> None:
+        """The guest runs again, as if it had not stood still."""
+        if self._first is self._standstill:
+            self._first = None
+        self._standstill = None
 
     def begin_anew(self) -> None:
-        """The guest boots again."""
-        self.cause = None
+        """The guest boots again, or will as soon as it runs."""
+        self._end = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether more has stopped it than what it may go on from."""
+        return self._end is not None
 
     @contextlib.contextmanager
     def expecting_reset(self) -> Iterator[None]:
@@ -57,6 +91,20 @@ class Fate:
     @property
     def expects_reset(self) -> bool:
         return self._resets_expected > 0
+
+    @contextlib.contextmanager
+    def expecting_stop(self, *, for_long: bool = False) -> Iterator[None]:
+        """Let the guest stand still meanwhile, for a purpose of ours; whoever waits for it goes on waiting.
+
+        :param for_long: whoever comes later is told all the same.
+        """
+        self._stops_expected += 1
+        self._rests_expected += for_long
+        try:
+            yield
+        finally:
+            self._stops_expected -= 1
+            self._rests_expected -= for_long
 
     def check(self) -> None:
         """See whether the guest goes on.

@@ -7,6 +7,7 @@ https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html.
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
@@ -19,7 +20,7 @@ from qemu.qmp.message import Message
 
 from pytest_readonly_vm.channels.chronicle import Chronicle, Happening
 from pytest_readonly_vm.channels.fate import Fate
-from pytest_readonly_vm.errors import ConnectionLost, QmpError, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ConnectionLost, GuestPaused, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
 
@@ -29,6 +30,11 @@ _EVENTS_KEPT = 1000
 _LONGEST_KEPT = 50  # items; the answer of query-qmp-schema has thousands
 _LONGEST_REPLY = 256 << 20  # bytes; a longer line would break the connection
 _PATIENCE_WITH_THE_DYING = 2.0  # seconds by which a connection may end before its QEMU
+_OF_QEMU = re.compile(
+    r"STOP|RESUME|WAKEUP|RESET|SHUTDOWN|POWERDOWN|DUMP_COMPLETED|DEVICE_(?:DELETED|TRAY_MOVED)|QUORUM_\w+|CHARDEV_\w+"
+    r"|(?:JOB|BLOCK_JOB|BLOCK_EXPORT|BLOCK_WRITE|MIGRATION|NETDEV|VNC|SPICE|XEN|COLO|VFU|RDMA)_\w+|UNPLUG_PRIMARY"
+)
+"""Events that come of what QEMU is told or does by itself, so of a guest that stands still as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,8 @@ class Qmp:
         self._events: deque[QmpEvent] = deque(maxlen=_EVENTS_KEPT)
         self._taken: set[int] = set()
         self._forgotten = 0
-        self._heard = 0
+        self.heard = 0
+        """How many events have come: the next one's number."""
         self._news = asyncio.Event()
         self._handing_over = asyncio.Lock()
         self.listeners: list[Callable[[QmpEvent], None]] = []
@@ -104,9 +111,9 @@ class Qmp:
         stamp = message.get("timestamp", {})
         time = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6 if isinstance(stamp, dict) else 0.0
         data = message.get("data", {})
-        event = QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, time, self._heard)
+        event = QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, time, self.heard)
         self._events.append(event)
-        self._heard += 1
+        self.heard += 1
         self.chronicle.note("event", event.name, detail=event.data)
         for listener in self.listeners:
             listener(event)
@@ -174,20 +181,23 @@ class Qmp:
         """As `wait_event`, on the loop; the guest's end ends the wait only if it is for an event `of_guest`."""
         try:
             async with asyncio.timeout(timeout):
-                known = self.fate.cause
+                is_of_qemu = _OF_QEMU.fullmatch(name) is not None
+                known = self.fate.cause if is_of_qemu else None
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (event := self._take(name, match)):
-                    if self.fate.cause is not known and of_guest:  # since the last turn
-                        self.fate.check()
                     if not of_guest:
                         await self._process.race(self._news.wait())
                         continue
                     try:
+                        if self.fate.cause is not known:  # since the last turn
+                            self.fate.check()
                         await self.fate.news(self._news)
-                    except VmError:
+                    except VmError as end:
                         if event := self._take(name, match):  # which may be what has stopped the guest
                             return event
-                        raise
+                        if not (is_of_qemu and isinstance(end, GuestPaused)):
+                            raise
+                        known = self.fate.cause
                 return event
         except TimeoutError:
             error = WaitTimeout(f"{self.name}: no event {name} came within {timeout:g} s")
@@ -242,28 +252,20 @@ class Qmp:
         """As `execute`, for async tests, under asyncio, pytest-asyncio, and anyio with either back end."""
         return await self._from_elsewhere(self.command(command, _merged(arguments, named), timeout))
 
-    def wait_event(
-        self,
-        name: str,
-        match: Match = None,
-        timeout: float = 30.0,
-    ) -> QmpEvent:
+    def wait_event(self, name: str, match: Match = None, timeout: float = 30.0) -> QmpEvent:
         """Return the first event of this name that no wait has returned before; one that already came counts.
 
         :param match: a function of the event, or a mapping whose items the event's ``data`` must have.
         :param timeout: seconds to wait.
         :raises WaitTimeout: it did not come; a note lists the events that did.
-        :raises GuestDied, GuestPaused: the guest was stopped while waiting, of which QEMU reports something else.
+        :raises GuestDied: the guest came to its end while waiting, of which QEMU reports something else, or before.
+        :raises GuestPaused: it stands still. Events of QEMU's own (``JOB_…``, ``MIGRATION``, ``RESUME``, ``RESET``, …)
+            are waited for all the same, after the end of a guest whose QEMU lives as well.
         """
         with self.chronicle.noting("wait", f"event: {name}"):
             return self._loop.run(self.next_event(name, match, timeout, of_guest=True))
 
-    async def await_event(
-        self,
-        name: str,
-        match: Match = None,
-        timeout: float = 30.0,
-    ) -> QmpEvent:
+    async def await_event(self, name: str, match: Match = None, timeout: float = 30.0) -> QmpEvent:
         """As `wait_event`, for async tests."""
         return await self._from_elsewhere(self.next_event(name, match, timeout, of_guest=True))
 
@@ -277,7 +279,7 @@ class Qmp:
 
     def forget_events(self) -> None:
         """Let waits see only what comes from now on. `events` still shows the past."""
-        self._forgotten = self._heard
+        self._forgotten = self.heard
 
 
 def _matches(event: QmpEvent, match: Match) -> bool:

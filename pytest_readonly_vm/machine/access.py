@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.console import Console
-from pytest_readonly_vm.errors import ChannelError, ChannelLost
+from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
 from pytest_readonly_vm.host.process import Process
 
 PATIENCE = 60.0
@@ -36,6 +36,7 @@ class Access:
         self._name = name
         self._usual = usual
         self._search: asyncio.Task[Channel] | None = None
+        self._is_closed = False
 
     @property
     def found(self) -> Channel | None:
@@ -64,14 +65,31 @@ class Access:
             for other in set(self._channels) - {only}:
                 await self._channels.pop(other).close()
             self.lose()
-        if self._search is None or (self._search.done() and self.found is None):
-            self._search = asyncio.ensure_future(self._first())
-            self._search.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             async with asyncio.timeout(timeout):
-                return await self._process.race(asyncio.shield(self._search))
+                while not self._is_closed:
+                    if self._search is None or (self._search.done() and self.found is None):
+                        self._search = asyncio.ensure_future(self._first())
+                        self._search.add_done_callback(lambda done: done.cancelled() or done.exception())
+                    search = self._search
+                    await self._process.race(asyncio.wait((search,)))
+                    if not search.cancelled():  # as by somebody else who has lost the channel meanwhile
+                        return search.result()
         except TimeoutError:
             raise self._silence(f"no channel answered in {timeout:g} s") from None
+        raise GuestDied(f"{self._name}: the machine has been closed")
+
+    async def answers(self, patience: float) -> bool | None:
+        """Whether the guest answers over the channel in use within so many seconds; None if there is none."""
+        if (channel := self.found) is None:
+            return None
+        asked = asyncio.ensure_future(channel.execute(b":", input=b"", stdout=bytes, stderr=bytes))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait((asked,), timeout=patience)
+        if not asked.done():
+            asked.cancel()  # and left to itself: to take leave of a guest that does not answer may take long
+            return False
+        return None if asked.exception() else True
 
     async def resume(self, name: str, parted: Mapping[str, Any]) -> None:
         """Go on with a conversation that the guest had when it was copied. Whether it does is up to the first use."""
@@ -141,6 +159,7 @@ class Access:
         self._search = None
 
     async def close(self) -> None:
+        self._is_closed = True
         if self._search is not None:
             self._search.cancel()
             await asyncio.gather(self._search, return_exceptions=True)

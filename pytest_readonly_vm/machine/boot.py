@@ -124,7 +124,7 @@ def _boot_failure(instance: Instance, death: GuestDied) -> GuestDied:
         failure.panic = death.panic
     if isinstance(failure, GuestReset):
         failure.add_note("A reset while booting is a crash (a triple fault, a panic) or a reboot without end.")
-    for note in death.__notes__:
+    for note in getattr(death, "__notes__", ()):
         failure.add_note(note)
     return failure
 

@@ -180,7 +180,9 @@ def _timeline(happenings: Iterable[Happening]) -> Iterator[dict[str, object]]:
 
 def _console(vm: "VirtualMachine", log: BinaryIO | None) -> Iterator[str]:
     """What the guest has sent, without what a terminal would obey: all of it, or what is known of one that is gone."""
-    if log is None and vm.closed:
+    if vm.console.loss:
+        yield f"({vm.console.loss}; what follows is what memory has)\n"
+    if vm.console.loss or (log is None and vm.closed):
         yield shown(vm.console.text)
         return
     # By another descriptor of its own, as a log that was opened before may be read more than once.

@@ -1,5 +1,6 @@
 """Owns what a test does inside a guest: commands, files, waits. The blocking face of what runs on the loop."""
 
+import asyncio
 import os
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -9,21 +10,29 @@ from typing import TypeVar
 from pytest_readonly_vm.channels.chronicle import Chronicle
 from pytest_readonly_vm.channels.command import CommandResult
 from pytest_readonly_vm.channels.fate import Fate
+from pytest_readonly_vm.errors import ChannelLost, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.machine.access import Access
+from pytest_readonly_vm.machine.access import PATIENCE, Access
 from pytest_readonly_vm.machine.commands import Commands
 from pytest_readonly_vm.machine.files import Files, Progress
 from pytest_readonly_vm.machine.waits import Waits
 
 T = TypeVar("T")
 
+_MOMENT = 0.5
+"""Seconds by which the end of a channel may come before the end of the guest that explains it."""
+
+TRANSFER = 600.0
+"""Seconds that a transfer may take unless told otherwise."""
+
 
 class Guest:
     """The inside of a machine, over whatever channel it has.
 
-    Each method looks for a channel if none has answered yet, for at most 60 seconds. Beside what they say, all raise
-    `ChannelError` when no channel answers, `ChannelLost` when the guest reboots or ends the channel meanwhile,
-    `GuestDied` when the guest panics, is reset, shuts down, or QEMU ends, `GuestPaused` when its disk fails; at once.
+    Each method looks for a channel if none has answered yet, for at most 60 seconds, which count. Beside what they say,
+    all raise `ChannelError` when no channel answers, `ChannelLost` when the guest reboots or ends the channel,
+    `GuestDied` when the guest panics, is reset, shuts down, or QEMU ends, and `GuestPaused` when it stands still: it
+    was paused, is suspended, is in a debugger, its disk has failed. All that at once, and also if it was so before.
     """
 
     def __init__(
@@ -41,16 +50,33 @@ class Guest:
         self._access = access
         self._fate = fate
         self._chronicle = chronicle
+        self._name = name
         self._commands = Commands(access, name)
         self._on_push: Callable[[str], object] = lambda local: None
         """Called with what is about to be pushed."""
         self._files = Files(access, self._commands, name, scratch, progress)
         self._waits = Waits(self._commands, name)
 
-    def _do(self, kind: str, what: str, work: Awaitable[T]) -> T:
+    def _do(self, kind: str, what: str, work: Awaitable[T], timeout: float | None = None) -> T:
         """Have something done in the guest, unless the guest comes to its end meanwhile; a chapter of the chronicle."""
         with self._chronicle.noting(kind, what):
-            return self._loop.run(self._fate.race(work))
+            return self._loop.run(self._within(timeout, what, work))
+
+    async def _within(self, timeout: float | None, what: str, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._unless_it_ends(work)
+        except TimeoutError as expired:
+            if isinstance(expired, VmError) or timeout is None:
+                raise
+            raise WaitTimeout(f"{self._name}: not done within {timeout:g} s: {what}") from None
+
+    async def _unless_it_ends(self, work: Awaitable[T]) -> T:
+        try:
+            return await self._fate.race(work)
+        except ChannelLost:
+            await self._fate.race(asyncio.sleep(_MOMENT))  # a guest that goes down takes its programs along first
+            raise
 
     @property
     def channel(self) -> str | None:
@@ -75,7 +101,9 @@ class Guest:
 
         :param command: a text for the guest's ``sh``, or a program and its arguments.
         :param check: whether another exit code than 0 is an error.
-        :param timeout: seconds that it may take, after which it is killed in the guest.
+        :param timeout: seconds that it may take, the search for a channel included, after which it is killed in the
+            guest. That, and what it had printed, is waited for for another 1.5 s; a guest that has not answered by then
+            is said not to have. By default as long as it takes, or the test's own timeout.
         :param input: what it reads from its standard input; nothing by default.
         :param env: environment variables in addition.
         :param cwd: folder to run in.
@@ -103,55 +131,61 @@ class Guest:
 
     async def _ran(self, command: str | Sequence[str], work: Awaitable[CommandResult]) -> CommandResult:
         with self._chronicle.noting("command", _shown(command)) as happening:
-            result = await self._fate.race(work)
+            result = await self._unless_it_ends(work)
             happening.outcome = f"exit code {result.exit_code}" if result.exit_code else ""
         return result
 
     # Files.
 
-    def push(self, local: str | os.PathLike[str], remote: str) -> None:
+    def push(self, local: str | os.PathLike[str], remote: str, *, timeout: float | None = TRANSFER) -> None:
         """Copy a file or a folder's contents into the guest, where root owns it; modes and times are kept.
 
         The folder that a file goes to must be there; a folder is made, or what it has already is kept beside.
 
+        :param timeout: seconds that it may take, checksums included; None for as long as it takes.
         :raises TransferError: it cannot be read here or written there, or its checksum differs there.
+        :raises WaitTimeout: it took longer.
         """
         self._on_push(os.fspath(local))
-        self._do("file", f"push {local} {remote}", self._files.push(Path(local), remote))
+        self._do("file", f"push {local} {remote}", self._files.push(Path(local), remote), timeout)
 
-    def pull(self, remote: str, local: str | os.PathLike[str]) -> None:
+    def pull(self, remote: str, local: str | os.PathLike[str], *, timeout: float | None = TRANSFER) -> None:
         """Copy a file or a folder's contents out of the guest; modes (not set-user-ID) and times are kept.
 
         A file may go into a folder, under its own name. Holes of a file stay holes. Devices are left out.
 
+        :param timeout: seconds that it may take, checksums included; None for as long as it takes.
         :raises TransferError: it cannot be read there or written here, or its checksum differs here.
+        :raises WaitTimeout: it took longer.
         """
-        self._do("file", f"pull {remote} {local}", self._files.pull(remote, Path(local)))
+        self._do("file", f"pull {remote} {local}", self._files.pull(remote, Path(local)), timeout)
 
-    def read_bytes(self, path: str) -> bytes:
+    def read_bytes(self, path: str, *, timeout: float | None = TRANSFER) -> bytes:
         """The content of a file in the guest.
 
+        :param timeout: seconds that it may take.
         :raises TransferError: it cannot be read.
         """
-        return self._do("file", f"read {path}", self._files.read(path))
+        return self._do("file", f"read {path}", self._files.read(path), timeout)
 
-    def read_text(self, path: str) -> str:
+    def read_text(self, path: str, *, timeout: float | None = TRANSFER) -> str:
         """As `read_bytes`, as UTF-8.
 
         :raises UnicodeDecodeError: it is none.
         """
-        return self.read_bytes(path).decode()
+        return self.read_bytes(path, timeout=timeout).decode()
 
-    def write_bytes(self, path: str, content: bytes, *, mode: int = 0o644) -> None:
+    def write_bytes(self, path: str, content: bytes, *, mode: int = 0o644, timeout: float | None = TRANSFER) -> None:
         """Make or replace a file in the guest, as a whole: nobody there sees half of it.
 
+        :param timeout: seconds that it may take.
         :raises TransferError: it cannot be written.
         """
-        self._do("file", f"write {path}", self._files.write(path, content, mode))
+        self._do("file", f"write {path}", self._files.write(path, content, mode), timeout)
 
-    def write_text(self, path: str, text: str, *, mode: int = 0o644) -> None:
+    def write_text(self, path: str, text: str, *, mode: int = 0o644, timeout: float | None = TRANSFER) -> None:
         """As `write_bytes`, as UTF-8."""
-        self.write_bytes(path, text.encode(), mode=mode)
+        self.write_bytes(path, text.encode(), mode=mode, timeout=timeout)
 
     # Waits.
 
@@ -187,7 +221,7 @@ class Guest:
 
     def boot_id(self) -> str:
         """What the guest's kernel calls this boot; another after each reboot."""
-        return self._do("command", "boot id", self._waits.boot_id())
+        return self._do("command", "boot id", self._waits.boot_id(), PATIENCE)
 
     def wait_for_boot(self, before: str, timeout: float = 300.0) -> None:
         """Wait until the guest has booted anew and a channel answers.

@@ -78,9 +78,23 @@ class Instance:
 
     async def trouble(self) -> VmError | None:
         """What brought the guest to its end, if something did; on the loop."""
-        if (cause := self.qmp.fate.cause or self.qmp.fate.first_cause) is not None:
+        if (cause := self.qmp.fate.trouble) is not None:
             return cause()
         return None if self.process.returncode is None else self.process.death()
+
+    async def go_on(self) -> None:
+        """Let the guest run, whatever it stands still for; on the loop.
+
+        :raises QmpError: it cannot.
+        """
+        if not await self._is_suspended():
+            await self.qmp.command("cont")
+        if await self._is_suspended():  # as it had been when it was paused
+            await self.qmp.command("system_wakeup")
+            self.qmp.fate.go_on()  # of which QEMU tells a little later
+
+    async def _is_suspended(self) -> bool:
+        return bool((await self.qmp.command("query-status"))["status"] == "suspended")
 
     async def end(self, *, powerdown: bool = False) -> None:
         """Ask QEMU to quit, tell it, kill it, each with its own deadline; on the loop.

@@ -191,7 +191,12 @@ def _connect(
     config, name, loop = order.config, order.name, order.loop
     log = folder / "console.log"
     console = Console(loop, process, qmp.fate, lines["console"].dup(), log, name, history, qmp.chronicle)
-    Vitals(process, qmp, console, folder=folder, name=name, panic_patterns=config.panic_pattern)
+
+    async def answers(patience: float) -> bool | None:
+        return await access.answers(patience)
+
+    patterns = config.panic_pattern
+    Vitals(process, qmp, console, folder=folder, name=name, answers=answers, panic_patterns=patterns)
     network = Network(loop, qmp, name)
     channels: dict[str, Channel] = {
         device: make(Port(process, qmp, lines[device].dup(), device=device, name=name), name)
@@ -205,6 +210,7 @@ def _connect(
 
     if config.channel == "ssh":
         channels["ssh"] = ssh()
+    access = Access(channels, process, console, name, usual=order.usual_channel)
     return Instance(
         name=name,
         config=config,
@@ -214,7 +220,7 @@ def _connect(
         console=console,
         screen=Screen(loop, qmp, folder=folder, name=name),
         network=network,
-        access=Access(channels, process, console, name, usual=order.usual_channel),
+        access=access,
         make_ssh=ssh,
         folder=folder,
         layers=order.layers,

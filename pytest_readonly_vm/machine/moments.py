@@ -1,8 +1,12 @@
-"""Owns what a test holds of a machine's other moments: a checkpoint to go back to, the forks that go on from one."""
+"""Owns what a test holds of a machine's moments: a checkpoint to go back to, forks that go on, a panic to come."""
 
+import asyncio
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from pytest_readonly_vm.errors import ChannelLost, GuestPanicked, WaitTimeout
 from pytest_readonly_vm.machine.start.template import Template
 
 if TYPE_CHECKING:
@@ -51,3 +55,21 @@ class Panic:
 
     text: str = ""
     """What the kernel said, once it has panicked; empty if it said nothing on the serial console."""
+
+
+@contextlib.contextmanager
+def expecting_panic(vm: "VirtualMachine", timeout: float) -> Iterator[Panic]:
+    """As `VirtualMachine.expect_panic`."""
+    panic = Panic()
+    fate = vm._fate
+    with contextlib.suppress(GuestPanicked, ChannelLost):
+        yield panic
+    try:
+        with vm.chronicle.noting("wait", "panic"):
+            vm._loop.run(fate.race(asyncio.sleep(timeout)))
+    except GuestPanicked as panicked:
+        panic.text = panicked.panic
+    else:
+        error = WaitTimeout(f"{vm.name}: the guest did not panic within {timeout:g} s")
+        error.add_note(f"Last console lines:\n{vm.console.tail()}")
+        raise error

@@ -1,19 +1,17 @@
 """Owns `VirtualMachine`: what a test holds of a running guest, and the guest's orderly end."""
 
-import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_readonly_vm.channels.chronicle import Chronicle
-from pytest_readonly_vm.errors import ChannelLost, GuestPanicked, GuestShutDown, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ChannelLost, GuestShutDown, VmError
 from pytest_readonly_vm.machine.export import export_disk, keep_overlay
 from pytest_readonly_vm.machine.files import Progress
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.lineage import Lineage
-from pytest_readonly_vm.machine.moments import Checkpoint, Forks, Panic
+from pytest_readonly_vm.machine.moments import Checkpoint, Forks, Panic, expecting_panic
 from pytest_readonly_vm.machine.power import shut_down
 from pytest_readonly_vm.machine.reach import Reachable
 from pytest_readonly_vm.machine.start.proof import prove_pristine
@@ -71,7 +69,7 @@ class VirtualMachine(Reachable):
     @property
     def trouble(self) -> VmError | None:
         """What brought the guest to its end, if something did since its last start: a panic, a reset that nobody asked
-        for, a disk that cannot be written, the end of QEMU.
+        for, a disk that cannot be written, the end of QEMU; but not a pause.
         """
         return self._loop.run(self._instance.trouble())
 
@@ -138,12 +136,15 @@ class VirtualMachine(Reachable):
     # Life.
 
     def pause(self) -> None:
-        """Stop the guest's processors; `resume` lets them go on as if nothing had been."""
+        """Stop the guest's processors, and all waits for the guest; `resume` lets it go on as if nothing had been."""
         self.qmp.execute("stop")
 
     def resume(self) -> None:
-        """Let a paused guest go on."""
-        self.qmp.execute("cont")
+        """Let a guest go on that stands still, for whatever reason; one that is suspended to RAM is woken.
+
+        :raises QmpError: it cannot: its virtual processor has failed, or it has shut down.
+        """
+        self._loop.run(self._instance.go_on())
 
     def reboot(self, *, wait: bool = True, hard: bool = False, timeout: float = 300.0) -> None:
         """Have the guest shut down in good order and boot again; return when it has, and a channel answers.
@@ -152,6 +153,7 @@ class VirtualMachine(Reachable):
         :raises WaitTimeout: it has not within `timeout` seconds.
         :raises ChannelError: no channel answers, by which it could be asked or heard; see `hard` and `wait`.
         """
+        deadline = time.monotonic() + timeout
         before = self.boot_id() if not hard or (wait and self._fate.cause is None) else ""
         if hard:
             self.qmp.execute("system_reset")
@@ -159,9 +161,10 @@ class VirtualMachine(Reachable):
         else:
             with contextlib.suppress(ChannelLost):
                 # An init that is a script does not mind being asked.
-                self.run("(sleep 0.2; reboot; sleep 10; sync; reboot -f) >/dev/null 2>&1 &")
+                asked = "(sleep 0.2; reboot; sleep 10; sync; reboot -f) >/dev/null 2>&1 &"
+                self.run(asked, timeout=timeout)
         if wait:
-            self.wait_for_boot(before, timeout)
+            self.wait_for_boot(before, max(round(deadline - time.monotonic(), 1), 0.0))
 
     def powerdown(self, *, wait: bool = True, timeout: float = 120.0) -> None:
         """Press the power button, again until the guest reacts; return when it has shut down, QEMU with it.
@@ -172,8 +175,7 @@ class VirtualMachine(Reachable):
         with contextlib.suppress(GuestShutDown):
             self._loop.run(self._fate.race(press) if wait else press)
 
-    @contextlib.contextmanager
-    def expect_panic(self, timeout: float = 60.0) -> Iterator[Panic]:
+    def expect_panic(self, timeout: float = 60.0) -> contextlib.AbstractContextManager[Panic]:
         """A context in which the guest is to panic; when it has, the rest of the context is left, without an error.
 
         The guest stands still afterwards, or reboots if it is made to: look at its console and screen, then `reset`.
@@ -181,19 +183,7 @@ class VirtualMachine(Reachable):
         :param timeout: seconds that it may take once the end of the context is reached.
         :raises WaitTimeout: it has not panicked by then.
         """
-        panic = Panic()
-        fate, loop = self._fate, self._loop
-        with contextlib.suppress(GuestPanicked, ChannelLost):
-            yield panic
-        try:
-            with self._chronicle.noting("wait", "panic"):
-                loop.run(fate.race(asyncio.sleep(timeout)))
-        except GuestPanicked as panicked:
-            panic.text = panicked.panic
-        else:
-            error = WaitTimeout(f"{self.name}: the guest did not panic within {timeout:g} s")
-            error.add_note(f"Last console lines:\n{self.console.tail()}")
-            raise error
+        return expecting_panic(self, timeout)
 
     def export(self, path: str | os.PathLike[str], *, format: str = "qcow2", timeout: float = 600.0) -> None:
         """Write the disk, as it is at this moment, to a new image that needs no other; the guest runs on meanwhile.

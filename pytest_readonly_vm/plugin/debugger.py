@@ -1,5 +1,6 @@
 """Owns what happens to machines while a debugger is open: ways in are opened and shown, then the guests stand still."""
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ class Debugger:
     def __init__(self) -> None:
         self._visited: list[VirtualMachine] = []
         self._paused: list[VirtualMachine] = []
+        self._standing = ExitStack()
 
     def pytest_enter_pdb(self, config: pytest.Config) -> None:
         """Nothing that fails here keeps the debugger from opening."""
@@ -37,6 +39,7 @@ class Debugger:
         for line in (*vm.how_to_connect().splitlines(), *(f"  {line}" for line in open_doors(vm))):
             run.tell(line)
         if vm.qmp.execute("query-status")["running"]:
+            self._standing.enter_context(vm.qmp.fate.expecting_stop(for_long=True))
             vm.pause()
             self._paused.append(vm)
             run.tell(
@@ -55,4 +58,5 @@ class Debugger:
         for vm in self._visited:
             if not vm.closed and vm.is_running():
                 close_doors(vm)
+        self._standing.close()
         self._visited, self._paused = [], []

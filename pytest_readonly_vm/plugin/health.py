@@ -71,8 +71,8 @@ class Gates:
     def _mark_of(self, vm: "VirtualMachine") -> "Mark":
         mark = self._marks[vm]
         # A guest that was set back to its start knows nothing of what came between.
-        starts = [one for one in vm.chronicle.entries() if one.kind == "start" and one.time >= mark.taken]
-        return self._first[vm] if any(one.what.startswith("reset") for one in starts) else mark
+        later = [one for one in vm.chronicle.entries() if one.time >= mark.taken]
+        return self._first[vm] if any((one.kind, one.what) == ("moment", "reset") for one in later) else mark
 
 
 def _unhealthy(found: "dict[VirtualMachine, list[str]]") -> GuestUnhealthy:

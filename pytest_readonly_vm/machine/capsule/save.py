@@ -102,12 +102,13 @@ def _sha256(layer: Layer, deadline: float) -> str:
 def _standstill(order: Order, instance: Instance, deadline: float) -> Iterator[_Moment]:
     """Stop the guest; in the end it goes on, if it ran."""
     moment = order.loop.run(_look(instance, deadline))
-    try:
-        order.loop.run(_within(deadline, instance.qmp.command("stop")))
-        yield moment
-    finally:
-        with contextlib.suppress(VmError, TimeoutError):  # a QEMU that has ended, or hangs, shows that to all others
-            order.loop.run(_within(time.monotonic() + _PATIENCE_IN_THE_END, _let_go(instance, moment)))
+    with instance.qmp.fate.expecting_stop():
+        try:
+            order.loop.run(_within(deadline, instance.qmp.command("stop")))
+            yield moment
+        finally:
+            with contextlib.suppress(VmError, TimeoutError):  # a QEMU that has ended or hangs shows that to all
+                order.loop.run(_within(time.monotonic() + _PATIENCE_IN_THE_END, _let_go(instance, moment)))
 
 
 async def _within(deadline: float, work: Awaitable[T]) -> T:

@@ -156,6 +156,8 @@ async def go_on(instance: Instance, template: Template, *, runs: bool) -> None:
     await allow_reboots(instance)
     if runs:
         await instance.qmp.command("cont")
+    else:
+        instance.qmp.fate.look()
     instance.qmp.forget_events()
     if runs and template.conversation is not None:
         try:

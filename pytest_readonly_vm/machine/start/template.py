@@ -148,12 +148,13 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
     """
     await _prepare_copies(instance)
     conversation = await _parted(instance)
-    await instance.qmp.command("stop")
-    try:
-        state = await save_state(instance.qmp, without_shared_ram=ram is not None)
-    except Unfrozen:
-        await _go_on(instance.qmp)
-        raise
+    with instance.qmp.fate.expecting_stop():
+        await instance.qmp.command("stop")
+        try:
+            state = await save_state(instance.qmp, without_shared_ram=ram is not None)
+        except Unfrozen:
+            await _go_on(instance.qmp)
+            raise
     layers = copies(instance.own_layers)
     await instance.end()
     try:
@@ -177,15 +178,16 @@ async def freeze_running(instance: Instance, *, qemu_img: Path) -> Template:
     """
     conversation = await _parted(instance)
     is_running = (await instance.qmp.command("query-status"))["running"]
-    await instance.qmp.command("stop")
-    try:
-        if instance.layers:
-            await _put_overlay_on_top(instance, qemu_img)
-        state = await save_state(instance.qmp, without_shared_ram=False)
-        seal(state)
-    finally:
-        if is_running:
-            await _go_on(instance.qmp)
+    with instance.qmp.fate.expecting_stop():
+        await instance.qmp.command("stop")
+        try:
+            if instance.layers:
+                await _put_overlay_on_top(instance, qemu_img)
+            state = await save_state(instance.qmp, without_shared_ram=False)
+            seal(state)
+        finally:
+            if is_running:
+                await _go_on(instance.qmp)
     return _template(instance, conversation, None, state, copies(instance.own_layers))
 
 
