@@ -93,14 +93,13 @@ def test_of_a_shared_machine_each_test_answers_for_what_is_new(pytester: pytest.
         + """
     def test_sick(readonly_vm): fault(readonly_vm)
 
-    def test_good(readonly_vm): readonly_vm.run("sleep 1")
-
-    def test_set_back(readonly_vm): readonly_vm.reset()
+    def test_good(readonly_vm): readonly_vm.run("sleep 2; echo later >/dev/kmsg")
 
     def test_set_back_and_sick(readonly_vm):
-        readonly_vm.run("sleep 1; echo later >/dev/kmsg")
         readonly_vm.reset()
-        fault(readonly_vm)
+        readonly_vm.run("echo '<4>WARNING: CPU: 0 PID: 1 at net/core/dev.c:1 dev_watchdog' >/dev/kmsg")
+
+    def test_set_back(readonly_vm): readonly_vm.reset()
     """
     )
     result = run("--vm-health=kernel", "--vm-scope=module", "-rA")

@@ -193,6 +193,44 @@ FAULTS: dict[str, Fault] = {
         tells={"qmp.jsonl": '"event": "BLOCK_IO_ERROR".*"nospace": true', "screenshot.png": ""},
         lacks=_NOT_ASKED + "QEMU has paused the guest",
     ),
+    "paused": Fault(
+        guest="obeys",
+        body="""
+            soon(vm.pause)
+            vm.console.expect("never", 60)  # met
+        """,
+        error=GuestPaused,
+        words=r"the guest stands still: run state paused \(.*\); vm\.resume\(\) lets it go on",
+        tells={"qmp.jsonl": '"event": "STOP"', "screenshot.png": ""},
+        lacks="the guest was not asked: it is paused",
+    ),
+    "suspended to RAM": Fault(
+        guest="tiny",
+        body="""
+            vm.run("(sleep 0.5; echo mem >/sys/power/state) >/dev/null 2>&1 &")
+            vm.run("sleep 60")  # met
+        """,
+        error=GuestPaused,
+        words=r"the guest stands still: run state suspended \(.*\); vm\.resume\(\) wakes it",
+        within=30.0,
+        tells={"qmp.jsonl": '"event": "SUSPEND"', "screenshot.png": ""},
+        lacks="the guest was not asked: it is suspended",
+    ),
+    "a shell that hangs": Fault(
+        guest="tiny",
+        body="""
+            vm.run("(sleep 0.2; killall -STOP sh) >/dev/null 2>&1 &")
+            with pytest.raises(TimeoutError):
+                vm.wait_until_succeeds("sleep 1; false", timeout=5)
+            with pytest.raises(TimeoutError, match="not done within 1 s: read /etc/passwd"):
+                vm.read_text("/etc/passwd", timeout=1)
+            struck.append(time.time())
+            vm.run("echo never", timeout=1)  # met
+        """,
+        error=CommandTimeout,
+        words=r"the command did not end within 1 s and the guest did not answer the request to kill it: echo never",
+        within=2 * AT_ONCE,
+    ),
     "monitor's connection closed": Fault(
         guest="obeys",
         body="""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_readonly_vm import ChannelError, VirtualMachine
+from pytest_readonly_vm import ChannelError, GuestDied, VirtualMachine
 from pytest_readonly_vm.channels.agent import Agent
 from pytest_readonly_vm.machine.access import Access
 
@@ -56,3 +56,30 @@ def test_none_is_told_at_once_when_all_refuse(boot: Callable[..., VirtualMachine
     access = Access({"agent": Answering("agent", None)}, machine._instance.process, machine.console, "guest")
     with pytest.raises(ChannelError, match="guest: no channel answered: agent: refused"):
         machine._loop.run(access.channel(10.0))
+
+
+def test_who_waits_looks_anew_when_another_loses_the_channel(boot: Callable[..., VirtualMachine]) -> None:
+    machine = boot("hello")
+    access = Access({"shell": Answering("shell", 0.2)}, machine._instance.process, machine.console, "guest")
+
+    async def waits() -> list[str]:
+        searches = [asyncio.ensure_future(access.channel(10.0)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        access.lose()
+        return [(await search).name for search in searches]
+
+    assert machine._loop.run(waits()) == ["shell"] * 3
+
+
+def test_who_waits_when_the_machine_is_closed_is_told(boot: Callable[..., VirtualMachine]) -> None:
+    machine = boot("hello")
+    access = Access({"shell": Answering("shell", 60.0)}, machine._instance.process, machine.console, "guest")
+
+    async def waits() -> None:
+        search = asyncio.ensure_future(access.channel(10.0))
+        await asyncio.sleep(0.05)
+        await access.close()
+        await search
+
+    with pytest.raises(GuestDied, match="guest: the machine has been closed"):
+        machine._loop.run(waits())

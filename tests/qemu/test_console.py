@@ -216,6 +216,24 @@ class TestSend:
         assert sorted(arrived.splitlines(keepends=True)) == texts
 
 
+class TestAFullDisk:
+    def test_takes_nothing_from_those_who_wait_and_watch(self, tmp_path: Path) -> None:
+        (tmp_path / "log").symlink_to("/dev/full")
+        with listener(tmp_path) as (console, port):
+            heard: list[str] = []
+            console.listeners.append(heard.append)
+            for number in range(3):
+                port.sendall(f"line {number}\n".encode())
+                assert console.expect(f"line {number}\n", timeout=10)
+            assert "".join(heard) == console.text == "line 0\nline 1\nline 2\n"
+            assert console.transcript().data == b"line 0\nline 1\nline 2\n"
+            assert console.loss == f"the log of the console ends early: No space left on device: {tmp_path}/log"
+            with pytest.raises(WaitTimeout) as timeout:
+                console.expect("never", timeout=0.01)
+            assert timeout.value.__notes__[0].endswith(f"line 2\n({console.loss})")
+            assert [one.what for one in console._chronicle.entries() if one.kind == "loss"] == [console.loss]
+
+
 @contextlib.contextmanager
 def listener(folder: Path) -> Iterator[tuple[Console, socket.socket]]:
     """A console, and the other end of its line in our own hands: faster than any guest at its serial port."""

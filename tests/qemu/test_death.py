@@ -3,14 +3,17 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pytest_readonly_vm import (
+    ChannelError,
     GuestDied,
     GuestPanicked,
     GuestPaused,
@@ -60,41 +63,73 @@ def vm_image(boot_sector: Callable[[str], Path]) -> Path:
     return boot_sector("obeys")
 
 
+STANDSTILLS: dict[str, tuple[Callable[[VirtualMachine], object], str, str]] = {
+    "pause": (lambda vm: vm.pause(), "paused", r"told to stop, .*\); vm\.resume\(\) lets it go on"),
+    "gdb": (lambda vm: step(vm), "debug", r"has reached what a debugger waits for\); the debugger, or vm\.resume\(\)"),
+    "watchdog": (lambda vm: hmp(vm, "o /b 0x443 15"), "watchdog", "its watchdog has not been fed"),
+    "suspend": (lambda vm: hmp(vm, "o /h 0x604 0x2400"), "suspended", r"to RAM\); vm\.resume\(\) wakes it"),
+}
+"""What makes a guest stand still, QEMU's run state, words for it. The last is one that needs a system to wake up."""
+
+
+def hmp(vm: VirtualMachine, command: str) -> str:
+    return str(vm.qmp.execute("human-monitor-command", command_line=command))
+
+
+def step(vm: VirtualMachine) -> None:
+    """Run one instruction by gdb's protocol, and leave."""
+    path = vm.folder / "gdb"
+    hmp(vm, f'gdbserver "unix:{path},server=on,wait=off"')
+    with socket.socket(socket.AF_UNIX) as gdb:
+        gdb.connect(str(path))
+        vm.qmp.wait_event("STOP")
+        gdb.sendall(b"+$s#73")
+        vm.qmp.wait_event("RESUME")
+        vm.qmp.wait_event("STOP")
+
+
 def waits_noted(vm: VirtualMachine) -> list[str]:
     return [one.what for one in vm.chronicle.entries() if one.kind in ("wait", "command")]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_all_waiters_are_woken_at_once(readonly_vm: VirtualMachine, fault: str) -> None:
-    strike, error, words = FAULTS[fault]
+def woken_by(vm: VirtualMachine, strike: Callable[[VirtualMachine], object]) -> list[VmError]:
+    """What all who wait get by a stroke; each at once, and an error of its own with the evidence."""
     begun = threading.Barrier(len(WAITS) + 1)
     woken: dict[str, tuple[float, VmError]] = {}
 
     def wait(what: str) -> None:
         begun.wait()
         try:
-            WAITS[what](readonly_vm)
+            WAITS[what](vm)
         except VmError as caught:
             woken[what] = (time.monotonic(), caught)
 
+    noted = len(waits_noted(vm))
     waiters = [threading.Thread(target=wait, args=(what,)) for what in WAITS]
     for waiter in waiters:
         waiter.start()
     begun.wait()
-    eventually(lambda: len(waits_noted(readonly_vm)) == len(WAITS), "all wait")
+    eventually(lambda: len(waits_noted(vm)) == noted + len(WAITS), "all wait")
     time.sleep(0.2)  # from the note of a wait to the wait itself, on a busy computer
     struck = time.monotonic()
     with contextlib.suppress(GuestDied):  # of the monitor that is told to quit
-        strike(readonly_vm)
+        strike(vm)
     for waiter in waiters:
         waiter.join(LONG)
     assert woken.keys() == WAITS.keys()
     for moment, caught in woken.values():
-        assert type(caught) is error
-        assert words in str(caught)
         assert moment - struck < AT_ONCE
         assert any("Last console lines" in note for note in caught.__notes__)
     assert len({id(caught) for _, caught in woken.values()}) == len(WAITS)
+    return [caught for _, caught in woken.values()]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_all_waiters_are_woken_at_once(readonly_vm: VirtualMachine, fault: str) -> None:
+    strike, error, words = FAULTS[fault]
+    for caught in woken_by(readonly_vm, strike):
+        assert type(caught) is error
+        assert words in str(caught)
 
 
 @pytest.mark.parametrize("fault", ["panic that is told", "panic on the console", "power off", "SIGKILL"])
@@ -155,6 +190,99 @@ def test_a_panic_that_does_not_come_is_told(readonly_vm: VirtualMachine) -> None
         readonly_vm.console.send("x")
 
 
+class TestStandingStill:
+    """A guest that stands still tells so, whatever has stopped it, and goes on as if nothing had been."""
+
+    def state(self, machine: VirtualMachine) -> str:
+        with pytest.raises(GuestPaused) as caught:
+            machine.console.expect("never", LONG)
+        return caught.value.state
+
+    def test_ends_all_waits_at_once(self, boot: Callable[..., VirtualMachine]) -> None:
+        machine = boot("obeys", qemu_args=("-device", "ib700", "-action", "watchdog=pause"))
+        for strike, state, words in STANDSTILLS.values():
+            for caught in woken_by(machine, strike):
+                assert isinstance(caught, GuestPaused)
+                assert caught.state in (state, "paused")  # as gdb does first
+            eventually(lambda: self.state(machine) == state, state)  # noqa: B023
+            for wait in WAITS.values():
+                with pytest.raises(GuestPaused, match=rf"the guest stands still: run state {state} \(.*{words}"):
+                    wait(machine)
+            assert isinstance(machine.trouble, GuestPaused) == (state == "watchdog")
+            machine.resume()
+            machine.qmp.forget_events()
+            assert not isinstance(machine.trouble, GuestPaused)
+            if state != "suspended":
+                machine.console.send("x")
+                machine.console.expect("x")
+        assert machine.qmp.execute("query-status")["running"]
+
+    def test_keeps_what_was_said_before(self, boot: Callable[..., VirtualMachine]) -> None:
+        machine = boot("obeys")
+        machine.console.send("xy")
+        eventually(lambda: machine.console.text.endswith("xy"), "the echo")
+        machine.pause()
+        assert machine.console.expect("x")
+        assert machine.qmp.wait_event("STOP")
+        assert machine.console.expect("y")
+
+    def test_does_not_end_a_wait_for_what_qemu_does(self, boot: Callable[..., VirtualMachine]) -> None:
+        machine = boot("obeys")
+        with ThreadPoolExecutor(1) as threads:
+            wait = threads.submit(machine.qmp.wait_event, "RESUME", None, LONG)
+            machine.pause()
+            with pytest.raises(GuestPaused):
+                machine.qmp.wait_event("RTC_CHANGE", timeout=LONG)
+            machine.resume()
+            assert wait.result().name == "RESUME"
+
+    def test_for_a_copys_sake_concerns_nobody(self, boot: Callable[..., VirtualMachine]) -> None:
+        machine = boot("obeys")
+        with ThreadPoolExecutor(1) as threads:
+            wait = threads.submit(machine.console.expect, "x", LONG)
+            for _ in range(3):
+                machine.checkpoint().close()
+            machine.console.send("x")
+            assert wait.result()
+        machine.pause()
+        machine.checkpoint().close()
+        with pytest.raises(GuestPaused):
+            machine.console.expect("never", LONG)
+
+    def test_ends_with_a_reset_and_a_start(self, boot: Callable[..., VirtualMachine]) -> None:
+        machine = boot("obeys")
+        machine.console.send("p")
+        with pytest.raises(GuestPanicked):
+            machine.console.expect("never", LONG)
+        machine.qmp.execute("system_reset")
+        with pytest.raises(GuestPaused, match=r"run state prelaunch .*; vm\.resume\(\) lets it go on"):
+            machine.console.expect("never", LONG)
+        machine.resume()
+        machine.console.expect(READY)
+
+
+def test_an_event_that_no_dead_guest_can_cause_is_not_waited_for(boot: Callable[..., VirtualMachine]) -> None:
+    machine = boot("obeys")
+    machine.console.send("p")
+    machine.qmp.wait_event("GUEST_PANICKED")
+    with pytest.raises(GuestPanicked):
+        machine.qmp.wait_event("RTC_CHANGE", timeout=LONG)
+    with ThreadPoolExecutor(1) as threads:
+        wait = threads.submit(machine.qmp.wait_event, "RESET", None, LONG)
+        machine.qmp.execute("system_reset")
+        assert wait.result().data["guest"] is False
+
+
+def test_the_search_for_a_channel_is_part_of_a_commands_time(boot: Callable[..., VirtualMachine]) -> None:
+    machine = boot("hello")
+    began = time.monotonic()
+    with pytest.raises(ChannelError, match=r"no channel answered in 0\.3 s"):
+        machine.run("true", timeout=0.3)
+    with pytest.raises(WaitTimeout, match=r"not done within 0\.3 s: read /etc/hostname"):
+        machine.read_text("/etc/hostname", timeout=0.3)
+    assert time.monotonic() - began < 2 * AT_ONCE
+
+
 def test_a_pattern_of_the_users_means_a_panic(boot: Callable[..., VirtualMachine]) -> None:
     machine = boot("echo", panic_pattern=r"^guru meditation .*$")
     machine.console.send("\nguru meditation 42\n")
@@ -211,6 +339,21 @@ class TestLinux:
     def test_panics_and_reboots_while_it_boots(self, tiny: Callable[..., VirtualMachine]) -> None:
         with pytest.raises((GuestPanicked, GuestReset), match="while booting"):
             tiny("rdinit=/nowhere init=/nowhere panic=-1", provision="none", boot_timeout=LONG)
+
+    @pytest.mark.parametrize("append", ["", "printk.time=0"])
+    def test_panics_itself_and_no_program_for_it(self, tiny: Callable[..., VirtualMachine], append: str) -> None:
+        machine = tiny(append)
+        stamp = f"[{machine.run('cut -d . -f 1 /proc/uptime').stdout.strip():>5}.999999] "
+        words = "Kernel panic - not syncing: printed"
+        trace = f"{stamp}CPU: 0 PID: 1 Comm: x\n{stamp}---[ end {words} ]---"
+        for text in (words, stamp + words, f"{stamp}{words}\n{trace}"):
+            machine.run("cat >/dev/console; sleep 1", input=f"{text}\n")
+        machine.run(f"echo '<0>{words}' >/dev/kmsg; sleep 1")
+        assert machine.trouble is None
+        machine.console.expect("printed")
+        machine.run("echo -n 'login: ' >/dev/console")  # after which the kernel prints on the same line
+        with pytest.raises(GuestPanicked, match="the guest's kernel panicked: sysrq triggered crash"):
+            machine.run("echo c >/proc/sysrq-trigger; sleep 60")
 
     def test_panics_under_a_command(self, tiny: Callable[..., VirtualMachine]) -> None:
         machine = tiny()

@@ -69,6 +69,7 @@ CONFTEST = """
 
 MODULE = """
 import os, signal, socket, time
+from conftest import struck
 from pathlib import Path
 
 import pytest
