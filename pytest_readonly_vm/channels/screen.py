@@ -149,11 +149,12 @@ class Screen:
         :param timeout: seconds to wait; a reading that has begun then gets up to 10 s to end.
         :raises WaitTimeout: it did not show; a note has what was read last.
         :raises DisplayError: the machine has no display, or there is no tesseract.
-        :raises GuestDied: QEMU ended.
+        :raises GuestDied, GuestPaused: the guest has come to its end or stands still, so the screen will not change.
         """
         wanted = re.compile(pattern, re.MULTILINE) if isinstance(pattern, str) else pattern
         deadline = time.monotonic() + timeout
         seen, text, pause = None, "", _POLLS[0]
+        end: VmError | None = None
         while True:
             picture = self._loop.run(self.picture())
             if picture != seen:
@@ -161,9 +162,14 @@ class Screen:
                 text = self._read(picture, max(_OCR_PATIENCE, deadline - time.monotonic()))
             if match := wanted.search(text):
                 return match
+            if end is not None:
+                raise end
             if (left := deadline - time.monotonic()) <= 0:
                 raise self._not_shown(wanted, timeout, text)
-            self._loop.run(asyncio.sleep(min(pause, left)))
+            try:
+                self._loop.run(self._qmp.fate.race(asyncio.sleep(min(pause, left))))
+            except VmError as error:  # once more, as what has stopped the guest may be what is shown
+                end = error
             pause = min(2 * pause, _POLLS[1])
 
     def _read(self, picture: Picture, timeout: float) -> str:

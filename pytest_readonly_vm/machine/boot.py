@@ -91,6 +91,8 @@ async def _boot(guest: Booting, instance: Instance, ready: Readiness, typist: Lo
     except TimeoutError:
         raise process.with_evidence(_boot_timeout(instance, ready, typist, limit)) from None
     instance.qmp.forget_events()
+    if "-S" in instance.config.qemu_args:  # it has not been started, of which QEMU tells nothing
+        instance.qmp.fate.look()
 
 
 async def allow_reboots(instance: Instance) -> None:

@@ -230,7 +230,12 @@ class Guest:
         :raises WaitTimeout: it has not in time.
         """
         with self._fate.expecting_reset(), self._chronicle.noting("wait", "boot"):
-            self._loop.run(self._fate.race(self._waits.for_boot(before, timeout), anew=True))
+            self._loop.run(self._booted(before, timeout))
+
+    async def _booted(self, before: str, timeout: float) -> None:
+        if not self._fate.has_ended:  # as one is that boots anew
+            self._fate.check()
+        await self._fate.race(self._waits.for_boot(before, timeout), anew=True)
 
 
 def _shown(command: str | Sequence[str]) -> str:

@@ -82,7 +82,7 @@ class Reachable(Guest):
             ssh = instance.make_ssh()
             key = public_key(ssh.key)
             self.run("umask 077; mkdir -p ~/.ssh && cat >>~/.ssh/authorized_keys", input=f"\n{key}\n")
-            self._loop.run(instance.access.opened(ssh))
+            self._loop.run(self._fate.race(instance.access.opened(ssh)))
             instance.ssh = ssh
         return instance.ssh
 

@@ -70,9 +70,11 @@ class Gates:
 
     def _mark_of(self, vm: "VirtualMachine") -> "Mark":
         mark = self._marks[vm]
-        # A guest that was set back to its start knows nothing of what came between.
-        later = [one for one in vm.chronicle.entries() if one.time >= mark.taken]
-        return self._first[vm] if any((one.kind, one.what) == ("moment", "reset") for one in later) else mark
+        # A guest that was set back to what was before the mark knows nothing of what came between.
+        moments = [one for one in vm.chronicle.entries() if one.kind == "moment"]
+        later = {one.what for one in moments if one.time >= mark.taken}
+        had_checkpoint = any(one.what == "checkpoint" and one.time < mark.taken for one in moments)
+        return self._first[vm] if "reset" in later or ("restore" in later and had_checkpoint) else mark
 
 
 def _unhealthy(found: "dict[VirtualMachine, list[str]]") -> GuestUnhealthy:
