@@ -79,6 +79,11 @@ class Fate:
         """Whether more has stopped it than what it may go on from."""
         return self._end is not None
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether it may go on, for whatever purpose it does not now."""
+        return self._standstill is not None or self._stops_expected > 0
+
     @contextlib.contextmanager
     def expecting_reset(self) -> Iterator[None]:
         """Let the guest be reset meanwhile, as somebody has asked for it."""

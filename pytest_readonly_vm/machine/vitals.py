@@ -76,6 +76,7 @@ class Vitals:
         self._judging: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._changes = 0
+        self._state = ""
         self._io_error = ""
         self._is_silent_since_reset = False
         self._shutdown: QmpEvent | None = None
@@ -97,20 +98,21 @@ class Vitals:
             self._look()
         elif event.name in ("RESUME", "WAKEUP"):
             self._changes += 1
-            self._io_error = ""
+            self._state = self._io_error = ""
             fate.go_on()
         elif event.name == "SHUTDOWN":
             self._shutdown = event
         elif event.name == "RESET":
             self._console.catch_up()
-            is_orderly = _ORDERLY.search(self._recent)
-            if self._is_believed(Belief.PLAUSIBLE if is_orderly else Belief.DOUBTFUL):
+            is_orderly = fate.expects_reset or _ORDERLY.search(self._recent)
+            by_guest = bool(data.get("guest"))
+            least = (Belief.PLAUSIBLE if is_orderly else Belief.DOUBTFUL) if by_guest else Belief.PROVEN
+            if self._is_believed(least):
                 self._die_of_panic()
             had_ended = fate.cause is not None
             fate.begin_anew()
             # A PC's firmware that finds itself run before asks for one more reset, before it says anything.
-            is_own = bool(data.get("guest")) and not self._is_silent_since_reset
-            if is_own and not had_ended and not fate.expects_reset and not is_orderly:
+            if by_guest and not self._is_silent_since_reset and not had_ended and not is_orderly:
                 sentence = _RESET.format(name=self._name)
                 self._qmp.chronicle.note("death", sentence)
                 fate.befall(self._evident(GuestReset, sentence), passing=True)
@@ -134,9 +136,12 @@ class Vitals:
                 self._stand_still(str(status["status"]))
 
     def _stand_still(self, state: str) -> None:
+        if state == self._state:
+            return
+        self._state = state
         words = self._io_error if state == "io-error" and self._io_error else standstill(state)
         sentence = f"{self._name}: {words}"
-        if is_trouble(state):
+        if is_trouble(state) and not self._qmp.fate.has_ended:
             self._qmp.chronicle.note("death", sentence)
         cause = self._evident(lambda text: GuestPaused(text, state=state), sentence)
         self._qmp.fate.stand_still(cause, is_trouble=is_trouble(state))
@@ -166,15 +171,16 @@ class Vitals:
         clock = asyncio.get_running_loop().time
         while True:
             self._said_more.clear()
-            began = clock()
-            is_talking = await self._has_said_all(began + _LONGEST_TRACE)
+            is_talking = await self._has_said_all(clock() + _LONGEST_TRACE)
             found = self._panics.suspicion
             if found is None or found.belief is Belief.DOUBTFUL:
                 break
             if found.belief is not Belief.CERTAIN:
+                while self._qmp.fate.stands_still:
+                    await asyncio.sleep(_TRACE)
                 lives = await self._answers(_LAST_ANSWER[found.belief])
-                if lives and self._said_more.is_set():
-                    continue  # that it has meanwhile
+                if self._qmp.fate.stands_still or (lives and self._said_more.is_set()):
+                    continue  # since it was asked
                 if lives or (lives is None and (is_talking or self._panics.is_asked_for_input())):
                     break
             self._judging = None
