@@ -182,7 +182,7 @@ class Qmp:
         try:
             async with asyncio.timeout(timeout):
                 is_of_qemu = _OF_QEMU.fullmatch(name) is not None
-                known = self.fate.cause if is_of_qemu else None
+                known = self.fate.cause if is_of_qemu or not self.fate.has_ended else None
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (event := self._take(name, match)):
                     if not of_guest:
@@ -259,8 +259,8 @@ class Qmp:
         :param timeout: seconds to wait.
         :raises WaitTimeout: it did not come; a note lists the events that did.
         :raises GuestDied: the guest came to its end while waiting, of which QEMU reports something else, or before.
-        :raises GuestPaused: it stands still. Events of QEMU's own (``JOB_…``, ``MIGRATION``, ``RESUME``, ``RESET``, …)
-            are waited for all the same, after the end of a guest whose QEMU lives as well.
+        :raises GuestPaused: it has begun to stand still meanwhile. Events of QEMU's own (``JOB_…``, ``MIGRATION``,
+            ``RESUME``, ``RESET``, …) are waited for all the same, after the end of a guest whose QEMU lives as well.
         """
         with self.chronicle.noting("wait", f"event: {name}"):
             return self._loop.run(self.next_event(name, match, timeout, of_guest=True))

@@ -205,7 +205,7 @@ class TestStandingStill:
                 assert isinstance(caught, GuestPaused)
                 assert caught.state in (state, "paused")  # as gdb does first
             eventually(lambda: self.state(machine) == state, state)  # noqa: B023
-            for wait in WAITS.values():
+            for wait in (wait for what, wait in WAITS.items() if what != "event"):  # which may come of QEMU
                 with pytest.raises(GuestPaused, match=rf"the guest stands still: run state {state} \(.*{words}"):
                     wait(machine)
             assert isinstance(machine.trouble, GuestPaused) == (state == "watchdog")
@@ -230,16 +230,17 @@ class TestStandingStill:
         machine = boot("obeys")
         with ThreadPoolExecutor(1) as threads:
             wait = threads.submit(machine.qmp.wait_event, "RESUME", None, LONG)
+            eventually(lambda: len(waits_noted(machine)) == 1, "a wait")
             machine.pause()
-            with pytest.raises(GuestPaused):
-                machine.qmp.wait_event("RTC_CHANGE", timeout=LONG)
+            with pytest.raises(WaitTimeout):
+                machine.qmp.wait_event("RTC_CHANGE", timeout=0.05)
             machine.resume()
             assert wait.result().name == "RESUME"
 
     def test_for_a_copys_sake_concerns_nobody(self, boot: Callable[..., VirtualMachine]) -> None:
-        machine = boot("obeys")
+        machine = boot("obeys", start="clone")
         with ThreadPoolExecutor(1) as threads:
-            wait = threads.submit(machine.console.expect, "x", LONG)
+            wait = threads.submit(machine.console.expect, "x", 10.0)
             for _ in range(3):
                 machine.checkpoint().close()
             machine.console.send("x")
