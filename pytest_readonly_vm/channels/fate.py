@@ -26,6 +26,8 @@ class Fate:
         self._end: Cause | None = None
         self._standstill: Cause | None = None
         self._first: Cause | None = None
+        self.halts = 0
+        """How often it was heard to stop, which is known a little sooner than why."""
         self.look: Callable[[], None] = lambda: None
         """Has whoever watches over the guest see whether it runs: for states of which QEMU reports nothing."""
 

@@ -181,6 +181,7 @@ class Qmp:
         """As `wait_event`, on the loop; the guest's end ends the wait only if it is for an event `of_guest`."""
         try:
             async with asyncio.timeout(timeout):
+                halts = self.fate.halts
                 is_of_qemu = _OF_QEMU.fullmatch(name) is not None
                 known = self.fate.cause if is_of_qemu or not self.fate.has_ended else None
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
@@ -195,7 +196,7 @@ class Qmp:
                     except VmError as end:
                         if event := self._take(name, match):  # which may be what has stopped the guest
                             return event
-                        if not (is_of_qemu and isinstance(end, GuestPaused)):
+                        if not (isinstance(end, GuestPaused) and (is_of_qemu or halts == self.fate.halts)):
                             raise
                         known = self.fate.cause
                 return event

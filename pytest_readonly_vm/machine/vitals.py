@@ -92,9 +92,11 @@ class Vitals:
             self._console.catch_up()  # the kernel says it on its console first
             self._die_of_panic()
         elif event.name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+            fate.halts += 1
             self._io_error = self._sentence_of(event)
             self._stand_still("io-error")
         elif event.name in ("STOP", "SUSPEND"):
+            fate.halts += 1
             self._look()
         elif event.name in ("RESUME", "WAKEUP"):
             self._changes += 1
