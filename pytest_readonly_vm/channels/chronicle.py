@@ -15,8 +15,7 @@ class Happening:
     """One entry. Times are seconds: `time` since the epoch, of the beginning, `seconds` how long it took."""
 
     kind: str
-    """``start``, ``boot``, ``command``, ``file``, ``wait``, ``qmp``, ``event``, ``screen``, ``death``, ``moment``, and
-    ``loss``, of what could not be kept."""
+    """``start``, ``boot``, ``command``, ``file``, ``wait``, ``qmp``, ``event``, ``screen``, ``death``, ``moment``."""
     what: str
     time: float
     seconds: float = 0.0

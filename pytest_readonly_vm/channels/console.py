@@ -112,7 +112,7 @@ class Console:
                 data = data[self._log.write(data) :]
         except OSError as error:
             self.loss = f"the log of the console ends early: {error.strerror}: {self.log_path}"
-            self._chronicle.note("loss", self.loss)
+            self._chronicle.note("moment", self.loss)
 
     def catch_up(self) -> None:
         """Take in what the guest has sent by now; on the loop."""

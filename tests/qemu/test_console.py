@@ -231,7 +231,7 @@ class TestAFullDisk:
             with pytest.raises(WaitTimeout) as timeout:
                 console.expect("never", timeout=0.01)
             assert timeout.value.__notes__[0].endswith(f"line 2\n({console.loss})")
-            assert [one.what for one in console._chronicle.entries() if one.kind == "loss"] == [console.loss]
+            assert [one.what for one in console._chronicle.entries() if one.kind == "moment"] == [console.loss]
 
 
 @contextlib.contextmanager
