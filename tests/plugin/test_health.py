@@ -91,6 +91,14 @@ def test_of_a_shared_machine_each_test_answers_for_what_is_new(pytester: pytest.
     pytester.makepyfile(
         TINY
         + """
+    from pytest_readonly_vm import layer
+
+    @layer
+    def with_a_boot_id(vm):
+        vm.boot_id()  # which is made when it is read: from here on all copies have the same
+
+    pytestmark = pytest.mark.vm(layers=with_a_boot_id)
+
     def test_sick(readonly_vm): fault(readonly_vm)
 
     def test_good(readonly_vm): readonly_vm.run("sleep 2; echo later >/dev/kmsg")
