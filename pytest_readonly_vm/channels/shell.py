@@ -12,17 +12,20 @@ puts it back afterwards.
 import asyncio
 import base64
 import contextlib
+import errno
+import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pytest_readonly_vm.channels import jobs
 from pytest_readonly_vm.channels.channel import Sink
-from pytest_readonly_vm.channels.jobs import JobFiles, os_error, quoted
+from pytest_readonly_vm.channels.jobs import JobFiles, absolute, os_error, quoted, script_line
 from pytest_readonly_vm.channels.port import Port
-from pytest_readonly_vm.errors import ChannelError, GuestDied
+from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
 
 PORT = "readonly-vm.shell"
 """Name of the port in the guest."""
@@ -30,42 +33,47 @@ PORT = "readonly-vm.shell"
 _WRITTEN_AT_ONCE = 3 << 18  # bytes, a multiple of three: base64 without padding
 _PATIENCE_WITH_THE_DYING = 10.0
 _HEADER = re.compile(rb"([0-9a-f]{32}) <")
+_END = re.compile(rb"([0-9a-z ]+) >")
+_LONGEST_LINE = 256  # bytes of a line that are looked at
 
 _START = (
-    jobs.MAKE_FOLDER
+    jobs.PLACE
     + jobs.FUNCTIONS
     + r"""
-mkfifo "$_rv_d/turn" && exec 8>&1 9<>"$_rv_d/turn" && echo >&9
+_rv_settle
+mkfifo turn && exec 8>&1 9<>turn && echo >&9 || _rv_room=
 _rv_tell() {
     read -r _rv_x <&9
     if [ -s "$3.out" ] || [ -s "$3.err" ]; then
+        _rv_x=
         printf '\n%s <\n' "$1"
-        [ -s "$3.out" ] && cat "$3.out"
+        [ ! -s "$3.out" ] || cat "$3.out" || _rv_x=' unsent'
         printf '\n%s -\n' "$1"
-        [ -s "$3.err" ] && cat "$3.err"
-        printf '\n%s %s >\n' "$1" "$2"
+        [ ! -s "$3.err" ] || cat "$3.err" || _rv_x=' unsent'
+        printf '\n%s %s >\n' "$1" "$2$_rv_x"
     else
         printf '\n%s <\n\n%s -\n\n%s %s >\n' "$1" "$1" "$1" "$2"
     fi >&8
     echo >&9
 }
 _rv_read() {
+    read -r _rv_x <&9
     {
-        read -r _rv_x <&9
-        {
-            printf '\n%s <\n' "$1"
-            LC_ALL=C cat -- "$3" 2>"$2.err"
-            _rv_x=$?
-            printf '\n%s -\n' "$1"
-            [ -s "$2.err" ] && cat "$2.err"
-            printf '\n%s %s >\n' "$1" $_rv_x
-        } >&8
-        echo >&9
-    } &
+        printf '\n%s <\n' "$1"
+        LC_ALL=C cat -- "$3" 2>"$2.err"
+        _rv_x=$?
+        printf '\n%s -\n' "$1"
+        [ -s "$2.err" ] && cat "$2.err"
+        printf '\n%s %s >\n' "$1" $_rv_x
+    } >&8
+    echo >&9
 }
 _rv_write() {
-    { base64 -d >>"$3"; } 2>"$2.err"
-    _rv_tell "$1" $? "$2"
+    if [ "$_rv_folder" ]; then TMPDIR=$_rv_folder; else unset TMPDIR; fi
+    { [ -e "$3" ] && base64 -d >>"$3"; } 2>"$2.err"
+    _rv_s=$?
+    [ "$_rv_s" = 0 ] || printf %4096s x >room || _rv_s="$_rv_s full"
+    _rv_tell "$1" "$_rv_s" "$2"
 }
 _rv_empty() {
     { true >"$3"; } 2>"$2.err"
@@ -79,7 +87,24 @@ _rv_empty() {
 class _Frame:
     stdout: Sink
     stderr: Sink
-    status: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    size: int = 0
+    """Bytes that have come of both."""
+    words: asyncio.Future[list[bytes]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """What the shell has told of the end."""
+
+    def take(self, sink: Sink, piece: bytes) -> None:
+        """Give a piece to a sink; one that refuses it gets no more, and who waits for the frame is told."""
+        self.size += len(piece)
+        if not self.words.done():
+            try:
+                sink(piece)
+            except Exception as refusal:  # the sink's own
+                self.fail(refusal)
+
+    def fail(self, error: Exception) -> None:
+        if not self.words.done():
+            self.words.set_exception(error)
+            self.words.exception()  # somebody who was cancelled will not ask for it
 
 
 class Shell:
@@ -93,13 +118,14 @@ class Shell:
         self._frames: dict[bytes, _Frame] = {}
         self._buffer = bytearray()
         self._reader: asyncio.Task[None] | None = None
-        self._files = JobFiles("")
+        self._files = JobFiles(name)
         self._typing = asyncio.Lock()
         self._is_ready = False
         self._opening = -1  # the port's losses when the shell was first typed to
 
     def is_open(self) -> bool:
-        return self._is_ready and self._opening == self._port.losses
+        is_read = self._reader is not None and not self._reader.done()
+        return self._is_ready and is_read and self._opening == self._port.losses
 
     def why_not(self) -> str:
         return "does not answer" if self._port.was_open else "silent (nobody in the guest opened its port)"
@@ -112,19 +138,21 @@ class Shell:
         self._reader = asyncio.ensure_future(self._read())
         answer = bytearray()
         nonce, frame = self._expect(answer.extend, bytes)
-        hello = f"printf '\\n%s <\\n%s\\n%s -\\n\\n%s 0 >\\n' {nonce} \"$_rv_d\" {nonce} {nonce}\n"
+        hello = f"printf '\\n%s <\\n%s\\n%s -\\n\\n%s 0 >\\n' {nonce} \"$_rv_room\" {nonce} {nonce}\n"
         await self._type(_START.replace("FOLDER", jobs.folder_name()).encode() + hello.encode())
         await self._result(nonce, frame)
-        self._files = JobFiles(answer.decode())
+        if not answer:
+            raise ChannelError(f"{self._name}: the guest's shell has no place to write in {', '.join(jobs.PLACES)}")
+        self._files = JobFiles(self._name, answer.decode(errors="replace"), self._files.number)
         self._is_ready = True
 
     async def part(self) -> Mapping[str, Any] | None:
-        return {"folder": self._files.folder, "number": self._files.number} if self.is_open() else None
+        return {"room": self._files.room, "number": self._files.number} if self.is_open() else None
 
     async def resume(self, parted: Mapping[str, Any]) -> None:
         self._opening = self._port.losses
         self._reader = asyncio.ensure_future(self._read())
-        self._files = JobFiles(parted["folder"], parted["number"])
+        self._files = JobFiles(self._name, parted["room"], parted["number"])
         self._is_ready = True
 
     # What comes from the guest.
@@ -135,30 +163,34 @@ class Shell:
         return nonce, frame
 
     async def _read(self) -> None:
-        """Read frames until the port is closed; then nothing more comes for anybody."""
+        """Read frames until the port is closed; then nothing more comes for anybody, and all who wait are told why."""
+        end: Exception = ChannelLost(f"{self._name}: the channel was closed or opened anew meanwhile")
         try:
             await self._port.race(self._frames_forever(), since=self._opening)
-        except (ChannelError, GuestDied) as end:
+        except Exception as error:
+            end = error
+        finally:
             for frame in self._frames.values():
-                if not frame.status.done():
-                    frame.status.set_exception(end)
-                    frame.status.exception()  # somebody who was cancelled will not ask for it
+                frame.fail(end)
+            self._frames.clear()
 
     async def _frames_forever(self) -> None:
         while True:
             header = _HEADER.fullmatch(await self._line())
             if header is None or (frame := self._frames.get(header[1])) is None:
                 continue
-            await self._until(b"\n" + header[1] + b" -\n", frame.stdout)
-            await self._until(b"\n" + header[1] + b" ", frame.stderr)
-            status = int((await self._line()).split()[0])
-            del self._frames[header[1]]
-            if not frame.status.done():
-                frame.status.set_result(status)
+            await self._until(b"\n" + header[1] + b" -\n", partial(frame.take, frame.stdout))
+            await self._until(b"\n" + header[1] + b" ", partial(frame.take, frame.stderr))
+            line = await self._line()
+            if not (end := _END.fullmatch(line)):
+                raise self._files.nonsense(line)
+            self._frames.pop(header[1], None)
+            if not frame.words.done():
+                frame.words.set_result(end[1].split())
 
     async def _line(self) -> bytes:
         line = bytearray()
-        await self._until(b"\n", line.extend)
+        await self._until(b"\n", lambda piece: line.extend(piece[: _LONGEST_LINE - len(line)]))
         return bytes(line)
 
     async def _until(self, marker: bytes, sink: Sink) -> None:
@@ -174,11 +206,11 @@ class Shell:
             sink(bytes(self._buffer[:at]))
         del self._buffer[: at + len(marker)]
 
-    async def _result(self, nonce: str, frame: _Frame) -> int:
+    async def _result(self, nonce: str, frame: _Frame) -> list[bytes]:
         try:
-            return await asyncio.shield(frame.status)
+            return await asyncio.shield(frame.words)
         finally:
-            if frame.status.done():
+            if frame.words.done():
                 self._frames.pop(nonce.encode(), None)
 
     # What goes to it.
@@ -194,41 +226,68 @@ class Shell:
             await self._port.race(self._port.send(text), since=self._opening)
 
     async def execute(self, script: bytes, *, input: bytes, stdout: Sink, stderr: Sink) -> int:
-        base = self._files.new_base()
-        source = "/dev/null"
-        if input:
-            source = f"{base}.in"
-            await self.write_file(source.encode(), _pieces(input))
-        nonce, frame = self._expect(stdout, stderr)
-        await self._type(
-            b"%s_rv_run %s %s %s %s\n" % (self._files.tidying(), *_words(nonce, base, source), quoted(script))
-        )
+        files, base = self._files, self._files.new_base()
+        source = f"{base}.in" if input else ""
         try:
-            return await self._result(nonce, frame)
+            if input:
+                await self._write(source.encode(), _pieces(input))
+        except BaseException as end:
+            files.ended(base, len(input))
+            if not isinstance(end, OSError):
+                raise
+            self._is_ready = end.errno == errno.ENOSPC
+            raise files.refusal(len(input), end) from None
+        nonce, frame = self._expect(stdout, stderr)
+        words = *_words(nonce, base), quoted(source.encode()), quoted(script_line(script))
+        await self._type(files.tidying() + b"_rv_run %s %s %s %s\n" % words)
+        try:
+            told = await self._result(nonce, frame)
         except asyncio.CancelledError:
             with contextlib.suppress(TimeoutError, ChannelError, GuestDied):
                 async with asyncio.timeout(_PATIENCE_WITH_THE_DYING):
                     await self._type(f"_rv_kill {nonce}\n".encode())
                     await self._result(nonce, frame)
+                    files.ended(base, frame.size + len(input))
+            raise
+        files.ended(base, frame.size + len(input))
+        if files.are_large:
+            with contextlib.suppress(ChannelError, GuestDied):  # which the next one is told
+                await self._type(files.tidying())
+        try:
+            return files.status(told)
+        except ChannelLost:
+            self._is_ready = False
             raise
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
-        await self._file("_rv_read", path, sink)
+        await self._file("_rv_start _rv_read", absolute(path), sink)
 
     async def write_file(self, path: bytes, content: AsyncIterator[bytes]) -> None:
+        await self._write(absolute(path), content)
+
+    async def _write(self, path: bytes, content: AsyncIterator[bytes]) -> None:
         await self._file("_rv_empty", path, bytes)
         async for piece in content:
             for start in range(0, len(piece), _WRITTEN_AT_ONCE):
-                end = secrets.token_hex(8).encode()
                 data = base64.b64encode(piece[start : start + _WRITTEN_AT_ONCE])
-                await self._file("_rv_write", path, bytes, b" <<'%s'\n%s\n%s" % (end, data, end))
+                await self._file("_rv_write", path, bytes, data)
 
     async def _file(self, function: str, path: bytes, sink: Sink, document: bytes = b"") -> None:
         complaint = bytearray()
         nonce, frame = self._expect(sink, complaint.extend)
-        words = (*_words(function, nonce, self._files.new_base()), quoted(path))
-        await self._type(self._files.tidying() + b" ".join(words) + document + b"\n")
-        if await self._result(nonce, frame) != 0:
+        base = self._files.new_base()
+        call = b" ".join((*_words(function, nonce, base), quoted(path)))
+        if document:
+            # bash puts a long one into a file, which may not be possible elsewhere, and then does not call.
+            end = secrets.token_hex(8).encode()
+            or_else = b"_rv_tell %s '1 full' %s" % _words(nonce, base)
+            call = b"_rv_folder=$TMPDIR TMPDIR=.\n%s <<'%s' || %s\n%s\n%s" % (call, end, or_else, document, end)
+        await self._type(self._files.tidying() + call + b"\n")
+        told = await self._result(nonce, frame)
+        self._files.ended(base)
+        if b"full" in told:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fsdecode(path))
+        if told != [b"0"]:
             raise os_error(complaint.decode(errors="replace"), path)
 
     async def _stop_reading(self) -> None:
