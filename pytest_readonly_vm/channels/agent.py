@@ -315,7 +315,9 @@ class Agent:
                     if refusal.filename != os.fsdecode(path):
                         raise  # the sink's own
                     reason = shown(refusal.strerror or "")
-                    raise ChannelLost(f"{self._name}: what the command printed cannot be read: {reason}") from None
+                    raise ChannelError(
+                        f"{self._name}: the agent cannot read what the command printed: {reason}"
+                    ) from None
         return size
 
     def _look(self) -> None:

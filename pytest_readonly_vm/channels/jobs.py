@@ -93,6 +93,7 @@ background; ``_rv_tidy`` removes files. The shell must have a ``_rv_tell``, whos
 
 _KEPT = 64
 _KEPT_BYTES = 1 << 20
+_GONE = (errno.ENOENT, errno.EROFS)
 _NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
 
@@ -171,8 +172,9 @@ class JobFiles:
             return ChannelError(
                 f"{self._machine}: there is no room for an input of {size} bytes ({self.room}): push it as a file"
             )
-        return ChannelLost(
-            f"{self._machine}: the command's input of {size} bytes cannot be put into the guest ({self.room}): "
+        kind = ChannelLost if reason.errno in _GONE else ChannelError
+        return kind(
+            f"{self._machine}: an input of {size} bytes cannot be put into the guest ({self.room}): "
             f"{shown(reason.strerror or '')}"
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
-from pytest_readonly_vm.errors import ChannelLost
+from pytest_readonly_vm.errors import ChannelError, ChannelLost
 from pytest_readonly_vm.host.process import Process
 
 T = TypeVar("T")
@@ -83,7 +83,10 @@ class Port:
     async def line(self) -> bytes:
         """The next line, with its end."""
         reader, _ = await self._connected()
-        return await self._some(reader.readline())
+        try:
+            return await self._some(reader.readline())
+        except ValueError:  # asyncio's, for what is longer than its limit
+            raise ChannelError(f"{self._name}: the guest sends a line without an end on the channel") from None
 
     async def piece(self) -> bytes:
         """What comes next, as it comes."""

@@ -46,7 +46,9 @@ while own=; IFS= read -r line; do
     mark "($$"
     (
         [ "$own" ] || exec </dev/null
-        exec /bin/sh -c "$script" 2>&3 3>&-
+        exec 2>&3 3>&-
+        [ ! -x /bin/sh ] || exec /bin/sh -c "$script"
+        eval "$script"
     )
     mark ")$?"
     [ ! "$own" ] && is_alone || break
@@ -55,6 +57,9 @@ mark .
 """
 # Its text goes by its input as well, so that a list of the guest's processes stays readable.
 _COMMAND = """exec /bin/sh -c 'n="\n"; IFS= read -r line; eval "$line"' readonly-vm"""
+
+
+_LONGEST_WORD = 64  # bytes between a mark and its end
 
 
 class Retired(Exception):
@@ -68,10 +73,17 @@ class Vanished(Exception):
 class _Stream(asyncio.Protocol):
     """Takes marks out of what comes, and gives a sink what is between them."""
 
-    def __init__(self, mark: bytes, on_mark: Callable[["_Stream", bytes], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        mark: bytes,
+        on_mark: Callable[["_Stream", bytes], None],
+        on_end: Callable[[], None],
+        on_trouble: Callable[[Exception], None],
+    ) -> None:
         self._mark = mark
         self._on_mark = on_mark
         self._on_end = on_end
+        self._on_trouble = on_trouble
         self._held = b""
         self.sink: Sink | None = None
         """Set while a script runs and has not been said to have ended."""
@@ -90,10 +102,15 @@ class _Stream(asyncio.Protocol):
                 start = len(data)
         self._held = data[start:]
         self._give(data[:start])
+        if len(self._held) > len(self._mark) + _LONGEST_WORD:
+            self._on_trouble(Vanished("it sends a mark without an end"))
 
     def _give(self, data: bytes) -> None:
         if self.begun and self.sink and data:
-            self.sink(data)
+            try:
+                self.sink(data)
+            except Exception as refusal:  # the sink's own
+                self._on_trouble(refusal)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._give(self._held)
@@ -116,7 +133,7 @@ class Porter:
         self._input, self._input_there = socket.socketpair()
         self._input.setblocking(False)
         mark = f"\0{self._nonce}".encode()
-        self._streams = [_Stream(mark, self._marked, self._stream_ended) for _ in range(2)]
+        self._streams = [_Stream(mark, self._marked, self._stream_ended, self._give_up) for _ in range(2)]
         self._transports: list[asyncio.BaseTransport] = []
         self._open_streams = 2
         self._session: Multiplexed | None = None
@@ -183,14 +200,15 @@ class Porter:
                 async for piece in content:
                     await self._send(piece)
             except Exception as error:  # the content's own
-                self._fail(error)
-                self.drop()
+                self._give_up(error)
             else:
                 self._input.shutdown(socket.SHUT_WR)
 
     def _marked(self, stream: _Stream, text: bytes) -> None:
         kind, value = text[:1], text[1:]
-        if kind == b"(":
+        if kind in b"()" and not value.isdigit():
+            self._give_up(Vanished(f"it sends {value!r:.80} where a number should be"))
+        elif kind == b"(":
             stream.begun = True
             self.pid = int(value)
             self._begun.set()
@@ -214,6 +232,10 @@ class Porter:
             )
             self.gone.set()
             self.drop()
+
+    def _give_up(self, error: Exception) -> None:
+        self._fail(error)
+        self.drop()
 
     def _fail(self, error: Exception) -> None:
         if self._status and not self._status.done():

@@ -70,7 +70,12 @@ _rv_read() {
 }
 _rv_write() {
     if [ "$_rv_folder" ]; then TMPDIR=$_rv_folder; else unset TMPDIR; fi
-    { [ -e "$3" ] && base64 -d >>"$3"; } 2>"$2.err"
+    if [ ! -e "$3" ]; then
+        echo "$3: No such file or directory" >&2
+        false
+    else
+        base64 -d >>"$3" || { printf %4096s x | LC_ALL=C cat >>"$3"; false; } # which says why
+    fi 2>"$2.err"
     _rv_s=$?
     [ "$_rv_s" = 0 ] || printf %4096s x >room || _rv_s="$_rv_s full"
     _rv_tell "$1" "$_rv_s" "$2"
@@ -235,8 +240,9 @@ class Shell:
             files.ended(base, len(input))
             if not isinstance(end, OSError):
                 raise
-            self._is_ready = end.errno == errno.ENOSPC
-            raise files.refusal(len(input), end) from None
+            refusal = files.refusal(len(input), end)
+            self._is_ready = not isinstance(refusal, ChannelLost)
+            raise refusal from None
         nonce, frame = self._expect(stdout, stderr)
         words = *_words(nonce, base), quoted(source.encode()), quoted(script_line(script))
         await self._type(files.tidying() + b"_rv_run %s %s %s %s\n" % words)

@@ -5,10 +5,8 @@ Needs a network card in the guest, sshd, and a key that it accepts.
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import os
-import secrets
 import shlex
 import shutil
 import signal
@@ -17,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.channels.channel import Sink
+from pytest_readonly_vm.channels.console import shown
+from pytest_readonly_vm.channels.jobs import PLACES, folder_name, os_error
 from pytest_readonly_vm.channels.network import Forward, Network
 from pytest_readonly_vm.channels.porter import Vanished
 from pytest_readonly_vm.channels.porters import Porters
@@ -33,14 +33,8 @@ _BANNER_PATIENCE = (1.0, 1.0, 1.0, 4.0)
 _LOGIN_PATIENCE = 60.0
 _DEATH_PATIENCE = 0.5
 _PIECE = 1 << 16
-_NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
-_TO_FILE = """\
-umask 077
-for d in /tmp /var/tmp /run /dev/shm; do
-    [ -w "$d" ] && cat >"$d/{name}" && exec echo "$d/{name}"
-done
-exit 1"""
+_TO_FILE = "umask 077; cat >{path} && exit; rm -f {path}; exit 1"
 
 
 class Ssh:
@@ -208,12 +202,14 @@ class Ssh:
 
     async def _by_file(self, script: bytes) -> bytes:
         """Put a long script into a file; what runs it removes the file first."""
-        to_file = _TO_FILE.format(name=f".readonly-vm-{secrets.token_hex(8)}")
-        answer, complaint = bytearray(), bytearray()
-        if await self._run(to_file.encode(), _pieces(script), answer.extend, complaint.extend):
-            reason = complaint.decode(errors="replace").strip()
-            raise ChannelError(f"{self._name}: the guest has no room for a script of {len(script)} bytes: {reason}")
-        return b"exec 3<%b; rm -f %b; exec /bin/sh /dev/fd/3" % (path := bytes(answer).strip(), path)
+        for place in PLACES:
+            path = f"{place}/{folder_name()}".encode()
+            complaint = bytearray()
+            to_file = _TO_FILE.encode().replace(b"{path}", path)
+            if await self._run(to_file, _pieces(script), bytes, complaint.extend) == 0:
+                return b"exec 3<%b; rm -f %b; exec /bin/sh /dev/fd/3" % (path, path)
+        reason = shown(complaint.decode(errors="replace").strip())
+        raise ChannelError(f"{self._name}: the guest has no room for a script of {len(script)} bytes: {reason}")
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
         await self._on_file(path, b"exec cat %b", None, sink)
@@ -228,8 +224,7 @@ class Ssh:
         complaint = bytearray()
         if await self._run(b"export LC_ALL=C; " + script % quoted, content, sink, complaint.extend):
             lines = [line for line in complaint.decode(errors="replace").splitlines() if ": " in line]
-            reason = lines[0].rpartition(": ")[2] if lines else "it cannot be read or written"
-            raise OSError(_NUMBERS.get(reason, errno.EIO), reason, os.fsdecode(path))
+            raise os_error("".join(lines[:1]), path)
 
     # For others.
 

@@ -25,11 +25,24 @@ from pytest_readonly_vm.machine.commands import Commands
 
 _PIECE = 1 << 20  # bytes
 
-# Prints where it has put the archive. -S, for files with holes, is GNU's.
+# Prints where it has put the archive: in the first place that has room for it. -S, for files with holes, is GNU's.
 _PACK = f"""\
 umask 077
-for d in {" ".join(PLACES)}; do f=$d/{{name}}; {{{{ true >"$f"; }}}} 2>/dev/null && break; done
-tar -cSf "$f" -C {{folder}} . 2>/dev/null || tar -cf "$f" -C {{folder}} . && echo "$f" $(wc -c <"$f")"""
+why='there is no place for an archive'
+for d in {" ".join(PLACES)}; do
+    f=$d/{{name}}
+    {{{{ true >"$f"; }}}} 2>/dev/null || continue
+    if tar -cSf "$f" -C {{folder}} . 2>/dev/null || why=$(tar -cf "$f" -C {{folder}} . 2>&1); then
+        echo "$f" $(wc -c <"$f")
+        exit
+    fi
+    had_room=
+    {{{{ printf '%4096s' x >>"$f"; }}}} 2>/dev/null && had_room=1
+    rm -f "$f"
+    [ ! "$had_room" ] || break
+done
+echo "$why" >&2
+exit 1"""
 
 Progress = Callable[[str, int, int | None], None]
 """Told of a transfer as it goes: what it is, how many bytes have gone, how many there are if that is known."""
