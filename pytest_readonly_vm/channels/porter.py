@@ -22,7 +22,7 @@ from pytest_readonly_vm.channels.multiplex import Multiplexed
 # session: else one script would have another's output, or be killed with it. Such a process has a higher number than
 # the last one before the script, as long as numbers do not begin anew. All that is done without starting a process.
 _PORTER = r"""
-exec 3>&2 2>/dev/null
+exec 3>&2 2>/dev/null 4</dev/null
 mark() { printf '\000%s%s\n' "$nonce" "$1"; printf '\000%s%s\n' "$nonce" "$1" >&3; }
 is_alone() {
     read -r _ _ _ _ now </proc/loadavg || return
@@ -45,8 +45,8 @@ while own=; IFS= read -r line; do
     read -r _ _ _ _ before </proc/loadavg
     mark "($$"
     (
-        [ "$own" ] || exec </dev/null
-        exec 2>&3 3>&-
+        [ "$own" ] || exec <&4
+        exec 2>&3 3>&- 4<&-
         [ ! -x /bin/sh ] || exec /bin/sh -c "$script"
         eval "$script"
     )

@@ -293,6 +293,8 @@ class Shell:
         self._files.ended(base)
         if b"full" in told:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fsdecode(path))
+        if b"unsent" in told or told == [b"127"]:
+            complaint = complaint or bytearray(b"the guest has no `cat` that works")
         if told != [b"0"]:
             raise os_error(complaint.decode(errors="replace"), path)
 
