@@ -96,8 +96,9 @@ class Agent:
                         await shell.type(b"_rv_kill %s\n" % nonce)
                         size += await self._collect(shell, base, await shell.told(nonce), stdout, stderr)
                 raise
+            status = shell.files.status(told)
             size += await self._collect(shell, base, told, stdout, stderr)
-            return shell.files.status(told)
+            return status
         except ChannelLost:
             shell.is_lost = True
             raise

@@ -151,6 +151,7 @@ class JobFiles:
                 f"replaced or removed in the guest ({self.room})"
             )
         if b"full" in words:
+            self._bytes += _KEPT_BYTES + 1  # of which nobody has seen how many they are
             raise ChannelError(
                 f"{self._machine}: what the command printed is not complete, as there was no more room for what "
                 f"commands print ({self.room}): let it print to a file in the guest, and pull that"

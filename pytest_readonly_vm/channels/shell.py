@@ -43,6 +43,7 @@ _START = (
 _rv_settle
 mkfifo turn && exec 8>&1 9<>turn && echo >&9 || _rv_room=
 _rv_tell() {
+    case $2 in *full) set -- "$1" "$2" nothing ;; esac
     read -r _rv_x <&9
     if [ -s "$3.out" ] || [ -s "$3.err" ]; then
         _rv_x=
@@ -62,9 +63,10 @@ _rv_read() {
         printf '\n%s <\n' "$1"
         LC_ALL=C cat -- "$3" 2>"$2.err"
         _rv_x=$?
+        [ -e "$2.err" ] || _rv_x="$_rv_x lost"
         printf '\n%s -\n' "$1"
         [ -s "$2.err" ] && cat "$2.err"
-        printf '\n%s %s >\n' "$1" $_rv_x
+        printf '\n%s %s >\n' "$1" "$_rv_x"
     } >&8
     echo >&9
 }
@@ -76,13 +78,17 @@ _rv_write() {
     else
         base64 -d >>"$3" || { printf %4096s x | LC_ALL=C cat >>"$3"; false; } # which says why
     fi 2>"$2.err"
-    _rv_s=$?
-    [ "$_rv_s" = 0 ] || printf %4096s x >room || _rv_s="$_rv_s full"
-    _rv_tell "$1" "$_rv_s" "$2"
+    _rv_done "$1" $? "$2"
 }
 _rv_empty() {
     { true >"$3"; } 2>"$2.err"
-    _rv_tell "$1" $? "$2"
+    _rv_done "$1" $? "$2"
+}
+_rv_done() {
+    _rv_s=$2
+    [ "$_rv_s" = 0 ] || printf %4096s x >room || _rv_s="$_rv_s full"
+    [ -e "$3.err" ] || _rv_s="$2 lost"
+    _rv_tell "$1" "$_rv_s" "$3"
 }
 """
 )
@@ -240,9 +246,7 @@ class Shell:
             files.ended(base, len(input))
             if not isinstance(end, OSError):
                 raise
-            refusal = files.refusal(len(input), end)
-            self._is_ready = not isinstance(refusal, ChannelLost)
-            raise refusal from None
+            raise files.refusal(len(input), end) from None
         nonce, frame = self._expect(stdout, stderr)
         words = *_words(nonce, base), quoted(source.encode()), quoted(script_line(script))
         await self._type(files.tidying() + b"_rv_run %s %s %s %s\n" % words)
@@ -255,15 +259,16 @@ class Shell:
                     await self._result(nonce, frame)
                     files.ended(base, frame.size + len(input))
             raise
-        files.ended(base, frame.size + len(input))
-        if files.are_large:
-            with contextlib.suppress(ChannelError, GuestDied):  # which the next one is told
-                await self._type(files.tidying())
         try:
             return files.status(told)
         except ChannelLost:
             self._is_ready = False
             raise
+        finally:
+            files.ended(base, frame.size + len(input))
+            if files.are_large:
+                with contextlib.suppress(ChannelError, GuestDied):  # which the next one is told
+                    await self._type(files.tidying())
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
         await self._file("_rv_start _rv_read", absolute(path), sink)
@@ -291,6 +296,9 @@ class Shell:
         await self._type(self._files.tidying() + call + b"\n")
         told = await self._result(nonce, frame)
         self._files.ended(base)
+        if b"lost" in told:
+            self._is_ready = False
+            self._files.status(told)
         if b"full" in told:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fsdecode(path))
         if b"unsent" in told or told == [b"127"]:

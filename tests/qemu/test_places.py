@@ -1,0 +1,159 @@
+"""What commands and files promise over each channel, whatever a guest does to its own disks and folders."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import ChannelError, CommandTimeout, Lab, TransferError, VirtualMachine
+from tests.qemu.test_channels import config
+from tests.qemu.waiting import GENEROUS
+
+GROUPS = ("debian-agent-clone", "debian-shell-clone", "debian-ssh-clone", "tiny-shell-clone")
+
+# Those who run it are the script's shell, the one that waits for its end, and the one that reads our lines.
+RESIDENT = "read -r _ _ _ p _ </proc/self/stat; read -r _ _ _ r _ </proc/$p/stat; echo $r"
+
+INSULTS = {
+    "mounted over": (
+        "for d in /var/tmp /tmp /run /dev/shm; do [ ! -d $d ] || mount -t tmpfs none $d || exit; done",
+        "for d in /var/tmp /tmp /run /dev/shm; do [ ! -d $d ] || umount $d || exit; done",
+    ),
+    "emptied": ("rm -rf /var/tmp/* /var/tmp/.[!.]* /tmp/* /tmp/.[!.]*", ":"),
+    "replaced": ("mkdir -p /var/tmp; mv /var/tmp /var/old; mkdir -m 1777 /var/tmp", ":"),
+    "without /dev/null": ("rm /dev/null", "rm -f /dev/null; mknod -m 666 /dev/null c 1 3"),
+    "full": (
+        "fallocate -l $(df --output=avail -B 1 / | tail -n 1) /filler; dd if=/dev/zero of=/rest bs=4k; [ -e /rest ]",
+        "rm /filler /rest",
+    ),
+    "read-only": (
+        "echo u >/proc/sysrq-trigger; until grep -q '^/dev[^ ]* / [^ ]* ro' /proc/mounts; do sleep 0.1; done",
+        "mount -o remount,rw /",
+    ),
+}
+"""What is done to a guest, and how it is undone. The last two need a disk."""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module", params=GROUPS)
+def vm(lab: Lab, request: pytest.FixtureRequest) -> Iterator[VirtualMachine]:
+    machine = lab.start(config(request.param), name=request.param)
+    yield machine
+    machine.close()
+
+
+def holds(vm: VirtualMachine) -> None:
+    """What a command and a file are to be, at any time."""
+    failed = vm.run("echo out; echo err >&2; exit 5", check=False)
+    assert (failed.exit_code, failed.stdout, failed.stderr) == (5, "out\n", "err\n")
+    assert vm.run("seq 30000").stdout == "".join(f"{number}\n" for number in range(1, 30001))
+    data = os.urandom(300_000)
+    assert vm.run("sha256sum", input=data).stdout.split()[0] == hashlib.sha256(data).hexdigest()
+    assert vm.run(f"x={'x' * 20_000}; echo ${{#x}}").stdout == "20000\n"
+    assert vm.read_text("/proc/version").startswith("Linux")
+    assert vm.wait_until_succeeds("echo yes", timeout=GENEROUS).stdout == "yes\n"
+    with pytest.raises(CommandTimeout) as timeout:
+        vm.run("echo early; sleep 600", timeout=1)
+    assert timeout.value.stdout == "early\n"
+
+
+@pytest.mark.parametrize("insult", INSULTS)
+def test_a_command_is_a_command_whatever_befalls_the_folders_of_the_guest(
+    vm: VirtualMachine, insult: str, tmp_path: Path
+) -> None:
+    do, undo = INSULTS[insult]
+    if insult in ("full", "read-only") and vm.name.startswith("tiny"):
+        pytest.skip("its root is memory")
+    vm.write_text("/root/before", "kept")
+    assert vm.run(f"{{ {do}; }} && echo done").stdout == "done\n"
+    try:
+        holds(vm)
+        assert vm.read_text("/root/before") == "kept"
+        if insult in ("full", "read-only"):
+            with pytest.raises(TransferError, match=r"No space left on device|Read-only file system"):
+                vm.write_bytes("/root/new", bytes(100_000))
+            vm.pull("/root", tmp_path)
+            assert (tmp_path / "before").read_text() == "kept"
+            assert vm.run("ls -a /var/tmp /tmp /run /dev/shm | grep readonly-vm", check=False).stdout == ""
+    finally:
+        vm.run(undo)
+
+
+def test_a_long_command_keeps_its_output_whatever_runs_beside_it(vm: VirtualMachine) -> None:
+    vm.run("rm -f /tmp/go")
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(vm.run, "echo hello; until [ -e /tmp/go ]; do sleep 0.1; done; echo bye", timeout=GENEROUS)
+        for _ in range(140):
+            vm.run("true")
+        vm.run("touch /tmp/go")
+        assert long.result().stdout == "hello\nbye\n"
+
+
+def test_several_that_print_much_get_what_is_theirs(vm: VirtualMachine) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        runs = {begin: pool.submit(vm.run, f"seq {begin} 150000") for begin in range(1, 7)}
+    for begin, done in runs.items():
+        assert done.result().stdout == "".join(f"{number}\n" for number in range(begin, 150_001))
+
+
+def test_what_is_typed_to_a_shell_that_stands_still_arrives_once(vm: VirtualMachine) -> None:
+    if vm.channel == "ssh":
+        pytest.skip("its shells are several")
+    resident = vm.run(RESIDENT).stdout.strip()
+    texts = [os.urandom(6000).hex() for _ in range(12)]
+    vm.run(f"(kill -STOP {resident}; sleep 1; kill -CONT {resident}) >/dev/null 2>&1 &")
+    with ThreadPoolExecutor(len(texts)) as pool:
+        runs = [pool.submit(vm.run, f"printf %s {text} | sha256sum") for text in texts]
+    for text, done in zip(texts, runs, strict=True):
+        assert done.result().stdout.split()[0] == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_odd_lines_from_the_guest_end_nothing(vm: VirtualMachine) -> None:
+    if vm.channel != "agent":
+        pytest.skip("the guest has no other way to us than the resident shell's")
+    resident = vm.run(RESIDENT).stdout.strip()
+    odd = r"\n\n \n1\n0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdef 0 x\n\377\376\n"
+    vm.run(f"printf '{odd}' >>/proc/{resident}/fd/8")
+    assert vm.run("echo hello").stdout == "hello\n"
+
+
+def test_output_without_room_is_told_and_leaves_room_to_the_next(vm: VirtualMachine) -> None:
+    if vm.name != "tiny-shell-clone":
+        pytest.skip("slow where sshd or an agent reads it, and the same")
+    for _ in range(2):
+        with pytest.raises(
+            ChannelError, match=r"not complete, as there was no more room .*\(\d+ MiB, half of its memory\)"
+        ):
+            vm.run(f"head -c {600 << 20} /dev/zero; true")
+        holds(vm)
+    for _ in range(3):
+        assert len(vm.run(f"head -c {200 << 20} /dev/zero").stdout_bytes) == 200 << 20
+
+
+def test_when_everything_is_deleted_the_next_command_ends_with_a_sentence(vm: VirtualMachine) -> None:
+    """The last, as it spoils the machine."""
+    if vm.name.startswith("tiny"):
+        pytest.skip("its programs are one, which goes on without a file")
+    with contextlib.suppress(ChannelError):  # there is nothing any more that could send what it prints
+        vm.run("rm -rf --no-preserve-root / 2>&1 | tail -n 1", timeout=GENEROUS)
+    assert vm.run("true").exit_code == 0
+    assert vm.run("exit 7", check=False).exit_code == 7
+    if vm.channel == "ssh":
+        assert vm.run("echo hello").stdout == "hello\n"
+        assert vm.run("ls /", check=False).exit_code == 127
+    else:
+        with pytest.raises(
+            ChannelError, match=r"has no `cat` that works|the agent cannot read what the command printed"
+        ):
+            vm.run("echo hello")
+    with pytest.raises(CommandTimeout):
+        vm.run("while :; do :; done", timeout=1)

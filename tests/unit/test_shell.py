@@ -1,0 +1,221 @@
+"""The channel over a shell, with a shell of this computer at the other end, whose jobs have a folder on a disk."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from pathlib import Path
+from typing import TypeVar, cast
+
+import pytest
+
+from pytest_readonly_vm.channels.port import Port
+from pytest_readonly_vm.channels.shell import Shell
+from pytest_readonly_vm.errors import ChannelError, ChannelLost
+
+T = TypeVar("T")
+
+SHELLS = [argv for argv in (["dash"], ["busybox", "sh"], ["bash", "--posix"]) if shutil.which(argv[0])]
+PATIENCE = 30
+
+
+class LocalPort:
+    """What a `Port` is to a channel, of a program on this computer."""
+
+    def __init__(self, line: socket.socket) -> None:
+        line.setblocking(False)
+        self.losses = 0
+        self.was_open = True
+        self._line = line
+
+    async def race(self, work: Awaitable[T], *, since: int) -> T:
+        assert since == self.losses
+        return await work
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self._line, data)
+
+    async def piece(self) -> bytes:
+        if data := await asyncio.get_running_loop().sock_recv(self._line, 1 << 16):
+            return data
+        raise ChannelLost("the shell has ended")
+
+    async def close(self) -> None:
+        self._line.close()
+
+
+@pytest.fixture(params=SHELLS, ids=[argv[0] for argv in SHELLS])
+def line(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
+    """To a shell that cannot mount anything."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        shell = subprocess.Popen(
+            list(request.param), stdin=theirs.fileno(), stdout=theirs.fileno(), start_new_session=True
+        )
+        ours.sendall(b"mount() { false; }\n")
+        try:
+            yield ours
+        finally:
+            os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
+
+
+@contextlib.asynccontextmanager
+async def opened(line: socket.socket) -> AsyncIterator[Shell]:
+    shell = Shell(cast(Port, LocalPort(line)), "vm")
+    folders = []
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await shell.open()
+            folders.append(shell._files.room)
+            yield shell
+    finally:
+        folders.append(shell._files.room)
+        await shell.close()
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def run(shell: Shell, script: str, data: bytes = b"") -> tuple[int, bytes, bytes]:
+    stdout, stderr = bytearray(), bytearray()
+    code = await shell.execute(script.encode(), input=data, stdout=stdout.extend, stderr=stderr.extend)
+    return code, bytes(stdout), bytes(stderr)
+
+
+async def one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+def test_a_script_has_nothing_of_ours(line: socket.socket) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            assert await run(shell, 'pwd; echo "$#$1"; wc -c; exit 3') == (3, b"/\n0\n0\n", b"")
+            folder = Path(shell._files.room)
+            assert await run(shell, f"ls -l /proc/self/fd | grep -c {folder}") == (0, b"1\n", b"")  # stderr
+
+    asyncio.run(main())
+
+
+def test_what_arrives_is_what_was_sent(line: socket.socket, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            data = os.urandom(2 << 20)
+            digest = hashlib.sha256(data).hexdigest().encode()
+            assert await run(shell, "sha256sum", data) == (0, digest + b"  -\n", b"")
+            await shell.write_file(os.fsencode(tmp_path / "file"), one(data))
+            assert (tmp_path / "file").read_bytes() == data
+            back = bytearray()
+            await shell.read_file(os.fsencode(tmp_path / "file"), back.extend)
+            assert back == data
+            for code, printed, _ in await asyncio.gather(*(run(shell, f"seq {n} 100000") for n in range(1, 9))):
+                first = int(printed.split(maxsplit=1)[0])
+                assert (code, printed) == (0, "".join(f"{n}\n" for n in range(first, 100001)).encode())
+
+    asyncio.run(main())
+
+
+def test_files_are_tidied_away_when_their_job_has_ended(line: socket.socket) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            folder = Path(shell._files.room)
+            long = asyncio.ensure_future(
+                run(shell, f"echo hello; until [ -e {folder}/go ]; do sleep .05; done; echo bye")
+            )
+            for _ in range(150):
+                assert await run(shell, ":") == (0, b"", b"")
+            assert len(list(folder.iterdir())) < 200
+            (folder / "go").touch()
+            assert await long == (0, b"hello\nbye\n", b"")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("insult", ["removed", "emptied", "replaced", "moved"])
+def test_a_folder_that_is_lost_is_told_and_there_is_another(line: socket.socket, insult: str) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            folder = Path(shell._files.room)
+            running = asyncio.ensure_future(run(shell, f"until [ -e /proc/{os.getpid()}/nothing ]; do sleep .05; done"))
+            await run(shell, ":")
+            if insult == "moved":
+                folder.rename(f"{folder}.old")  # which does not matter
+                assert await run(shell, "echo hello; exit 3") == (3, b"hello\n", b"")
+                folder = Path(f"{folder}.old")
+            shutil.rmtree(folder)
+            if insult in ("emptied", "replaced"):
+                folder.mkdir()
+            with pytest.raises(ChannelLost, match="folder for its streams"):
+                await run(shell, "echo hello")
+            assert not shell.is_open()
+            await shell.open()
+            with pytest.raises(ChannelLost, match=r"opened anew|result is lost"):
+                await running
+            assert await run(shell, "cat; exit 3", b"hello") == (3, b"hello", b"")
+            shutil.rmtree(folder, ignore_errors=True)
+
+    asyncio.run(main())
+
+
+def test_an_input_without_a_place_is_told(line: socket.socket) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            shutil.rmtree(shell._files.room)
+            with pytest.raises(ChannelLost, match="result is lost"):
+                await run(shell, "cat", b"hello")
+            with pytest.raises(ChannelLost, match="result is lost"):
+                await shell.read_file(b"/etc/passwd", bytes)
+
+    asyncio.run(main())
+
+
+def test_a_status_that_is_none_is_told_to_all_at_once(line: socket.socket) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            waiting = asyncio.ensure_future(run(shell, "sleep 600"))
+            await run(shell, ":")
+            await shell._type(b"_rv_tell() { printf '\\n%s <\\n\\n%s -\\n\\n%s -7! >\\n' $1 $1 $1 >&8; }\n")
+            with pytest.raises(ChannelError, match="tells no exit code of a command, but b'-7! >'"):
+                await run(shell, "true")
+            with pytest.raises(ChannelError, match="tells no exit code"):
+                await waiting
+            assert not shell.is_open()
+
+    asyncio.run(main())
+
+
+def test_odd_lines_are_passed_over(line: socket.socket) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            await shell._type(b"printf '\\n\\n \\n%s <\\n\\377%s\\n' 0123456789abcdef0123456789abcdef x >&8\n")
+            assert await run(shell, "echo hello") == (0, b"hello\n", b"")
+
+    asyncio.run(main())
+
+
+def test_a_sink_that_refuses_is_told_to_its_owner_only(line: socket.socket) -> None:
+    def refuse(_: bytes) -> None:
+        raise OSError("no space left here")
+
+    async def main() -> None:
+        async with opened(line) as shell:
+            with pytest.raises(OSError, match="no space left here"):
+                await shell.execute(b"seq 100000", input=b"", stdout=refuse, stderr=bytes)
+            assert await run(shell, "echo hello") == (0, b"hello\n", b"")
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_sent_is_told(line: socket.socket) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            await shell._type(b"cat() { false; }\n")
+            assert await run(shell, "exit 7") == (7, b"", b"")
+            with pytest.raises(ChannelError, match=r"no `cat` that works; the exit code was 7"):
+                await run(shell, "echo hello; exit 7")
+
+    asyncio.run(main())
