@@ -55,15 +55,18 @@ _rv_job() {
     )
     _rv_s=$?
     [ -e "$2.out" ] && [ -e "$2.err" ] || _rv_s="$_rv_s lost"
-    printf %4096s x >room && [ ! -e "full$_rv_full" ] || _rv_s="$_rv_s full"
+    _rv_has_room && [ ! -e "full$_rv_full" ] || _rv_s="$_rv_s full"
     _rv_tell "$1" "$_rv_s" "$2"
 }
 _rv_run() {
     _rv_start _rv_job "$@"
     eval "_rv_$1=$!"
 }
+_rv_has_room() {
+    printf %4096s x >room && true >room
+}
 _rv_tidy() {
-    printf %4096s x >room || { true >"full$_rv_full"; _rv_full=$((_rv_full + 1)); }
+    _rv_has_room || { true >"full$_rv_full"; _rv_full=$((_rv_full + 1)); }
     _rv_start rm -f "$@"
 }
 _rv_kill() (

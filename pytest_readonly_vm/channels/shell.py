@@ -86,7 +86,7 @@ _rv_empty() {
 }
 _rv_done() {
     _rv_s=$2
-    [ "$_rv_s" = 0 ] || printf %4096s x >room || _rv_s="$_rv_s full"
+    [ "$_rv_s" = 0 ] || _rv_has_room || _rv_s="$_rv_s full"
     [ -e "$3.err" ] || _rv_s="$2 lost"
     _rv_tell "$1" "$_rv_s" "$3"
 }

@@ -129,6 +129,11 @@ def test_files_are_tidied_away_when_their_job_has_ended(line: socket.socket) -> 
             for _ in range(150):
                 assert await run(shell, ":") == (0, b"", b"")
             assert len(list(folder.iterdir())) < 200
+            for _ in range(4):
+                assert len((await run(shell, "head -c 3000000 /dev/zero"))[1]) == 3_000_000
+            async with asyncio.timeout(PATIENCE):
+                while any(path.stat().st_size > 1 << 20 for path in folder.iterdir()):
+                    await run(shell, ":")
             (folder / "go").touch()
             assert await long == (0, b"hello\nbye\n", b"")
 
