@@ -20,10 +20,12 @@ from pytest_readonly_vm.values import (
     factor_or,
     health,
     layers,
+    located,
     nearest,
     one_of,
     path,
     patterns,
+    program,
     readiness,
     seconds,
     secret,
@@ -100,7 +102,7 @@ class VmConfig:
     )  # fmt: skip
     qemu: str | None = _setting(
         None,
-        text,
+        program,
         "BINARY",
         "QEMU system emulator, a name on PATH or a path (default: the one for this computer)",
     )
@@ -323,8 +325,6 @@ def parse(name: str, given: Given) -> object:
         return None
     try:
         value = SETTINGS[name].parse(given.value)
+        return located(value, written=given.value, folder=given.folder) if isinstance(value, Path) else value
     except ValueError as error:
         raise ConfigurationError(f"{given.origin}: {name}: {error}") from None
-    if isinstance(value, Path) and given.folder is not None:
-        value = given.folder / value
-    return value

@@ -1,9 +1,10 @@
-"""Owns how the value of a setting is read: texts, sizes, numbers, switches. Pure.
+"""Owns how the value of a setting is read: texts, sizes, numbers, switches. Pure, but for where homes are.
 
 Each function takes what somebody wrote and returns what a setting holds, or raises ValueError with the reason.
 """
 
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -23,7 +24,18 @@ _READY_WORDS = ("auto", "channel", "agent", "shell", "ssh", "systemd", "none")
 def text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a text")
+    _refuse_what_cannot_be_passed(value)
     return value
+
+
+def _refuse_what_cannot_be_passed(written: str) -> None:
+    """The kernel takes neither paths nor arguments with a NUL, nor what stands for no bytes at all."""
+    if "\0" in written:
+        raise ValueError(f"{written!r} has a NUL character")
+    try:
+        os.fsencode(written)
+    except UnicodeEncodeError:
+        raise ValueError(f"{written!r} has half a character, a lone surrogate") from None
 
 
 class Secret(str):
@@ -40,11 +52,34 @@ def secret(value: object) -> Secret:
 
 
 def path(value: object) -> Path:
-    if isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value:
+    """A path; in a text, a tilde at the beginning is a home, or itself where there is none; see `located`."""
+    if not isinstance(value, str | Path) or not str(value):
         raise ValueError(f"{value!r} is not a path")
-    return Path(value).expanduser()
+    _refuse_what_cannot_be_passed(str(value))
+    return Path(_expanded(value) if isinstance(value, str) else value)
+
+
+def _expanded(written: str) -> str:
+    return os.path.expanduser(written)  # noqa: PTH111 (for a Path, ./~name is the same as ~name)
+
+
+def located(path: Path, *, written: object, folder: Path | None) -> Path:
+    """A path that was read, from the folder in which it was meant.
+
+    As a shell has it, a tilde that names no home is part of the name; but only where there is a file of that name.
+    """
+    found = path if folder is None else folder / path
+    is_homeless = isinstance(written, str) and written.startswith("~") and _expanded(written) == written
+    if is_homeless and not os.path.lexists(found):
+        user = str(written)[1:].partition("/")[0]
+        missing = f"there is no user {user!r}" if user else "this user has no home directory, as HOME is not set"
+        raise ValueError(f"{written!r} is in no home: {missing}; if it is the name of a file, write ./{written}")
+    return found
+
+
+def program(value: object) -> str:
+    """A name on PATH, or a path."""
+    return _expanded(text(value))
 
 
 def size(value: object) -> int:
@@ -115,11 +150,11 @@ def switch(value: object) -> bool:
 def arguments(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         try:
-            return tuple(shlex.split(value))
+            return tuple(map(text, shlex.split(value)))
         except ValueError as error:
             raise ValueError(f"{value!r} cannot be split into arguments: {error}") from None
     if isinstance(value, Sequence) and all(isinstance(item, str) for item in value):
-        return tuple(value)
+        return tuple(map(text, value))
     raise ValueError(f"{value!r} is not a list of texts")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.errors import ImageError
+from pytest_readonly_vm.host.not_a_disk import objection
 from pytest_readonly_vm.host.process import Completed, ending, run_tool
 from pytest_readonly_vm.host.writers import has_writer
 
@@ -33,25 +34,37 @@ def inspect_chain(path: Path, *, format: str | None, shown: str, qemu_img: Path)
 
     :raises ImageError: a layer is missing, damaged, truncated, encrypted, locked by a writer or of an unsupported kind.
     """
-    _refuse_what_is_no_file(path, shown)
-    argv = ["info", "--output=json", "--backing-chain", *(("-f", format) if format else ())]
+    found: dict[str, Inspected] = {}
     # An absolute path has no colon before its first slash, so qemu-img cannot take it for a protocol.
-    done = _qemu_img(qemu_img, [*argv, str(path.absolute())], shown)
-    if done.returncode != 0:
-        words = _words(done)
-        if " lock" in words:
-            raise ImageError(f"{shown} is open for writing in another process; end that machine or copy the image")
-        raise ImageError(f"{shown} cannot be opened: {words}")
-    chain: list[Inspected] = []
-    for number, info in enumerate(json.loads(done.stdout)):
-        what = shown if number == 0 else f"{shown}: its backing file {info['filename']}"
+    name, what = str(path.absolute()), shown
+    # Asked one after another and not by --backing-chain, as qemu-img would open what is no file, and wait for a FIFO.
+    while name:
+        if name.startswith("/"):
+            _refuse_what_is_no_disk(Path(name), what)
+        info = _info(name, format, what, qemu_img)
         _refuse_what_info_shows(info, what)
         # JSON cannot say every name: what is not UTF-8 arrives maimed.
-        found = Inspected(Path(info["filename"]) if chain else path.absolute(), info["format"])
-        _refuse_what_is_no_file(found.path, what)
-        _refuse_damage(found, what, qemu_img)
-        chain.append(found)
-    return chain
+        layer = Inspected(Path(info["filename"]) if found else path.absolute(), info["format"])
+        if any(layer.path.samefile(above.path) for above in found.values()):
+            raise ImageError(f"{shown} cannot be opened: its backing file {layer.path} creates an infinite loop")
+        found[what] = layer
+        name = info.get("full-backing-filename", "").removeprefix("file:")
+        format = info.get("backing-filename-format")
+        what = f"{shown}: its backing file {name}"
+    for what, layer in found.items():
+        _refuse_damage(layer, what, qemu_img)
+    return list(found.values())
+
+
+def _info(name: str, format: str | None, what: str, qemu_img: Path) -> dict[str, Any]:
+    done = _qemu_img(qemu_img, ["info", "--output=json", *(("-f", format) if format else ()), name], what)
+    if done.returncode == 0:
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+    words = _words(done)
+    if " lock" in words:
+        raise ImageError(f"{what} is open for writing in another process; end that machine or copy the image")
+    raise ImageError(f"{what} cannot be opened: {words}")
 
 
 def refuse_writers(descriptor: int, what: str) -> None:
@@ -63,13 +76,16 @@ def refuse_writers(descriptor: int, what: str) -> None:
         raise ImageError(f"{what} is open for writing in another process; end that process or copy the image")
 
 
-def _refuse_what_is_no_file(path: Path, shown: str) -> None:
+def _refuse_what_is_no_disk(path: Path, shown: str) -> None:
     try:
         mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            raise ImageError(f"{shown} is {'a folder' if stat.S_ISDIR(mode) else 'neither a file nor a block device'}")
+        reason = objection(path)
     except OSError as error:
-        raise ImageError(f"{shown}: {error.strerror}") from None
-    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-        raise ImageError(f"{shown} is {'a folder' if stat.S_ISDIR(mode) else 'neither a file nor a block device'}")
+        raise ImageError(f"{shown} cannot be opened: {error.strerror}") from None
+    if reason is not None:
+        raise ImageError(f"{shown} {reason}")
 
 
 def _refuse_what_info_shows(info: dict[str, Any], what: str) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PLAIN
+
 Run = Callable[..., pytest.RunResult]
 
 SHOW = """
@@ -133,6 +135,31 @@ def test_a_wrong_value_ends_the_run_before_anything_is_collected(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {complaint}"])
     assert not [line for line in result.errlines if "Traceback" in line or "INTERNALERROR" in line]
+
+
+@pytest.mark.parametrize("place", ["option", "environment", "ini", "marker", "fixture"])
+def test_a_home_that_nobody_has_is_named_with_the_place(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    test, options, origin = "def test_it(readonly_vm): pass", [], f"{place} vm_tmpdir"
+    if place == "option":
+        options, origin = ["--vm-tmpdir=~nosuchuser/x"], "--vm-tmpdir"
+    elif place == "environment":
+        monkeypatch.setenv("PYTEST_VM_TMPDIR", "~nosuchuser/x")
+        origin = "PYTEST_VM_TMPDIR"
+    elif place == "ini":
+        pytester.makeini("[pytest]\nvm_tmpdir = ~nosuchuser/x")
+        origin = "tox.ini: vm_tmpdir"
+    elif place == "marker":
+        test = f"import pytest\n@pytest.mark.vm(tmpdir='~nosuchuser/x')\n{test}"
+        origin = "marker on *test_it"
+    else:
+        pytester.makeconftest("import pytest\n@pytest.fixture\ndef vm_tmpdir(): return '~nosuchuser/x'")
+    pytester.makepyfile(test)
+    result = pytester.runpytest_subprocess(*PLAIN, *options)
+    said = result.stdout if place == "fixture" else result.stderr
+    said.fnmatch_lines([f"*{origin}: tmpdir: '~nosuchuser/x' is in no home: there is no user 'nosuchuser'; *"])
+    assert not [line for line in result.outlines + result.errlines if "INTERNALERROR" in line]
 
 
 def test_an_unknown_environment_variable_names_the_nearest(

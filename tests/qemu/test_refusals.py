@@ -1,10 +1,13 @@
 """An image that cannot be a base is refused in one sentence, before QEMU or anything else is started."""
 
 import contextlib
+import gzip
 import json
+import lzma
 import os
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import tempfile
@@ -111,6 +114,30 @@ class TestKind:
         os.mkfifo(tmp_path / "fifo")
         refused(tmp_path / "fifo", "is neither a file nor a block device$")
 
+    def test_a_fifo_as_a_backing_file(self, tmp_path: Path, refused: Refused) -> None:
+        os.mkfifo(tmp_path / "fifo")
+        for number, backing in enumerate((f"{tmp_path}/fifo", "fifo", f"file:{tmp_path}/fifo")):
+            image = tmp_path / f"{number}.qcow2"
+            run("qemu-img", "create", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, image, "1M")
+            refused(image, f"its backing file {tmp_path}/fifo is neither a file nor a block device$")
+
+    def test_a_packed_image_whatever_its_format_is_said_to_be(self, tmp_path: Path, refused: Refused) -> None:
+        image = tmp_path / "disk.xz"
+        image.write_bytes(lzma.compress(writer_image(tmp_path / "disk.raw").read_bytes()))
+        for format in (None, "raw", "qcow2"):
+            refused(image, rf"disk.xz \(from .*\) is packed by xz; .*: xz -dk {image}$", format=format)
+
+    def test_a_packed_backing_file(self, tmp_path: Path, refused: Refused) -> None:
+        base = tmp_path / "base.gz"
+        base.write_bytes(gzip.compress(writer_image(tmp_path / "disk.raw").read_bytes()))
+        top = layer(tmp_path / "top.qcow2", "qcow2", base, "raw")
+        refused(top, f"its backing file {base} is packed by gzip; .*: gzip -dk {base}$")
+
+    def test_a_socket(self, tmp_path: Path, refused: Refused) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "socket"))
+            refused(tmp_path / "socket", "is neither a file nor a block device$")
+
     def test_a_format_that_is_not_supported(self, tmp_path: Path, refused: Refused) -> None:
         run("qemu-img", "create", "-f", "parallels", tmp_path / "disk.hdd", "1M")
         refused(tmp_path / "disk.hdd", f"has the format parallels, not one of qcow2, raw, .*{CONVERT}")
@@ -160,7 +187,7 @@ class TestPresence:
         base = writer_image(tmp_path / "base.img")
         top = layer(tmp_path / "top.qcow2", "qcow2", base, "raw")
         base.unlink()
-        refused(top, f"cannot be opened: Could not open '{base}': .*No such file or directory$")
+        refused(top, f"its backing file {base} cannot be opened: No such file or directory$")
 
     def test_a_file_that_may_not_be_read(self, open_folder: Path, refused: Refused) -> None:
         image = writer_image(open_folder / "disk.img")
@@ -212,15 +239,15 @@ class TestWriters:
             refused(image, "is open for writing in another process; end that (machine|process) or copy the image$")
 
     def test_qemu_nbd(self, tmp_path: Path, image: Path, refused: Refused) -> None:
-        socket = tmp_path / "socket"
-        with daemon("qemu-nbd", "-t", "-k", str(socket), "-f", "qcow2", str(image)):
-            eventually(socket.is_socket, "qemu-nbd")
+        place = tmp_path / "socket"
+        with daemon("qemu-nbd", "-t", "-k", str(place), "-f", "qcow2", str(image)):
+            eventually(place.is_socket, "qemu-nbd")
             refused(image, "is open for writing in another process; end that (machine|process) or copy the image$")
 
     def test_readers_are_welcome(self, tmp_path: Path, image: Path, boot: Callable[..., object]) -> None:
-        socket = tmp_path / "socket"
-        with daemon("qemu-nbd", "-r", "-t", "-k", str(socket), "-f", "qcow2", str(image)), image.open("rb"):
-            eventually(socket.is_socket, "qemu-nbd")
+        place = tmp_path / "socket"
+        with daemon("qemu-nbd", "-r", "-t", "-k", str(place), "-f", "qcow2", str(image)), image.open("rb"):
+            eventually(place.is_socket, "qemu-nbd")
             boot(image)
 
 

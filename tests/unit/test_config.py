@@ -6,6 +6,7 @@ import pytest
 
 from pytest_readonly_vm import ConfigurationError, VmConfig
 from pytest_readonly_vm.config import SETTINGS, Given, parse
+from pytest_readonly_vm.values import path
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,11 @@ def test_a_value_is_read_as_text_or_as_itself(name: str, given: object, read: ob
         ("qemu_args", 3, "3 is not a list of texts"),
         ("monitor", "maybe", "'maybe' is neither on nor off"),
         ("image", "", "'' is not a path"),
+        ("image", "a\0b", r"'a\x00b' has a NUL character"),
+        ("image", Path("a\0b"), r"'a\x00b' has a NUL character"),
+        ("append", "a\0b", r"'a\x00b' has a NUL character"),
+        ("qemu_args", ["-x\0"], r"'-x\x00' has a NUL character"),
+        ("tmpdir", "\udcff\ud800", "has half a character"),
         ("memroy", "1G", "there is no setting 'memroy' (did you mean 'memory'?)"),
     ],
 )
@@ -74,6 +80,32 @@ def test_an_impossible_value_is_refused_in_one_line_that_begins_with_its_origin(
     assert str(refusal.value).startswith("pytest.ini: vm_x: ")
     assert complaint in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+PATHS = [name for name, setting in SETTINGS.items() if setting.parse is path]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_home_that_is_not_there_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(written: str) -> str:
+        with pytest.raises(ConfigurationError) as error:
+            parse(name, Given(written, "marker on test_x.py", Path("/nowhere")))
+        return str(error.value).removeprefix(f"marker on test_x.py: {name}: {written!r} is in no home: ")
+
+    assert (
+        refusal("~nosuchuser/x") == "there is no user 'nosuchuser'; if it is the name of a file, write ./~nosuchuser/x"
+    )
+    assert refusal("~nosuchuser/").startswith("there is no user 'nosuchuser';")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 3_000_000_000)  # who has no entry among the users
+    assert refusal("~/x").startswith("this user has no home directory, as HOME is not set;")
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_name_as_in_a_shell(tmp_path: Path) -> None:
+    assert parse("image", Given("./~base.img", "x", tmp_path)) == tmp_path / "~base.img"
+    (tmp_path / "~base.img").touch()
+    assert parse("image", Given("~base.img", "x", tmp_path)) == tmp_path / "~base.img"
+    assert parse("qemu", Given("~/bin/qemu", "x")) == str(Path.home() / "bin/qemu")
 
 
 def test_a_relative_path_is_joined_to_its_givers_folder() -> None:
