@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import NoReturn, Protocol, cast
 
 from pytest_readonly_vm.errors import ConfigurationError, VmError
+from pytest_readonly_vm.host.refusals import explain
 
 
 class Command(Protocol):
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (VmError, OSError) as error:
-        print(f"readonly-vm: {error}", file=sys.stderr)
+        sentence = str(error) if isinstance(error, VmError) else explain(error) or str(error)
+        print(f"readonly-vm: {sentence}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
             if not note.startswith(_FOR_DEVELOPERS):
                 print(note, file=sys.stderr)

@@ -7,8 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.errors import QemuNotFound
+from pytest_readonly_vm.errors import HostError, QemuNotFound
 from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.refusals import explain, is_lack
 
 _ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 _PACKAGES = {"x86_64": "qemu-system-x86", "i386": "qemu-system-x86", "aarch64": "qemu-system-arm"}
@@ -42,6 +43,7 @@ def find_qemu(wanted: str | None, *, origin: str) -> Qemu:
     """The emulator called `wanted` (a name on PATH or a path), or the one for this computer, asked what it can do.
 
     :raises QemuNotFound: there is none, or it does not answer; the message names the package to install.
+    :raises HostError: this computer does not let it be started.
     """
     name = wanted or f"qemu-system-{host_arch()}"
     found = shutil.which(name)
@@ -89,7 +91,8 @@ def _ask(path: Path, question: str) -> str:
     try:
         done = run_tool([str(path), question], timeout=_PATIENCE)
     except OSError as error:
-        raise QemuNotFound(f"{path} cannot be started: {error.strerror}") from None
+        kind = HostError if is_lack(error) else QemuNotFound
+        raise kind(f"{path} cannot be started: {explain(error)}") from None
     if done.returncode is None:
         raise QemuNotFound(f"{path} {question} gave no answer within {_PATIENCE:g} s")
     return done.stdout + done.stderr

@@ -18,6 +18,7 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
 from pytest_readonly_vm.host.image import BaseImage, open_base
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Spawner
+from pytest_readonly_vm.host.refusals import refusals
 from pytest_readonly_vm.host.ssh_key import make_key
 from pytest_readonly_vm.host.workspace import Workspace
 from pytest_readonly_vm.machine.files import Progress
@@ -140,7 +141,8 @@ class Lab:
 
         Nothing is started where that would be no gain: if a machine is not a copy of one that has booted.
         """
-        self._prefetch.expect([one for one in wanted if self._has_template(one[0])])
+        with contextlib.suppress(VmError), refusals("nothing is started ahead"):  # which `start` does then
+            self._prefetch.expect([one for one in wanted if self._has_template(one[0])])
 
     def _has_template(self, config: VmConfig) -> bool:
         try:
@@ -148,6 +150,7 @@ class Lab:
         except (VmError, OSError):  # which `start` will raise for who wants the machine
             return False
 
+    @refusals("no machine can be started")
     def _order(self, config: VmConfig, name: str, *, spare: bool = False) -> Order:
         with self._lock:
             hypervisor = self._hypervisor(config)

@@ -28,6 +28,7 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.host.image import BaseImage, Layer
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process, Spawner, run_tool
+from pytest_readonly_vm.host.refusals import explain, refusals
 from pytest_readonly_vm.host.seal import Landlock
 from pytest_readonly_vm.host.slots import Slot
 from pytest_readonly_vm.host.ssh_key import public_key
@@ -112,10 +113,12 @@ class Origin:
     """The key that the guest knows already."""
 
 
+@refusals("no machine can be started")
 def launch(order: Order, origin: Origin) -> Instance:
     """Start QEMU; what was begun is undone when anything fails. Its monitor has not been greeted yet.
 
     :raises ConfigurationError: the way of provisioning does not fit the machine.
+    :raises HostError: this computer refuses what it takes.
     :raises StartFailed: QEMU could not be started.
     """
     config, name, loop = order.config, order.name, order.loop
@@ -261,7 +264,7 @@ def _spawn(order: Order, wiring: Wiring, folder: Path, extra: tuple[int, ...]) -
             argv, name=order.name, env=env, pass_fds=inherited, ruleset=landlock.fd if landlock else None
         )
     except OSError as error:
-        raise StartFailed(f"{order.name}: {argv[0]} could not be started: {error}") from error
+        raise StartFailed(f"{order.name}: {argv[0]} could not be started: {explain(error) or error}") from None
     finally:
         if landlock:
             landlock.close()

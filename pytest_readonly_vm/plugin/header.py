@@ -28,9 +28,11 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
     # These load asyncio and more, which a run without machines is not to pay for.
     from pytest_readonly_vm.host.hypervisor import find_hypervisor
     from pytest_readonly_vm.host.inspection import inspect_chain
+    from pytest_readonly_vm.host.refusals import refusals
 
     try:
-        hypervisor = find_hypervisor(wanted)
+        with refusals("QEMU cannot be asked"):
+            hypervisor = find_hypervisor(wanted)
     except VmError as error:
         return [f"vm: {error}"]
     found = [
@@ -43,7 +45,8 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
         assert path is not None
         shown = f"base image {path} (from {image.origin})"
         try:
-            chain = inspect_chain(path, format=wanted.format, shown=shown, qemu_img=hypervisor.qemu_img)
+            with refusals(f"{shown} cannot be looked at"):
+                chain = inspect_chain(path, format=wanted.format, shown=shown, qemu_img=hypervisor.qemu_img)
         except VmError as error:
             found.append(f"vm: {error}")
             continue

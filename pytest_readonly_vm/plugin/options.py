@@ -78,9 +78,13 @@ def given_images(config: pytest.Config) -> tuple[Given, ...]:
 def _find(config: pytest.Config, name: str) -> Given | None:
     here = Path(config.invocation_params.dir)
     if (value := config.getoption(f"vm_{name}")) is not None:
+        option = f"--vm-{name.replace('_', '-')}"
+        if config.getoption("tx", None) and not _is_utf8(value):
+            reason = "is not UTF-8, so xdist cannot tell its workers; set the variable"
+            raise pytest.UsageError(f"{option}: {value!r} {reason} {_PREFIX}{name.upper()} instead")
         # Repeated --vm-qemu-args add up to one list of arguments.
         value = " ".join(value) if name == "qemu_args" else value
-        return Given(value, f"--vm-{name.replace('_', '-')}", here)
+        return Given(value, option, here)
     if (value := os.environ.get(_PREFIX + name.upper())) is not None:
         value = value.split(_SEPARATORS[name]) if name in _SEPARATORS else value
         return Given(value, _PREFIX + name.upper(), here)
@@ -90,6 +94,14 @@ def _find(config: pytest.Config, name: str) -> Given | None:
     except (TypeError, ValueError, pytest.UsageError) as error:
         raise pytest.UsageError(f"{origin}: {error}") from None
     return None if value is None else Given(value, origin, config.inipath.parent if config.inipath else config.rootpath)
+
+
+def _is_utf8(value: object) -> bool:
+    try:
+        "".join(value if isinstance(value, list) else [str(value)]).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _each_image(given: Given | None) -> list[Given]:

@@ -57,6 +57,22 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """What xdist sends from a worker must be UTF-8, as names of files need not be; it would be an internal error."""
+    return _sendable((yield))
+
+
+def _sendable(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {_sendable(key): _sendable(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(map(_sendable, data))
+    if isinstance(data, str) and not data.isascii():
+        return data.encode("utf-8", "backslashreplace").decode()
+    return data
+
+
 def _is_for_users(error: BaseException) -> bool:
     """Whether a traceback of our own code, or of what waits in it, would tell a user nothing."""
     return isinstance(error, VmError | pytest.UsageError) or is_timeout(error)

@@ -9,6 +9,7 @@ from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.image import Fingerprint, Layer
+from pytest_readonly_vm.host.refusals import explain
 from pytest_readonly_vm.machine.launch import Order
 from pytest_readonly_vm.machine.start.cache import Damaged, Entry, TemplateCache, default_folder
 from pytest_readonly_vm.machine.start.layering import Reads
@@ -42,7 +43,10 @@ class Archive:
                 if not is_current(entry.facts["reads"]):
                     raise Damaged("it is made of files that have changed since")
                 template = _template(entry, order, opened)
-            except (Damaged, OSError, KeyError, TypeError, ValueError, AttributeError):
+            except OSError as error:
+                self._tell(f"the frozen guest of an earlier run is not used: {explain(error)}")
+                return None
+            except (Damaged, KeyError, TypeError, ValueError, AttributeError):
                 self._cache.remove(key)
                 return None
             opened.pop_all()

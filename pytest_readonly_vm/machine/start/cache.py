@@ -30,6 +30,7 @@ from typing import Any
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host import sparse
 from pytest_readonly_vm.host.folders import is_still, lock_now, make_private, user_cache
+from pytest_readonly_vm.host.refusals import is_lack
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -92,6 +93,7 @@ class Entry:
         """A read-only descriptor of a file whose content is what was put there. The caller closes it.
 
         :raises Damaged: it is not, or the file is gone.
+        :raises OSError: this process or computer has no more of what it takes to find out.
         """
         return self._verified(name, lambda source: (sparse.digest(source), os.dup(source)))
 
@@ -99,6 +101,7 @@ class Entry:
         """A memfd with the content of a file, that nobody can change any more; holes stay holes. The caller closes it.
 
         :raises Damaged: the content is not what was put there, or the file is gone.
+        :raises OSError: this process or computer has no more of what it takes to load it.
         """
         return self._verified(name, lambda source: sparse.memory_copy(source, f"readonly-vm {name}"))
 
@@ -111,6 +114,8 @@ class Entry:
             finally:
                 os.close(source)
         except OSError as error:
+            if is_lack(error):  # the entry is as good as it was
+                raise
             raise Damaged(f"{path} cannot be loaded: {error.strerror}") from None
         if found != self.digests[name]:
             os.close(taken)

@@ -20,6 +20,7 @@ from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
 from pytest_readonly_vm.errors import ChannelError, QmpError, VmError
 from pytest_readonly_vm.host.image import Fingerprint, Layer
 from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.refusals import refusals
 from pytest_readonly_vm.machine.command_line import DISK
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.start.repair import PREPARE
@@ -57,6 +58,7 @@ class Template:
     reads: Mapping[str, str] = field(default_factory=dict)
     """What layers have read of the host's files; see `layering`."""
 
+    @refusals("a frozen guest cannot be used")
     def open_state(self) -> int:
         """A descriptor of the state with a position of its own, for one QEMU to read."""
         return os.open(f"/proc/self/fd/{self.state}", os.O_RDONLY | os.O_CLOEXEC)
@@ -74,6 +76,7 @@ class Template:
                 os.close(descriptor)
 
 
+@refusals("a guest's memory cannot be had")
 def new_ram(size: int) -> int:
     """Memory of so many bytes that can be sealed, as a descriptor."""
     descriptor = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -92,6 +95,7 @@ def frozen_layer(path: Path) -> Layer:
     return Layer(path, "qcow2", descriptor, Fingerprint.of(os.fstat(descriptor)))
 
 
+@refusals("a frozen guest cannot be used")
 def copies(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     """The same files, by descriptors that live and are closed on their own."""
     return tuple(replace(layer, descriptor=os.dup(layer.descriptor)) for layer in layers)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.host import sparse
 from pytest_readonly_vm.host.contents import Contents
+from pytest_readonly_vm.host.refusals import refusals
 from pytest_readonly_vm.machine.command_line import RamWire
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, Origin
@@ -105,7 +106,7 @@ class Templates:
                 self._refused[key] = f"it boots in less than {_QUICK:g} s, which a copy would not better"
                 raise Refused(self._refused[key], instance)
             try:
-                template = order.loop.run(freeze(instance, ram=ram))
+                template = _frozen(order, instance, ram)
                 self._on_boot(order, instance)
                 return template
             except Unfrozen as unfrozen:
@@ -124,7 +125,7 @@ class Templates:
             instance = clone(order, below, ram=ram, freezable=True)
             try:
                 reads = {**below.reads, **make_layer(order, instance, number, self._contents)}
-                return replace(order.loop.run(freeze(instance, ram=ram)), reads=reads)
+                return replace(_frozen(order, instance, ram), reads=reads)
             except Unfrozen as unfrozen:
                 self._refused[key] = str(unfrozen)
                 raise Refused(str(unfrozen), instance, layers=number + 1) from None
@@ -187,6 +188,12 @@ def _memory(ram: int | None) -> Iterator[int | None]:
         raise
 
 
+@refusals("the guest cannot be frozen")
+def _frozen(order: Order, instance: Instance, ram: int | None) -> Template:
+    return order.loop.run(freeze(instance, ram=ram))
+
+
+@refusals("a guest's memory cannot be copied")
 def _copied(ram: int, size: int) -> int:
     """Memory with the content of other, holes kept, that is not sealed."""
     copied = new_ram(size)
