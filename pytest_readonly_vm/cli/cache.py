@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.machine.start.cache import Entry, TemplateCache, default_folder
+from pytest_readonly_vm.values import path
 
 HELP = "list or remove the templates that are kept between runs"
 
@@ -17,7 +18,7 @@ _KEY_SHOWN = 12
 def declare(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     folder = argparse.ArgumentParser(add_help=False)
-    folder.add_argument("--folder", type=Path, metavar="DIR", help="where they are (default: in the user's cache)")
+    folder.add_argument("--folder", type=path, metavar="DIR", help="where they are (default: in the user's cache)")
     actions.add_parser("list", parents=[folder], help="show them, the last used first")
     clear = actions.add_parser("clear", parents=[folder], help="remove all, or those that are named")
     clear.add_argument("keys", nargs="*", metavar="KEY", help="a key as the list shows it, or the beginning of one")

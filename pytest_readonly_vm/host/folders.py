@@ -2,10 +2,13 @@
 
 import fcntl
 import os
+import shlex
 import stat
+import tempfile
 from pathlib import Path
 
 from pytest_readonly_vm.errors import HostError
+from pytest_readonly_vm.host.refusals import explain
 
 
 def user_cache() -> Path:
@@ -22,6 +25,20 @@ def user_cache() -> Path:
     return place / "pytest-readonly-vm"
 
 
+def require_cache(folder: Path) -> None:
+    """Make the folder for frozen guests, if it is not there, and try it.
+
+    :raises HostError: it cannot be used; the message says what to do.
+    """
+    advice = "name another folder by --vm-cache=DIR, or use --vm-no-cache"
+    make_private(folder, advice=advice)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise HostError(f"nothing can be put into {folder}: {explain(error)}; {advice}") from None
+
+
 def make_private(folder: Path, *, advice: str) -> None:
     """Make a folder of mode 0700 if it is not there, and make sure that it is this user's alone.
 
@@ -33,10 +50,13 @@ def make_private(folder: Path, *, advice: str) -> None:
     except OSError as error:
         raise HostError(f"{folder} cannot be used: {error.strerror}; {advice}") from None
     # Anybody may have made a folder of this name in a place that all can write.
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    is_yours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not is_yours or found.st_mode & 0o077:
+        # Where others could write they may have left something.
+        remedy = f"chmod 700 {shlex.quote(str(folder))}" if is_yours and not found.st_mode & 0o022 else "remove it"
         raise HostError(
             f"{folder} is not a folder that only you can use (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}); "
-            f"remove it or {advice}"
+            f"{remedy}, or {advice}"
         )
 
 

@@ -163,7 +163,9 @@ def _qemu_img(binary: Path, arguments: list[str], what: str) -> Completed:
     if done.returncode is None:
         raise ImageError(f"{what}: qemu-img {arguments[0]} gave no answer within {_PATIENCE:g} s")
     if done.returncode < 0:
-        raise ImageError(f"{what}: qemu-img {arguments[0]} {ending(done.returncode)}")
+        raise ImageError(
+            f"{what}: qemu-img {arguments[0]} {ending(done.returncode)}: {_words(done) or 'no word of why'}"
+        )
     return done
 
 

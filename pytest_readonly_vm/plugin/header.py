@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_readonly_vm.config import Given, VmConfig
-from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.errors import HostError, VmError
 from pytest_readonly_vm.plugin.options import given_images, given_settings
 from pytest_readonly_vm.qemu_args import what_no_copy_has
 
@@ -26,9 +26,11 @@ def _start(wanted: VmConfig) -> str:
 
 def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
     # These load asyncio and more, which a run without machines is not to pay for.
+    from pytest_readonly_vm.host.folders import require_cache
     from pytest_readonly_vm.host.hypervisor import find_hypervisor
     from pytest_readonly_vm.host.inspection import inspect_chain
     from pytest_readonly_vm.host.refusals import refusals
+    from pytest_readonly_vm.machine.start.cache import default_folder
 
     try:
         with refusals("QEMU cannot be asked"):
@@ -40,6 +42,11 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
         f"vm: seal: {hypervisor.seal.describe()}; verify: {wanted.verify}",
         f"vm: start: {_start(wanted)}",
     ]
+    if wanted.start in ("auto", "clone") and not wanted.no_cache:
+        try:
+            require_cache(wanted.cache or default_folder())
+        except HostError as error:
+            found.append(f"vm: cache (from {wanted.origin('cache')}): guests are not kept for later runs: {error}")
     for image in images:
         path = VmConfig().with_settings({"image": image}).image
         assert path is not None

@@ -6,11 +6,12 @@ Markers and fixtures come later, and win; see `markers` and `fixtures`.
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from pytest_readonly_vm.config import SETTINGS, Given, parse
-from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.values import nearest
 
 _PREFIX = "PYTEST_VM_"
@@ -57,12 +58,26 @@ def read_settings(config: pytest.Config) -> None:
         config.stash[_images] = tuple(Given(parse("image", given), given.origin) for given in images)
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from None
+    _require_cache(config.stash[_given])
     for image in config.stash[_images]:
         if image.origin == "--vm-image" and isinstance(image.value, Path):
             try:
                 image.value.stat()
             except OSError as error:
                 raise pytest.UsageError(f"--vm-image: {image.value}: {error.strerror}") from None
+
+
+def _require_cache(settings: Mapping[str, Given]) -> None:
+    """A cache that somebody asks for in this very command is to be had; else `header` says that it is not."""
+    cache = settings.get("cache")
+    if cache is None or cache.origin != "--vm-cache" or "no_cache" in settings:
+        return
+    from pytest_readonly_vm.host.folders import require_cache  # which other runs are not to pay for
+
+    try:
+        require_cache(cast(Path, cache.value))
+    except HostError as error:
+        raise pytest.UsageError(f"--vm-cache: {error}") from None
 
 
 def given_settings(config: pytest.Config) -> Mapping[str, Given]:

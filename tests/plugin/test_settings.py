@@ -1,5 +1,6 @@
 """A setting has one name in four places, an order among them, and complaints that say where to mend it."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PLAIN
+from tests.conftest import PLAIN, SMALL
 
 Run = Callable[..., pytest.RunResult]
 
@@ -160,6 +161,57 @@ def test_a_home_that_nobody_has_is_named_with_the_place(
     said = result.stdout if place == "fixture" else result.stderr
     said.fnmatch_lines([f"*{origin}: tmpdir: '~nosuchuser/x' is in no home: there is no user 'nosuchuser'; *"])
     assert not [line for line in result.outlines + result.errlines if "INTERNALERROR" in line]
+
+
+def test_a_cache_that_cannot_be_had_ends_the_run_that_asks_for_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(): pass")
+    pytester.mkdir("open").chmod(0o755)
+    (pytester.path / "file").touch()
+    for folder, complaint in (
+        (
+            "open",
+            "*open is not a folder that only you can use (owner *, mode 755); chmod 700 */open, or name another *",
+        ),
+        ("file", "*file cannot be used: File exists; name another folder by --vm-cache=DIR, or use --vm-no-cache"),
+    ):
+        result = pytester.runpytest_subprocess(*PLAIN, f"--vm-cache={folder}")
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"ERROR: --vm-cache: {complaint}"])
+    assert pytester.runpytest_subprocess(*PLAIN, "--vm-cache=file", "--vm-no-cache").ret == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])
+def test_one_that_is_set_for_all_runs_is_done_without_and_that_is_told(
+    pytester: pytest.Pytester, run_on: Run, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
+) -> None:
+    (pytester.path / "file").touch()
+    monkeypatch.setenv("PYTEST_VM_CACHE", "file")
+    pytester.makepyfile("def test_it(readonly_vm): pass")
+    result = run_on("hello", "--vm-start=clone", *workers)
+    result.assert_outcomes(passed=1)
+    reason = "*file cannot be used: File exists; name another folder by --vm-cache=DIR"
+    result.stdout.fnmatch_lines(
+        [
+            f"vm: cache (from PYTEST_VM_CACHE): guests are not kept for later runs: {reason}, or use --vm-no-cache",
+            f"frozen guests are not kept for later runs: {reason}",
+        ]
+    )
+
+
+def test_names_that_are_no_utf8_are_no_internal_error_of_xdist(
+    pytester: pytest.Pytester, boot_sector: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = pytester.path / os.fsdecode(b"caf\xe9.img")
+    image.write_bytes(boot_sector("hello").read_bytes())
+    pytester.makepyfile("def test_it(readonly_vm): assert not readonly_vm.config.image")
+    options = (*SMALL, *PLAIN, "-n", "1")
+    refused = pytester.run(sys.executable, "-m", "pytest", *options, f"--vm-image={image}")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(["ERROR: --vm-image: *caf?udce9.img*set the variable PYTEST_VM_IMAGE instead"])
+    monkeypatch.setenv("PYTEST_VM_IMAGE", str(image))
+    result = pytester.runpytest_subprocess(*options)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*not PosixPath(*caf?udce9.img*", r"base caf*.img unchanged after 1 tests *"])
 
 
 def test_an_unknown_environment_variable_names_the_nearest(

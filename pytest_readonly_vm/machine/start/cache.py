@@ -133,7 +133,7 @@ class TemplateCache:
 
         :raises HostError: the folder cannot be made or is not this user's alone.
         """
-        make_private(folder, advice="choose another folder for templates")
+        make_private(folder, advice="name another folder by --vm-cache=DIR")
         self.folder = folder
         self.limit = limit
         self._sweep()
