@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -199,19 +200,20 @@ def test_one_that_is_set_for_all_runs_is_done_without_and_that_is_told(
 
 
 def test_names_that_are_no_utf8_are_no_internal_error_of_xdist(
-    pytester: pytest.Pytester, boot_sector: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, boot_sector: Callable[[str], Path]
 ) -> None:
     image = pytester.path / os.fsdecode(b"caf\xe9.img")
     image.write_bytes(boot_sector("hello").read_bytes())
     pytester.makepyfile("def test_it(readonly_vm): assert not readonly_vm.config.image")
-    options = (*SMALL, *PLAIN, "-n", "1")
-    refused = pytester.run(sys.executable, "-m", "pytest", *options, f"--vm-image={image}")
-    assert refused.ret == pytest.ExitCode.USAGE_ERROR
-    refused.stderr.fnmatch_lines(["ERROR: --vm-image: *caf?udce9.img*set the variable PYTEST_VM_IMAGE instead"])
-    monkeypatch.setenv("PYTEST_VM_IMAGE", str(image))
-    result = pytester.runpytest_subprocess(*options)
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*not PosixPath(*caf?udce9.img*", r"base caf*.img unchanged after 1 tests *"])
+    run = [sys.executable, "-m", "pytest", *SMALL, *PLAIN, "-n", "1"]  # which pytester would take for UTF-8
+    refused = subprocess.run([*run, f"--vm-image={image}"], capture_output=True, check=False)
+    assert refused.returncode == pytest.ExitCode.USAGE_ERROR
+    assert b"not UTF-8, so xdist cannot tell its workers; set the variable PYTEST_VM_IMAGE instead" in refused.stderr
+    failed = subprocess.run(run, env={**os.environ, "PYTEST_VM_IMAGE": str(image)}, capture_output=True, check=False)
+    assert failed.returncode == pytest.ExitCode.TESTS_FAILED
+    assert rb"caf\udce9.img" in failed.stdout
+    assert b"INTERNALERROR" not in failed.stdout
+    assert b".img unchanged after 1 tests" in failed.stdout
 
 
 def test_an_unknown_environment_variable_names_the_nearest(
