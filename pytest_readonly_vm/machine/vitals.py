@@ -38,6 +38,9 @@ _LONGEST_TRACE = 2.0
 _LAST_ANSWER = {Belief.PLAUSIBLE: 3.0, Belief.PROVEN: 0.75}
 """Seconds that a guest has to show that it lives, by how much speaks against it."""
 
+_FULL = 16
+"""MiB: where less is free, there may be no room for what a guest wants to write at once."""
+
 _LOOKED_BACK = 8192
 """Characters of the console's latest text in which a guest may have said that it reboots."""
 
@@ -236,7 +239,10 @@ class Vitals:
         if data.get("nospace"):
             system = os.statvfs(self._folder)
             free = system.f_bavail * system.f_frsize >> 20
-            sentence += f" (the guest's writes go to {self._folder}, where {free} MiB are free; see the setting tmpdir)"
+            where = f"the guest's writes go to {self._folder}, where {free} MiB are free"
+            elsewhere = "so it is not that: another disk, a quota, an error that a test has made"
+            cause = "see the setting tmpdir" if free < _FULL else elsewhere
+            sentence += f" ({where}; {cause})"
         return sentence
 
     def _cause_of_death(self, ending: str) -> GuestDied:

@@ -1,9 +1,11 @@
 """A full disk on the host stops a guest with a reason; it corrupts nothing and leaves nothing behind."""
 
 import sys
+from collections.abc import Callable
 
 import pytest
 
+from pytest_readonly_vm import GuestPaused, VirtualMachine
 from tests.guests.tiny_linux import PROMPT, tiny_linux
 
 
@@ -47,3 +49,13 @@ def test_one_that_fills_up_stops_the_guest_which_goes_on_when_there_is_room(pyte
             console.expect("written: 0", timeout=60)
     """)
     run_on_a_small_disk(pytester, "96m").assert_outcomes(passed=1)
+
+
+def test_an_error_that_a_test_has_made_is_not_blamed_on_the_folder(boot: Callable[..., VirtualMachine]) -> None:
+    faults = "inject-error.0.event=none,inject-error.0.iotype=read,inject-error.0.errno=28"
+    faulty = f"driver=blkdebug,node-name=bad,read-only=on,image.driver=null-co,{faults}"
+    disk = ("-blockdev", faulty, "-device", "virtio-blk-pci,drive=bad,rerror=stop,bootindex=1")
+    with pytest.raises(
+        GuestPaused, match=r": bad cannot be read: No space left on device \(.* are free; so it is not "
+    ):
+        boot("hello", qemu_args=disk)
