@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 from pytest_readonly_vm.errors import HostError
+from pytest_readonly_vm.host.refusals import explain
 
 T = TypeVar("T")
 
@@ -147,7 +148,9 @@ class Slots:
                 finally:
                     os.close(folder)
         except OSError as error:
-            raise HostError(f"{self._folder} cannot be used to share this host's memory and CPUs: {error}") from None
+            raise HostError(
+                f"{self._folder} cannot be used to share this host's memory and CPUs: {explain(error)}"
+            ) from None
 
     def _hold(self, request: _Request) -> str | None:
         """Join the queue or move up in it: None when the request is held now, else why it is not."""

@@ -10,11 +10,13 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 from pathlib import Path
 from typing import Self
 
 from pytest_readonly_vm.errors import HostError, OutOfSpace
 from pytest_readonly_vm.host.folders import lock_now, make_private
+from pytest_readonly_vm.host.refusals import explain
 
 COOKIE = "READONLY_VM_RUN"
 """Environment variable that a QEMU carries: the folder of the run that it belongs to."""
@@ -76,8 +78,13 @@ class Workspace:
 def _private_parent(place: Path) -> Path:
     parent = place / f"pytest-readonly-vm-{os.getuid()}"
     advice = "use --vm-tmpdir=DIR with a folder that can be written"
-    if not place.is_dir():
-        raise HostError(f"no folder for temporary files: {place} is not there; {advice}")
+    try:
+        if not stat.S_ISDIR(place.stat().st_mode):
+            raise HostError(f"no folder for temporary files: {place} is none; {advice}")
+    except FileNotFoundError:
+        raise HostError(f"no folder for temporary files: {place} is not there; {advice}") from None
+    except OSError as error:
+        raise HostError(f"no folder for temporary files: {explain(error)}; {advice}") from None
     make_private(parent, advice=advice)
     return parent
 

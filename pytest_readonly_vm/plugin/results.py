@@ -36,7 +36,7 @@ class Results:
 
     def enter(self, output: Path) -> None:
         """Before the first machine: remove what runs that are over have left in an output folder, if there is one."""
-        if output in self._locks or not output.is_dir():
+        if output in self._locks:
             return
         with contextlib.suppress(OSError), _alone_in(output):  # what cannot be removed stays
             is_first = not (output / f"{_RUN}{self.run}").exists()

@@ -39,8 +39,6 @@ class News(TypedDict):
     checked: list[str]
     changed: dict[str, str]
     kept: list[str]
-    told: list[str]
-    """Sentences for people, of a process that has no terminal."""
     lanes: list[dict[str, Any]]
     """Of each machine that has ended, all that the page of the run shows of it; nothing where there is to be none."""
 
@@ -53,7 +51,6 @@ class Run:
         self._checked: list[str] = []
         self._changed: dict[str, str] = {}
         self._kept: list[str] = []
-        self._told: list[str] = []
         self._failed: set[VirtualMachine] = set()
         self._used: set[VirtualMachine] = set()
         self._labels: dict[VirtualMachine, str] = {}
@@ -151,12 +148,10 @@ class Run:
         return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
 
     def tell(self, line: str) -> None:
-        """Show a line in the terminal, whatever is captured; that of an xdist worker comes with its next report."""
+        """Show a line in the terminal, whatever is captured."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         capture = self._config.pluginmanager.get_plugin("capturemanager")
-        if hasattr(self._config, "workerinput"):  # whose terminal nobody sees
-            self._told.append(line)
-        elif reporter is not None:
+        if reporter is not None:
             with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
                 reporter.ensure_newline()
                 reporter.write_line(line)
@@ -231,16 +226,9 @@ class Run:
         if not self.has_lab:
             return None
         boots = [dataclasses.asdict(boot) for boot in self.lab.boots]
-        news = News(
-            boots=boots,
-            checked=self._checked,
-            changed=self._changed,
-            kept=self._kept,
-            told=self._told,
-            lanes=self._lanes,
-        )
+        news = News(boots=boots, checked=self._checked, changed=self._changed, kept=self._kept, lanes=self._lanes)
         self.lab.boots.clear()
-        self._checked, self._changed, self._kept, self._told, self._lanes = [], {}, [], [], []
+        self._checked, self._changed, self._kept, self._lanes = [], {}, [], []
         return news if any(news.values()) else None
 
 

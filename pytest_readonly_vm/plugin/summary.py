@@ -26,7 +26,6 @@ class Summary:
         self._checked: Counter[str] = Counter()
         self._changed: dict[str, str] = {}
         self._kept: list[str] = []
-        self._told: list[str] = []
         self._hashed: dict[str, str] = {}
         """What comparing the digests of a base has found, or nothing."""
         self._incidents: list[dict[str, Any]] = []
@@ -38,7 +37,6 @@ class Summary:
             self._checked.update(news["checked"])
             self._changed.update(news["changed"])
             self._kept += news["kept"]
-            self._told += news["told"]
         if incident := vars(report).get(INCIDENT):
             self._incidents.append(incident)
 
@@ -72,8 +70,6 @@ class Summary:
         terminalreporter.write_sep("-", "virtual machines")
         for line in self._start_lines():
             terminalreporter.write_line(line)
-        for line, count in Counter(self._told).items():
-            terminalreporter.write_line(f"{line}{f' ({count} times)' if count > 1 else ''}")
         if (wanted := terminalreporter.config.option.durations) is not None:
             for boot in sorted(self._boots, key=lambda boot: -boot["seconds"])[: wanted or None]:
                 terminalreporter.write_line(_boot_line(boot))
