@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.errors import AcceleratorUnavailable, HostError
 from pytest_readonly_vm.host.folders import user_cache
-from pytest_readonly_vm.host.process import ending, run_tool
+from pytest_readonly_vm.host.process import ending, last_words, run_tool
 from pytest_readonly_vm.host.qemu import Qemu, host_arch
 
 _KVM = Path("/dev/kvm")
@@ -157,5 +157,5 @@ def prove(accelerator: str, qemu: Qemu) -> str | None:
         return None
     if done.returncode is None:
         return f"/dev/{accelerator} opens, but a guest of a few instructions hangs under it"
-    words = done.stderr.strip().splitlines()[-1:]
+    words = last_words(done.stderr)
     return ": ".join([f"a guest of a few instructions did not run under it: QEMU {ending(done.returncode)}", *words])

@@ -5,47 +5,30 @@ The only file that starts processes. A process started here dies with this one, 
 
 import asyncio
 import contextlib
-import ctypes
 import os
+import re
 import shlex
 import signal
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pytest_readonly_vm.errors import GuestDied, QemuDied, VmError
+from pytest_readonly_vm.host.leash import Leash
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.host.seal import restrict_self
 
 T = TypeVar("T")
 E = TypeVar("E", bound=VmError)
 
-_PR_SET_PDEATHSIG = 1
 _STDERR_KEPT = 256 * 1024
 _STDERR_LINES_SHOWN = 20
 _DRAIN_PATIENCE = 1.0
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-
-def _leash(parent: int, ruleset: int | None) -> Callable[[], None]:
-    """What a child does between fork and exec. Everything is looked up beforehand: the fork may have other threads."""
-
-    def hold() -> None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # the parent died between the fork and the line above
-            os._exit(1)
-        if ruleset is not None:
-            restrict_self(ruleset)
-
-    return hold
-
-
-def die_with_parent() -> None:
-    """Put this very process on the leash of the one that started it."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+# "warning: fd: migration to a file …", "qemu-system-x86_64: -mon …: warning: …", "(qemu:1): GLib-WARNING **: …".
+_NO_CAUSE = re.compile(r"(?:^|: )(?:warning|info): |-(?:WARNING|Message) \*\*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +48,7 @@ def run_tool(
 
     :raises OSError: it cannot be started.
     """
+    leash = Leash(None)
     try:
         done = subprocess.run(
             argv,
@@ -74,15 +58,22 @@ def run_tool(
             check=False,
             env=env,
             pass_fds=tuple(pass_fds),
-            preexec_fn=_leash(os.getpid(), None),
+            preexec_fn=leash,
         )
     except subprocess.TimeoutExpired as expired:
         return Completed(tuple(argv), None, _decoded(expired.stdout), _decoded(expired.stderr))
+    except subprocess.SubprocessError:
+        raise leash.failure() from None
     return Completed(tuple(argv), done.returncode, _decoded(done.stdout), _decoded(done.stderr))
 
 
 def _decoded(data: bytes | None) -> str:
     return (data or b"").decode(errors="replace")
+
+
+def last_words(stderr: str) -> list[str]:
+    """The line of a program's stderr that says why it ended, if there is one. A warning is no reason to end."""
+    return [line for line in stderr.strip().splitlines() if line and not _NO_CAUSE.search(line)][-1:]
 
 
 def ending(returncode: int) -> str:
@@ -121,34 +112,41 @@ class Spawner:
 
         :raises OSError: it cannot be started.
         """
-        try:
-            return self._thread.submit(self._start, tuple(argv), name, env, tuple(pass_fds), ruleset).result()
-        except subprocess.SubprocessError as error:
-            raise OSError(f"what was to be done before its start failed: {error}") from error
+        return self._thread.submit(self._start, tuple(argv), name, env, tuple(pass_fds), ruleset).result()
 
     def _start(
         self, argv: tuple[str, ...], name: str, env: Mapping[str, str], pass_fds: tuple[int, ...], ruleset: int | None
     ) -> "Process":
-        popen = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=env,
-            pass_fds=pass_fds,
-            start_new_session=True,
-            preexec_fn=_leash(os.getpid(), ruleset),
-        )
-        process = Process(self._loop, popen, name, argv, self._alive.discard)
+        leash = Leash(ruleset)
+        try:
+            popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=env,
+                pass_fds=pass_fds,
+                start_new_session=True,
+                preexec_fn=leash,
+            )
+        except subprocess.SubprocessError:
+            raise leash.failure() from None
+        try:
+            process = Process(self._loop, popen, name, argv, self._alive.discard)
+        except BaseException:  # no descriptor is left for it, for one: then nobody would ever hear of it again
+            os.killpg(popen.pid, signal.SIGKILL)
+            with popen:  # which waits for its end
+                raise
         self._alive.add(process)
         return process
 
     def close(self) -> None:
         """Kill what is still alive, whoever forgot it, and end the thread."""
-        self._thread.submit(lambda: None).result()
-        for process in tuple(self._alive):
-            process.kill()
-        self._thread.shutdown()
+        with ExitStack() as whatever_fails:
+            whatever_fails.callback(self._thread.shutdown)
+            self._thread.submit(lambda: None).result()
+            for process in tuple(self._alive):
+                whatever_fails.callback(process.kill)
 
 
 class Process:
@@ -185,9 +183,14 @@ class Process:
 
     def _watch(self) -> None:
         assert self._popen.stderr is not None
-        os.set_blocking(self._popen.stderr.fileno(), False)
-        self._loop.loop.add_reader(self._popen.stderr.fileno(), self._drain)
-        self._loop.loop.add_reader(self._pidfd, self._reap)
+        try:
+            os.set_blocking(self._popen.stderr.fileno(), False)
+            self._loop.loop.add_reader(self._popen.stderr.fileno(), self._drain)
+            self._loop.loop.add_reader(self._pidfd, self._reap)
+        except OSError as error:  # too many are watched; and of one that is not, nobody would ever hear the end
+            self._stderr += f"ended, as it cannot be watched: {error}\n".encode()
+            self.signal(signal.SIGKILL)
+            self._reap()
 
     def _drain(self) -> None:
         assert self._popen.stderr is not None
@@ -276,8 +279,7 @@ class Process:
         """How it ended, with its last words: ``exited with status 1: Could not open …``."""
         if self._popen.returncode is None:
             return "is running"
-        last_words = self.stderr().strip().splitlines()[-1:]
-        return ": ".join([ending(self._popen.returncode), *last_words])
+        return ": ".join([ending(self._popen.returncode), *last_words(self.stderr())])
 
     def command_line(self) -> str:
         """What was started, quoted so that it can be pasted into a shell (descriptors apart, which are not there)."""

@@ -17,6 +17,7 @@ from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.image import Layer
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.machine.access import Access
@@ -100,33 +101,39 @@ class Instance:
         """Ask QEMU to quit, tell it, kill it, each with its own deadline; on the loop.
 
         :param powerdown: whether to press the guest's power button before and give it time to shut down.
+        Everything else is given back in any case.
+
         :raises TimeoutError: the process survived all of that.
         """
-        try:
-            if powerdown:
-                with contextlib.suppress(VmError):
-                    await shut_down(self, timeout=_POWERDOWN_PATIENCE)
-            if await self._accepts("quit"):
-                # Before QEMU hangs up: the library makes a traceback of every connection that is broken on it.
-                await self.qmp.disconnect()
-                await self.process.wait_ended(_QUIT_PATIENCE)
-            await self.process.end()
-        finally:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_GOODBYE_PATIENCE):
-                    if self.ssh is not None:
-                        await self.ssh.close()
-                    await self.access.close()
-                    await self.qmp.disconnect()
-            self.monitor.close()
-            self.console.close()
-            for line in self.lines.values():
-                line.close()
-            for layer in self.own_layers:
-                os.close(layer.descriptor)
-            self.own_layers = ()
+        with Cleanup() as cleanup:
+            with cleanup.step():
+                await self._say_goodbye(powerdown)
+            with cleanup.step():
+                await self.process.end()
+            deadline = asyncio.get_running_loop().time() + _GOODBYE_PATIENCE
+            for close in (*((self.ssh.close,) if self.ssh is not None else ()), self.access.close, self.qmp.disconnect):
+                with cleanup.step(), contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await close()
+            for hang_up in (self.monitor.close, self.console.close, *(line.close for line in self.lines.values())):
+                with cleanup.step():
+                    hang_up()
+            layers, self.own_layers = self.own_layers, ()
+            for layer in layers:
+                with cleanup.step():
+                    os.close(layer.descriptor)
             while self.on_end:
-                self.on_end.pop()()
+                with cleanup.step():
+                    self.on_end.pop()()
+
+    async def _say_goodbye(self, powerdown: bool) -> None:
+        if powerdown:
+            with contextlib.suppress(VmError):
+                await shut_down(self, timeout=_POWERDOWN_PATIENCE)
+        if await self._accepts("quit"):
+            # Before QEMU hangs up: the library makes a traceback of every connection that is broken on it.
+            await self.qmp.disconnect()
+            await self.process.wait_ended(_QUIT_PATIENCE)
 
     async def _accepts(self, command: str) -> bool:
         """Give QEMU a command whose effect is its end; False if it has ended already or does not react."""

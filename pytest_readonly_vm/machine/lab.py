@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmError
+from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
 from pytest_readonly_vm.host.image import BaseImage, open_base
 from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.host.process import Spawner
 from pytest_readonly_vm.host.refusals import refusals
 from pytest_readonly_vm.host.ssh_key import make_key
@@ -32,6 +33,8 @@ from pytest_readonly_vm.machine.start.prefetch import Prefetch
 from pytest_readonly_vm.machine.start.starts import Auto, Clone, Cold, Start
 from pytest_readonly_vm.machine.start.templates import Templates
 from pytest_readonly_vm.machine.vm import VirtualMachine
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +82,20 @@ class Lab:
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._key: Path | None = None
-        self._workspaces: dict[Path | None, Workspace] = {}
-        self._hypervisors: dict[tuple[object, ...], Hypervisor] = {}
+        self._loops: Once[None, LoopThread] = Once()
+        self._spawners: Once[None, Spawner] = Once()
+        self._keys: Once[None, Path] = Once()
+        self._workspaces: Once[Path | None, Workspace] = Once()
+        self._hypervisors: Once[tuple[object, ...], Hypervisor] = Once()
         self._usual_channels: dict[tuple[Path | None, Path | None], str] = {}
-        self._bases: dict[tuple[Path, str | None], BaseImage] = {}
+        self._bases: Once[tuple[Path, str | None], BaseImage] = Once()
         self._watched: set[BaseImage] = set()
-        self._digests: dict[BaseImage, tuple[str, ...]] = {}
+        self._digests: Once[BaseImage, tuple[str, ...]] = Once()
+        self._templates = Templates(Archives(tell).of, self._record)
+        auto = Auto(self._templates)
+        self._starts: dict[str, Start] = {"cold": Cold(), "clone": Clone(self._templates), "auto": auto}
+        self._prefetch = Prefetch(self._start_ahead, lambda instance: discard(self._loop, instance))
+        self._users.callback(self._prefetch.close)
 
     def __enter__(self) -> Self:
         return self
@@ -94,24 +104,26 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        """End what is still running and remove what is still there."""
-        for vm in self._machines:
-            with contextlib.suppress(VmError):  # the spawner ends what did not end by itself
-                vm.close()
-        self._users.close()  # before what they use
-        self._stack.close()
+        """End what is still running and remove what is still there, all of it, whatever fails."""
+        with Cleanup() as cleanup:
+            for vm in self._machines:
+                with cleanup.step(), contextlib.suppress(VmError):  # the spawner ends what did not end by itself
+                    vm.close()
+            for close in (self._users.close, self._templates.close, self._stack.close):  # the users hold machines
+                with cleanup.step():
+                    close()
 
-    @cached_property
+    @property
     def _loop(self) -> LoopThread:
-        loop = LoopThread()
-        self._stack.callback(loop.close)
-        return loop
+        return self._loops.get(None, lambda: self._closed_by(LoopThread(), LoopThread.close))
 
-    @cached_property
+    @property
     def _spawner(self) -> Spawner:
-        spawner = Spawner(self._loop)
-        self._stack.callback(spawner.close)
-        return spawner
+        return self._spawners.get(None, lambda: self._closed_by(Spawner(self._loop), Spawner.close))
+
+    def _closed_by(self, opened: T, close: Callable[[T], object]) -> T:
+        self._stack.callback(close, opened)
+        return opened
 
     def start(self, config: VmConfig, *, name: str) -> VirtualMachine:
         """Start a machine and return it when its guest is ready. The caller closes it; `close` does so at the latest.
@@ -152,10 +164,9 @@ class Lab:
 
     @refusals("no machine can be started")
     def _order(self, config: VmConfig, name: str, *, spare: bool = False) -> Order:
-        with self._lock:
-            hypervisor = self._hypervisor(config)
-            base = self._base(config, hypervisor)
-            workspace, loop, spawner = self._workspace(config), self._loop, self._spawner
+        hypervisor = self._hypervisor(config)
+        base = self._base(config, hypervisor)
+        workspace, loop, spawner = self._workspace(config), self._loop, self._spawner
         order = Order(
             config=config,
             name=name,
@@ -183,24 +194,8 @@ class Lab:
         launched = tuple(self._launched.items())
         return [self._handle(order, instance) for instance, order in launched if not instance.ready_after]
 
-    @cached_property
-    def _templates(self) -> Templates:
-        templates = Templates(Archives(self._tell).of, self._record)
-        self._stack.callback(templates.close)
-        return templates
-
-    @cached_property
-    def _starts(self) -> dict[str, Start]:
-        return {"cold": Cold(), "clone": Clone(self._templates), "auto": Auto(self._templates)}
-
-    @cached_property
-    def _prefetch(self) -> Prefetch:
-        def start(config: VmConfig, name: str) -> Instance:
-            return self._starts[config.start].start(self._order(config, name, spare=True))
-
-        prefetch = Prefetch(start, lambda instance: discard(self._loop, instance))
-        self._users.callback(prefetch.close)
-        return prefetch
+    def _start_ahead(self, config: VmConfig, name: str) -> Instance:
+        return self._starts[config.start].start(self._order(config, name, spare=True))
 
     def _handle(self, order: Order, instance: Instance) -> VirtualMachine:
         lineage = Lineage(order=order, start=self._starts[order.config.start], adopt=self._adopt, record=self._record)
@@ -209,7 +204,8 @@ class Lab:
     def _adopt(self, order: Order, instance: Instance) -> VirtualMachine:
         """Keep one more machine, which ends with the lab at the latest."""
         vm = self._handle(order, instance)
-        self._machines = [*(other for other in self._machines if not other.closed), vm]
+        with self._lock:
+            self._machines = [*(other for other in self._machines if not other.closed), vm]
         config = order.config
         if vm.channel:
             self._usual_channels[config.image, config.kernel] = vm.channel
@@ -233,39 +229,31 @@ class Lab:
         )
 
     def _workspace(self, config: VmConfig) -> Workspace:
-        if config.tmpdir not in self._workspaces:
-            self._workspaces[config.tmpdir] = self._stack.enter_context(Workspace(config.tmpdir))
-        return self._workspaces[config.tmpdir]
+        place = config.tmpdir
+        return self._workspaces.get(place, lambda: self._closed_by(Workspace(place), Workspace.close))
 
     def _ssh_key(self, workspace: Workspace) -> Path:
-        with self._lock:
-            if self._key is None:
-                self._key = make_key(workspace.path)
-            return self._key
+        return self._keys.get(None, lambda: make_key(workspace.path))
 
     def _hypervisor(self, config: VmConfig) -> Hypervisor:
-        key = (config.qemu, config.accel, config.seal)
-        if key not in self._hypervisors:
-            self._hypervisors[key] = find_hypervisor(config)
-        return self._hypervisors[key]
+        return self._hypervisors.get((config.qemu, config.accel, config.seal), lambda: find_hypervisor(config))
 
     def _base(self, config: VmConfig, hypervisor: Hypervisor) -> BaseImage | None:
-        if config.image is None:
+        image = config.image
+        if image is None:
             return None
-        key = (config.image, config.format)
-        if key not in self._bases:
-            base = open_base(
-                config.image, format=config.format, origin=config.origin("image"), qemu_img=hypervisor.qemu_img
-            )
-            self._stack.callback(base.close)
-            self._bases[key] = base
-        base = self._bases[key]
+
+        def opened() -> BaseImage:
+            base = open_base(image, format=config.format, origin=config.origin("image"), qemu_img=hypervisor.qemu_img)
+            return self._closed_by(base, BaseImage.close)
+
+        base = self._bases.get((image, config.format), opened)
         if base.broken:
             raise BaseImageChanged(f"{config.image} is not used any more: {base.broken}")
         if config.verify != "off":
             self._watched.add(base)
-        if config.verify == "hash" and base not in self._digests:
-            self._digests[base] = base.sha256()
+        if config.verify == "hash":
+            self._digests.get(base, base.sha256)
         return base
 
     def check_bases(self, *, during: str) -> tuple[Path, ...]:
@@ -277,7 +265,7 @@ class Lab:
         :raises BaseImageChanged: one is not what it was.
         """
         sound, found = [], []
-        for base in [base for base in self._watched if not base.broken]:
+        for base in [base for base in tuple(self._watched) if not base.broken]:
             if difference := base.difference():
                 base.broken = f"{difference} while {during} ran"
                 found.append(base.broken)
@@ -292,14 +280,15 @@ class Lab:
     @property
     def broken_bases(self) -> dict[Path, str]:
         """What happened to each base that was found changed so far."""
-        return {base.path: base.broken for base in self._watched if base.broken}
+        return {base.path: base.broken for base in tuple(self._watched) if base.broken}
 
     def identity(self, image: Path | None) -> dict[str, str]:
         """By what a base image can be told from another: its ``fingerprint``; with ``verify=hash`` its ``sha256``."""
-        for base in self._bases.values():
+        digests = self._digests.made()
+        for base in self._bases.made().values():
             if base.path == image:
-                if base in self._digests:
-                    return {"sha256": self._digests[base][0]}
+                if base in digests:
+                    return {"sha256": digests[base][0]}
                 found = base.layers[0].fingerprint
                 return {"fingerprint": f"size={found.size} mtime_ns={found.mtime_ns} inode={found.inode}"}
         return {}
@@ -307,7 +296,7 @@ class Lab:
     def compare_digests(self) -> dict[Path, str]:
         """Read every base that was opened with ``verify=hash`` once more: what is to complain of each, or nothing."""
         complaints = {}
-        for base, before in self._digests.items():
+        for base, before in self._digests.made().items():
             compared = zip(base.layers, before, base.sha256(), strict=True)
             changed = [f"{at.path} has the SHA-256 {new} and had {old}" for at, old, new in compared if old != new]
             complaints[base.path] = f"{'; '.join(changed)} when it was opened" if changed else ""

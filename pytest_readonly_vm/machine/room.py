@@ -7,6 +7,7 @@ from pathlib import Path
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.folders import make_private
+from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.host.slots import Budget, Slot, Slots
 from pytest_readonly_vm.values import size
 
@@ -20,7 +21,7 @@ class Room:
     def __init__(self, tell: Callable[[str], None]) -> None:
         """`tell` is given a sentence when a machine has to wait."""
         self._tell = tell
-        self._slots: dict[str, Slots] = {}
+        self._slots: Once[str, Slots] = Once()
 
     def slot(self, config: VmConfig, name: str, *, spare: bool) -> Slot:
         """Wait for room for a machine.
@@ -31,16 +32,18 @@ class Room:
         """
         if config.budget == "off":
             return Slot(lambda: None)
-        if config.budget not in self._slots:
-            folder = _PLACE / f"pytest-readonly-vm-{os.getuid()}.slots"
-            make_private(folder, advice="use --vm-budget=off")
-            self._slots[config.budget] = Slots(folder, _budget(config.budget))
-        slots = self._slots[config.budget]
+        slots = self._slots.get(config.budget, lambda: _slots(config.budget))
         if not spare:
             return slots.take(config.memory, config.cpus, label=name, on_wait=self._tell)
         if (slot := slots.take_spare(config.memory, config.cpus)) is None:
             raise VmError("this computer has no room for a machine before its time")
         return slot
+
+
+def _slots(budget: str) -> Slots:
+    folder = _PLACE / f"pytest-readonly-vm-{os.getuid()}.slots"
+    make_private(folder, advice="use --vm-budget=off")
+    return Slots(folder, _budget(budget))
 
 
 def _budget(wanted: str) -> Budget:

@@ -10,13 +10,13 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
 from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.results import Results, folder_name
 
@@ -72,12 +72,16 @@ class Keeper:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._run: str = getattr(config, "workerinput", {}).get(_RUN_KEY) or secrets.token_hex(8)
+        self._opened: Once[None, Results] = Once()
         self._attempt: _Attempt | None = None
         self._is_ending = False
         self._is_saving = False
 
-    @cached_property
+    @property
     def _results(self) -> Results:
+        return self._opened.get(None, self._new_results)
+
+    def _new_results(self) -> Results:
         results = Results(_pieces, self._run)
         self._config.add_cleanup(results.close)
         return results

@@ -6,6 +6,7 @@ A machine of a wider scope has its own two rungs: ``vm_config_module`` → ``rea
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,13 +53,12 @@ def fixture_module(config: pytest.Config) -> ModuleType:
 def readonly_vm_factory(request: pytest.FixtureRequest, vm_config: VmConfig) -> Iterator[VmFactory]:
     """Call it for as many machines as the test needs: ``readonly_vm_factory(memory="2G", name="server")``."""
     run = Run.of(request.config)
-    count = 0
+    numbers = itertools.count(1)  # of which no two threads get the same
     with contextlib.ExitStack() as machines:
 
         def boot(*, name: str | None = None, **settings: object) -> "VirtualMachine":
-            nonlocal count
-            count += 1
-            label = name or (str(count) if count > 1 else "")
+            number = next(numbers)
+            label = name or (str(number) if number > 1 else "")
             with _usage_errors():
                 origin = f"readonly_vm_factory in {request.node.nodeid}"
                 given = {key: Given(value, origin, request.path.parent) for key, value in settings.items()}

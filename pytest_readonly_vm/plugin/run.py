@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 
 from pytest_readonly_vm.config import SCOPES, VmConfig
+from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.plugin.evidence import Keeper
 from pytest_readonly_vm.plugin.lanes import lane
 from pytest_readonly_vm.plugin.options import given_settings
@@ -48,6 +48,7 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._labs: Once[None, Lab] = Once()
         self._checked: list[str] = []
         self._changed: dict[str, str] = {}
         self._kept: list[str] = []
@@ -68,10 +69,13 @@ class Run:
     def of(cls, config: pytest.Config) -> "Run":
         return config.stash[_run]
 
-    @cached_property
+    @property
     def lab(self) -> "Lab":
         """The lab; asking for it is what loads asyncio, qemu.qmp and the rest."""
-        from pytest_readonly_vm.host.process import die_with_parent
+        return self._labs.get(None, self._new_lab)
+
+    def _new_lab(self) -> "Lab":
+        from pytest_readonly_vm.host.leash import die_with_parent
         from pytest_readonly_vm.machine.lab import Lab
         from pytest_readonly_vm.plugin.progress import Progress
 
@@ -91,7 +95,7 @@ class Run:
     @property
     def has_lab(self) -> bool:
         """Whether a test has asked for a machine so far."""
-        return "lab" in vars(self)
+        return bool(self._labs.made())
 
     @contextlib.contextmanager
     def machine(self, config: VmConfig, node: Any, label: str) -> Iterator["VirtualMachine"]:
@@ -225,9 +229,9 @@ class Run:
         """What happened since the last call, for the next report; None when nothing did."""
         if not self.has_lab:
             return None
-        boots = [dataclasses.asdict(boot) for boot in self.lab.boots]
+        booted = self.lab.boots  # to which a thread may be adding one
+        boots = [dataclasses.asdict(booted.pop(0)) for _ in range(len(booted))]
         news = News(boots=boots, checked=self._checked, changed=self._changed, kept=self._kept, lanes=self._lanes)
-        self.lab.boots.clear()
         self._checked, self._changed, self._kept, self._lanes = [], {}, [], []
         return news if any(news.values()) else None
 

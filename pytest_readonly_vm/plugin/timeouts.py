@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -29,16 +29,16 @@ _clock = pytest.StashKey["TestClock"]()
 
 
 class TestClock:
-    """The time of one test that has no timeout of its own."""
+    """The time of one test that has no timeout of its own. Any thread may stop it, several at once too."""
 
     __test__ = False
 
-    def __init__(self, item: pytest.Item, config: VmConfig) -> None:
-        self._item = item
+    def __init__(self, config: VmConfig) -> None:
+        self._lock = threading.Lock()
+        self._timer: _Timer | None = None
+        self._stops = 0
         self._spent = 0.0
-        self._started: float | None = None
-        self._settings: Any = None
-        self._explanation = ""
+        self._started = 0.0
         self.take_over(config, float(config.timeout_factor) if config.timeout_factor != "auto" else _SLOWEST)
 
     def take_over(self, config: VmConfig, slowness: float) -> None:
@@ -55,26 +55,36 @@ class TestClock:
         """Where the number comes from, and how to have another."""
         return self._explanation
 
-    def begins(self, settings: Any) -> None:
-        """pytest-timeout has started its timer, with these settings."""
-        self._settings = settings
-        self._started = time.monotonic()
+    def begins(self, timer: "_Timer") -> None:
+        """pytest-timeout wants the test to be ended by this."""
+        with self._lock:
+            self._timer, self._spent = timer, 0.0
+            self._go_on()
+
+    def ends(self) -> None:
+        """The test is over, whatever its threads are doing yet."""
+        with self._lock:
+            self._timer = None
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """Let no time pass for the test meanwhile."""
-        if self._started is None:
-            yield
-            return
-        hook = self._item.config.hook
-        hook.pytest_timeout_cancel_timer(item=self._item)
-        self._spent += time.monotonic() - self._started
-        self._started = None
+        with self._lock:
+            if self._timer and not self._stops:
+                self._timer.stop()
+                self._spent += time.monotonic() - self._started
+            self._stops += 1
         try:
             yield
         finally:
-            left = round(max(self.total - self._spent, 0.1), 1)
-            hook.pytest_timeout_set_timer(item=self._item, settings=self._settings._replace(timeout=left))
+            with self._lock:
+                self._stops -= 1
+                self._go_on()
+
+    def _go_on(self) -> None:
+        if self._timer and not self._stops:
+            self._started = time.monotonic()
+            self._timer.start(round(max(self.total - self._spent, 0.1), 1))
 
 
 def give_default(item: pytest.Item) -> None:
@@ -87,7 +97,7 @@ def give_default(item: pytest.Item) -> None:
         return
     with contextlib.suppress(ConfigurationError):  # which the test's fixtures will tell
         wanted = markers.applied(VmConfig().with_settings(given_settings(config)), item)
-        clock = item.stash[_clock] = TestClock(item, wanted)
+        clock = item.stash[_clock] = TestClock(wanted)
         item.add_marker(pytest.mark.timeout(clock.total))
 
 
@@ -119,47 +129,96 @@ def set_timer(
     :param before_failure: called on the main thread, before the signal method raises.
     :param before_end: called on another thread, before the thread method ends the process; has 20 s.
     """
-    clock = clock_of(item)
-    if clock is not None:
-        clock.begins(settings)
     if not _uses_machine(item):
         return None
-    import pytest_timeout
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    timer: _Timer
+    if settings.method == "signal" and on_main_thread:
+        timer = _Alarm(item, settings, before_failure)
+    else:
+        timer = _Watchdog(item, settings, before_end)
+    clock = clock_of(item)
 
-    def is_debugging() -> bool:
-        return not settings.disable_debugger_detection and bool(pytest_timeout.is_debugging())
+    def cancel() -> None:
+        if clock is not None:
+            clock.ends()
+        timer.cancel()
 
-    if settings.method == "signal" and threading.current_thread() is threading.main_thread():
+    item.cancel_timeout = cancel  # type: ignore[attr-defined]
+    if clock is not None:
+        clock.begins(timer)
+    else:
+        timer.start(settings.timeout)
+    return True
+
+
+class _Timer(Protocol):
+    """One of pytest-timeout's methods. Any thread may start and stop it again; it is cancelled for good."""
+
+    def start(self, seconds: float) -> None: ...
+    def stop(self) -> None: ...
+    def cancel(self) -> None: ...
+
+
+class _Alarm:
+    """The signal method. Signals and their handlers are the main thread's; the time until one is anybody's."""
+
+    def __init__(self, item: pytest.Item, settings: Any, before_failure: Callable[[], None]) -> None:
+        import pytest_timeout
 
         def handle(*_: object) -> None:
             __tracebackhide__ = True
-            if not is_debugging():
+            if not _is_debugging(settings):
                 before_failure()
-                pytest_timeout.timeout_sigalrm(item, settings)
+                pytest_timeout.timeout_sigalrm(item, settings._replace(timeout=self._seconds))
 
-        def disarm() -> None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-
-        item.cancel_timeout = disarm  # type: ignore[attr-defined]
+        self._seconds = 0.0
         signal.signal(signal.SIGALRM, handle)
-        signal.setitimer(signal.ITIMER_REAL, settings.timeout)
-        return True
 
-    def fire() -> None:
-        if not is_debugging():
-            speaking = threading.Thread(target=before_end, daemon=True)
+    def start(self, seconds: float) -> None:
+        self._seconds = seconds
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def stop(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def cancel(self) -> None:
+        self.stop()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+class _Watchdog:
+    """The thread method."""
+
+    def __init__(self, item: pytest.Item, settings: Any, before_end: Callable[[], None]) -> None:
+        self._item = item
+        self._settings = settings
+        self._before_end = before_end
+        self._thread: threading.Timer | None = None
+
+    def start(self, seconds: float) -> None:
+        self._thread = threading.Timer(seconds, self._end_all, (seconds,))
+        self._thread.daemon = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._thread.cancel()
+            self._thread.join()
+
+    cancel = stop
+
+    def _end_all(self, seconds: float) -> None:
+        import pytest_timeout
+
+        if not _is_debugging(self._settings):
+            speaking = threading.Thread(target=self._before_end, daemon=True)
             speaking.start()
             speaking.join(_LAST_WORDS_PATIENCE)
-            pytest_timeout.timeout_timer(item, settings)
+            pytest_timeout.timeout_timer(self._item, self._settings._replace(timeout=seconds))
 
-    timer = threading.Timer(settings.timeout, fire)
-    timer.daemon = True
 
-    def cancel() -> None:
-        timer.cancel()
-        timer.join()
+def _is_debugging(settings: Any) -> bool:
+    import pytest_timeout
 
-    item.cancel_timeout = cancel  # type: ignore[attr-defined]
-    timer.start()
-    return True
+    return not settings.disable_debugger_detection and bool(pytest_timeout.is_debugging())

@@ -92,6 +92,65 @@ def test_no_boot_counts(pytester: pytest.Pytester, run_on: Run) -> None:
     run_on("hello", "--vm-test-timeout=2").assert_outcomes(passed=1)
 
 
+SIDE_BY_SIDE = """
+    import threading, time
+    from concurrent.futures import ThreadPoolExecutor
+
+    together = threading.Barrier(2, timeout=60)
+
+    def slowly(vm):
+        together.wait()  # which only machines that boot at the same time get past
+        time.sleep(3)
+
+    def test_both(readonly_vm_factory):
+        with ThreadPoolExecutor(2) as threads:
+            first, second = threads.map(lambda size: readonly_vm_factory(memory=size, ready=slowly), ("32M", "48M"))
+        assert first.qmp.execute("query-status")["running"] and second.qmp.execute("query-status")["running"]
+        assert first.name != second.name
+
+    def test_hangs_afterwards(readonly_vm_factory):
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(readonly_vm_factory).result()
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("method", ["signal", "thread"])
+def test_machines_boot_side_by_side_from_threads_and_count_as_little(
+    pytester: pytest.Pytester, run_on: Run, method: str
+) -> None:
+    pytester.makepyfile(SIDE_BY_SIDE)
+    result = run_on("hello", "--vm-test-timeout=2", f"--timeout-method={method}", "--vm-start=cold", "-v")
+    result.stdout.fnmatch_lines(["*::test_both PASSED*", "*Timeout*"])
+    assert result.ret == 1
+
+
+def test_a_thread_that_is_late_does_not_time_the_next_test(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        import threading, time
+
+        ready = threading.Event()
+        late = []
+
+        def test_forgets(readonly_vm_factory):
+            booting = threading.Event()
+
+            def wait(vm):
+                booting.set()
+                assert ready.wait(60)
+
+            late.append(threading.Thread(target=readonly_vm_factory, kwargs={"ready": wait}))
+            late[0].start()
+            assert booting.wait(60)
+
+        def test_without_a_machine():
+            ready.set()
+            late[0].join()
+            time.sleep(1.5)
+    """)
+    run_on("hello", "--vm-test-timeout=1", "-p", "no:threadexception").assert_outcomes(passed=2)
+
+
 @pytest.mark.parametrize(
     ("options", "explained"),
     [

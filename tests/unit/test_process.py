@@ -1,5 +1,6 @@
 """Processes die with us, speak to the end, and end when told: with real processes."""
 
+import errno
 import os
 import select
 import signal
@@ -8,10 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from pytest_readonly_vm import GuestDied
+from pytest_readonly_vm.host import leash
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process, Spawner, ending, run_tool
 
@@ -102,8 +105,61 @@ def test_closing_the_spawner_ends_what_was_forgotten(loop: LoopThread) -> None:
 def test_what_cannot_be_started_says_so(spawner: Spawner) -> None:
     with pytest.raises(FileNotFoundError):
         start(spawner, "/nonexistent/qemu")
-    with pytest.raises(OSError, match="before its start failed"):
+    with pytest.raises(OSError, match=r"before its start failed: .*Landlock: Bad file descriptor \(EBADF\)"):
         spawner.start(("true",), name="it", env={}, pass_fds=(), ruleset=2**20)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        ("qemu: no disk\nwarning: fd: migration to a file is deprecated. Use file: instead.", ": qemu: no disk"),
+        ("qemu-system-x86_64: -mon chardev=m: warning: '-mon' is deprecated", ""),
+        ("(qemu:1): GLib-WARNING **: 10:00:00.000: odd\nqemu-system-x86_64: info: fine", ""),
+        ("qemu: could not load the early-warning: ROM", ": qemu: could not load the early-warning: ROM"),
+    ],
+)
+def test_a_warning_is_not_told_as_the_cause(spawner: Spawner, loop: LoopThread, stderr: str, reason: str) -> None:
+    process = start(spawner, "sh", "-c", 'printf "%s\n" "$1" >&2; exit 1', "sh", stderr)
+    loop.run(process.ended())
+    assert process.verdict() == f"exited with status 1{reason}"
+    assert stderr in process.stderr()
+
+
+def test_one_that_cannot_be_watched_is_ended(spawner: Spawner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As when no descriptor is left, or the kernel has no such call."""
+    pid = tmp_path / "pid"
+
+    def refused(started: int, *_: object) -> int:
+        pid.write_text(str(started))
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", refused)
+        with pytest.raises(OSError, match="Too many open files"):
+            start(spawner, "sleep", "600")
+    with pytest.raises(ProcessLookupError):  # neither alive nor a zombie
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_one_that_the_loop_cannot_watch_is_ended(
+    spawner: Spawner, loop: LoopThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(loop.loop, "add_reader", refused)
+    process = start(spawner, "sleep", "600")
+    assert loop.run(process.wait_ended(10))
+    assert process.verdict().startswith("was killed by SIGKILL: ended, as it cannot be watched: ")
+
+
+def test_none_is_started_without_its_leash(spawner: Spawner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses a request that it does not know, as a sandbox around us may refuse this one."""
+    monkeypatch.setattr(leash, "_PR_SET_PDEATHSIG", 10_000)
+    with pytest.raises(OSError, match=r"before its start failed: .*prctl\(PR_SET_PDEATHSIG\): Invalid argument"):
+        start(spawner, "true")
+    with pytest.raises(OSError, match=r"before its start failed: .*prctl\(PR_SET_PDEATHSIG\): Invalid argument"):
+        run_tool(["true"], timeout=10)
 
 
 def test_a_process_dies_when_its_starter_is_killed() -> None:

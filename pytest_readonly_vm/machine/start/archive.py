@@ -9,6 +9,7 @@ from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.image import Fingerprint, Layer
+from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.host.refusals import explain
 from pytest_readonly_vm.machine.launch import Order
 from pytest_readonly_vm.machine.start.cache import Damaged, Entry, TemplateCache, default_folder
@@ -94,21 +95,20 @@ class Archives:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._opened: dict[tuple[Path | None, int], Archive | None] = {}
+        self._opened: Once[tuple[Path | None, int], Archive | None] = Once()
 
     def of(self, config: VmConfig) -> Archive | None:
         """None if there is to be none, and where it cannot be had, which is said once."""
         if config.no_cache:
             return None
-        key = (config.cache, config.cache_size)
-        if key not in self._opened:
-            self._opened[key] = None
-            try:
-                cache = TemplateCache(config.cache or default_folder(), limit=config.cache_size)
-                self._opened[key] = Archive(cache, self._tell)
-            except VmError as error:
-                self._tell(f"frozen guests are not kept for later runs: {error}")
-        return self._opened[key]
+        return self._opened.get((config.cache, config.cache_size), lambda: self._open(config))
+
+    def _open(self, config: VmConfig) -> Archive | None:
+        try:
+            return Archive(TemplateCache(config.cache or default_folder(), limit=config.cache_size), self._tell)
+        except VmError as error:
+            self._tell(f"frozen guests are not kept for later runs: {error}")
+            return None
 
 
 def _template(entry: Entry, order: Order, opened: ExitStack) -> Template:

@@ -1,5 +1,6 @@
 """Owns the cold start: every machine boots by itself."""
 
+from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.contents import Contents
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.machine.boot import boot
@@ -52,6 +53,7 @@ def give_up(order: Order, instance: Instance, error: BaseException) -> None:
 
 def discard(loop: LoopThread, instance: Instance) -> None:
     """End a machine that nobody will use, at once."""
-    instance.process.kill()
-    loop.run(instance.end())
-    instance.remove_folder()
+    with Cleanup() as cleanup:
+        for step in (instance.process.kill, lambda: loop.run(instance.end()), instance.remove_folder):
+            with cleanup.step():
+                step()
