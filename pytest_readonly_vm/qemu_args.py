@@ -28,6 +28,8 @@ _BREAKS_THE_PLUGIN = {
     "loadvm": "a temporary snapshot has no saved state to load",
     "add-fd": "descriptors are not inherited by QEMU",
 }
+# Of the others, many can be told of an address: those of disks, displays, sounds, character devices, debuggers.
+_WITHOUT_TCP = ("device", "global", "rtc", "boot", "smbios", "fw_cfg", "uuid", "vga", "icount", "usb", "action", "k")
 _WRITABLE_DISK_OPTIONS = ("hda", "hdb", "hdc", "hdd", "fda", "fdb", "mtdblock", "sd", "pflash")
 
 
@@ -46,6 +48,11 @@ def objection(arguments: Sequence[str]) -> str | None:
         if option == "blockdev" and not _is_read_only_node(value):
             return f"-blockdev {value} would be written for good; add read-only=on (snapshot=on does not cover it)"
     return None
+
+
+def may_use_tcp(arguments: Sequence[str]) -> bool:
+    """Whether QEMU itself may be told by these to connect, or to be connected to, by TCP."""
+    return any(argument.startswith("-") and argument.lstrip("-") not in _WITHOUT_TCP for argument in arguments)
 
 
 def what_no_copy_has(arguments: Sequence[str]) -> str | None:

@@ -123,7 +123,7 @@ def _landlock() -> Finding:
         return Finding("Landlock", "warn", "this kernel has none", f"{advice} monitor could write the image")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            Landlock(Path(folder)).close()
+            Landlock(Path(folder), tcp=False).close()
         except OSError as error:
             return Finding("Landlock", "FAIL", f"version {landlock_abi()}, refused: {error}", "use --vm-seal=off")
     return Finding("Landlock", "ok", f"version {landlock_abi()}")

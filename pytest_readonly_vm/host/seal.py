@@ -35,6 +35,9 @@ _CHANGES_A_FOLDER = (
 _MAKE_DEVICES = (1 << 6) | (1 << 11)  # MAKE_CHAR, MAKE_BLOCK
 _REFER = 1 << 13  # since ABI 2
 _TRUNCATE = 1 << 14  # since ABI 3
+_IOCTL_DEV = 1 << 15  # since ABI 5; a disk that is open for reading can be written by its ioctls, as root
+_TCP = (1 << 0) | (1 << 1)  # BIND, CONNECT; since ABI 4
+_SCOPED = (1 << 0) | (1 << 1)  # abstract sockets and signals; since ABI 6
 
 # Devices that QEMU writes to do its work. A device that is not there needs no rule.
 DEVICES = tuple(map(Path, ("/dev/null", "/dev/kvm", "/dev/net/tun", "/dev/vhost-net", "/dev/vhost-vsock")))
@@ -54,9 +57,16 @@ def landlock_abi() -> int:
 
 
 def _rights(abi: int) -> int:
-    return (
-        _WRITE_FILE | _CHANGES_A_FOLDER | _MAKE_DEVICES | (_REFER if abi >= 2 else 0) | (_TRUNCATE if abi >= 3 else 0)
-    )
+    """Those of files that such a kernel knows, of those that are taken away."""
+    since = {2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV}
+    newer = sum(right for version, right in since.items() if abi >= version)
+    return _WRITE_FILE | _CHANGES_A_FOLDER | _MAKE_DEVICES | newer
+
+
+def _attributes(abi: int, *, tcp: bool) -> bytes:
+    """``struct landlock_ruleset_attr``, as far as such a kernel knows it."""
+    attributes = struct.pack("=QQQ", _rights(abi), 0 if tcp else _TCP, _SCOPED)
+    return attributes[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +101,25 @@ def choose_seal(wanted: str, *, has_sandbox: bool, origin: str) -> Seal:
 class Landlock:
     """A ruleset under which a process reads everything and writes only below `folder` and to QEMU's devices.
 
+    Where the kernel can do so, it neither signals others nor connects to their abstract sockets, and without `tcp` uses
+    no TCP. Sockets with a path in the file system cannot be closed by Landlock.
+
     Built in the parent and applied in the child between fork and exec, where as little as possible may be done.
     """
 
-    def __init__(self, folder: Path, devices: Sequence[Path] = DEVICES) -> None:
+    def __init__(self, folder: Path, *, tcp: bool, devices: Sequence[Path] = DEVICES) -> None:
         """:raises OSError: the kernel refuses the ruleset."""
         abi = landlock_abi()
-        attributes = struct.pack("=Q", _rights(abi))
+        attributes = _attributes(abi, tcp=tcp)
         self.fd = _checked(
             _syscall(_SYS_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
         )
         try:
             # Not device nodes: root could make one of the disk that the base is on.
-            self._allow(folder, _rights(abi) & ~_MAKE_DEVICES)
+            self._allow(folder, _rights(abi) & ~(_MAKE_DEVICES | _IOCTL_DEV))
             for device in devices:
                 if device.exists():
-                    self._allow(device, _WRITE_FILE | (_rights(abi) & _TRUNCATE))
+                    self._allow(device, _rights(abi) & (_WRITE_FILE | _TRUNCATE | _IOCTL_DEV))
         except BaseException:
             self.close()
             raise

@@ -38,6 +38,7 @@ from pytest_readonly_vm.machine.command_line import DiskLayer, PortWire, RamWire
 from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.provision import Provision, provision
 from pytest_readonly_vm.machine.vitals import Vitals
+from pytest_readonly_vm.qemu_args import may_use_tcp
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -258,7 +259,8 @@ def _spawn(order: Order, wiring: Wiring, folder: Path, extra: tuple[int, ...]) -
     inherited = (wiring.monitor, wiring.console, *ports, *(layer.descriptor for layer in wiring.layers), *ram, *extra)
     # QEMU puts its temporary snapshots into TMPDIR.
     env = {**os.environ, "TMPDIR": str(folder), COOKIE: str(folder.parent)}
-    landlock = Landlock(folder) if order.hypervisor.seal.landlock else None
+    tcp = order.config.network != "none" or may_use_tcp(order.config.qemu_args)
+    landlock = Landlock(folder, tcp=tcp) if order.hypervisor.seal.landlock else None
     try:
         return order.spawner.start(
             argv, name=order.name, env=env, pass_fds=inherited, ruleset=landlock.fd if landlock else None

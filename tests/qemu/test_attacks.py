@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import secrets
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import QmpError, VirtualMachine
-from pytest_readonly_vm.host.seal import Landlock, restrict_self
+from pytest_readonly_vm.host.seal import Landlock, landlock_abi, restrict_self
 from tests.conftest import READY, SMALL
 from tests.guests import bootsector
 from tests.qemu.attacks import ATTACKS, ON_DISKS, ON_FILES, ON_ITS_OWN_DISK, Attack
@@ -145,9 +147,34 @@ def test_a_sealed_machine_cannot_write_beside_its_own_folder(readonly_vm: Virtua
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(landlock_abi() < 6, reason="this kernel's Landlock knows of no sockets")
+@pytest.mark.vm(network="none", qemu_args=[])
+@pytest.mark.parametrize("disk", [RAW], ids=["raw"])
+def test_a_sealed_machine_without_a_network_connects_to_no_daemon(readonly_vm: VirtualMachine) -> None:
+    name = f"readonly-vm-{secrets.token_hex(8)}"
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0{name}")
+        abstract.listen()
+        addresses: list[dict[str, object]] = [
+            {"type": "inet", "data": {"host": "127.0.0.1", "port": str(tcp.getsockname()[1])}},
+            {"type": "unix", "data": {"path": name, "abstract": True}},
+        ]
+        for address in addresses:
+            backend = {"type": "socket", "data": {"addr": address, "server": False}}
+            with pytest.raises(QmpError, match=r"Permission denied|Operation not permitted"):
+                readonly_vm.qmp.execute("chardev-add", id="evil", backend=backend)
+        listener = {"type": "inet", "data": {"host": "127.0.0.1", "port": "0"}}
+        with pytest.raises(QmpError, match="Permission denied"):
+            readonly_vm.qmp.execute("nbd-server-start", addr=listener)
+        for server in (tcp, abstract):
+            server.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                server.accept()
+
+
 @pytest.mark.parametrize("kind", ["stat.S_IFBLK", "stat.S_IFCHR"])
 def test_a_sealed_process_cannot_make_device_nodes_even_in_its_own_folder(tmp_path: Path, kind: str) -> None:
-    landlock = Landlock(tmp_path)
+    landlock = Landlock(tmp_path, tcp=False)
     program = f"import os, stat; os.mknod('node', {kind} | 0o600, os.makedev(1, 3))"
     try:
         done = subprocess.run(

@@ -1,16 +1,22 @@
 """What Landlock lets through and what not: tried with real processes, as root too."""
 
+import secrets
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from pytest_readonly_vm import SealUnavailable
+from pytest_readonly_vm.host import seal
 from pytest_readonly_vm.host.seal import Landlock, choose_seal, landlock_abi, restrict_self
 
-Try = Callable[[str], str]
+
+class Try(Protocol):
+    def __call__(self, command: str, *, tcp: bool = False) -> str: ...
+
 
 pytestmark = pytest.mark.skipif(not landlock_abi(), reason="this kernel has no Landlock, so there is nothing to try")
 
@@ -21,8 +27,8 @@ def confined(tmp_path: Path) -> Try:
     (tmp_path / "own").mkdir()
     (tmp_path / "base").write_text("precious")
 
-    def attempt(command: str) -> str:
-        ruleset = Landlock(tmp_path / "own")
+    def attempt(command: str, *, tcp: bool = False) -> str:
+        ruleset = Landlock(tmp_path / "own", tcp=tcp)
         try:
             done = subprocess.run(
                 ["sh", "-c", command],
@@ -73,6 +79,37 @@ def test_every_other_write_is_denied(confined: Try, tmp_path: Path, command: str
     assert "ermission denied" in complaint or "cross-device" in complaint
     assert (tmp_path / "base").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "own"]
+
+
+@pytest.mark.skipif(landlock_abi() < 6, reason="this kernel's Landlock knows of no sockets and signals")
+def test_others_are_not_reached_by_sockets_or_signals(confined: Try) -> None:
+    name = f"readonly-vm-{secrets.token_hex(8)}"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_UNIX) as abstract,
+        subprocess.Popen(["sleep", "600"]) as bystander,
+    ):
+        try:
+            abstract.bind(f"\0{name}")
+            abstract.listen()
+            connect = f"{sys.executable} -c 'import socket; socket.{{}}'"
+            tcp = connect.format(f'create_connection(("127.0.0.1", {server.getsockname()[1]}))')
+            assert "PermissionError" in confined(tcp)
+            assert "PermissionError" in confined(connect.format('create_server(("127.0.0.1", 0))'))
+            assert confined(tcp, tcp=True) == ""
+            assert "PermissionError" in confined(connect.format(f'socket(1).connect("\\0{name}")'), tcp=True)
+            assert "not permitted" in confined(f"kill -TERM {bystander.pid}", tcp=True)
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
+
+
+def test_every_kernel_is_asked_for_what_it_knows() -> None:
+    """A kernel refuses bits, and bytes, that it does not know."""
+    sizes = [len(seal._attributes(abi, tcp=False)) for abi in range(1, 8)]
+    assert sizes == [8, 8, 8, 16, 16, 24, 24]
+    rights = [int.from_bytes(seal._attributes(abi, tcp=True)[:8], "little").bit_length() for abi in range(1, 8)]
+    assert rights == [13, 14, 15, 15, 16, 16, 16]
 
 
 def test_require_says_what_is_missing() -> None:

@@ -25,6 +25,7 @@ from pytest_readonly_vm.machine.start.template import (
     migrated,
     seal,
     set_capabilities,
+    way_from,
 )
 
 _MOST_OF_DEVICES = 1 << 30  # bytes that a state may have beside the RAM: video memory and the like
@@ -146,7 +147,7 @@ async def _load(instance: Instance, state: int, capsule: Capsule) -> None:
         )
     await set_capabilities(qmp, without_shared_ram=False)
     await qmp.command("migrate-set-parameters", _ANNOUNCEMENT)
-    await qmp.command("migrate-incoming", {"uri": f"fd:{state}"})
+    await qmp.command("migrate-incoming", {"uri": await way_from(qmp, state)})
     if (await migrated(qmp)).data["status"] != "completed":
         reason = (await qmp.command("query-migrate")).get("error-desc", "it does not say why")
         raise StartFailed(f"QEMU did not accept the state in {capsule.path}: {reason}")

@@ -10,7 +10,7 @@ from pytest_readonly_vm.machine.instance import Instance
 from pytest_readonly_vm.machine.launch import Order, Origin, greet, launch
 from pytest_readonly_vm.machine.start.cold import give_up
 from pytest_readonly_vm.machine.start.resume import resume
-from pytest_readonly_vm.machine.start.template import Template, copies, migrated, set_capabilities
+from pytest_readonly_vm.machine.start.template import Template, copies, migrated, set_capabilities, way_from
 
 _ANNOUNCEMENT = {"announce-rounds": 1, "announce-initial": 100_000, "announce-max": 100_000}  # milliseconds
 
@@ -63,7 +63,7 @@ async def _load(instance: Instance, template: Template, state: int) -> None:
         # The guest would be told to announce itself to its network, in which nobody else is, and services react to it.
         # Once and late instead of five times at once; not at all is what QEMU 7.2 crashes of when the guest reboots.
         await qmp.command("migrate-set-parameters", _ANNOUNCEMENT)
-    await qmp.command("migrate-incoming", {"uri": f"fd:{state}"})
+    await qmp.command("migrate-incoming", {"uri": await way_from(qmp, state)})
     if (await migrated(qmp)).data["status"] != "completed":
         reason = (await qmp.command("query-migrate")).get("error-desc", "it does not say why")
         raise StartFailed(f"{instance.name}: QEMU did not accept the template: {reason}")

@@ -7,9 +7,11 @@ https://www.qemu.org/docs/master/devel/migration/main.html (``x-ignore-shared``:
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
-from pytest_readonly_vm.errors import ChannelError, QmpError, VmError
+from pytest_readonly_vm.errors import ChannelError, QmpError, StartFailed, VmError
 from pytest_readonly_vm.host.image import Fingerprint, Layer
 from pytest_readonly_vm.host.process import run_tool
 from pytest_readonly_vm.host.refusals import refusals
@@ -28,6 +30,8 @@ from pytest_readonly_vm.machine.start.repair import PREPARE
 _MIGRATION_PATIENCE = 120.0
 _FULL_SPEED = 10**12  # bytes per second; the default is 128 MiB
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SEAL_PATIENCE = 10.0
+_SEAL_PAUSE = 0.01
 _STATE = "state"
 _QEMU_IMG_PATIENCE = 60.0
 _PREPARE_PATIENCE = 10.0
@@ -85,8 +89,19 @@ def new_ram(size: int) -> int:
 
 
 def seal(memory: int) -> None:
-    """Have the kernel refuse every further change, for all time."""
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+    """Have the kernel refuse every further change, for all time. Blocks while something has pages of it in hand.
+
+    :raises OSError: something still had after ten seconds: a device's transfer, or whoever has it mapped.
+    """
+    deadline = time.monotonic() + _SEAL_PATIENCE
+    while True:
+        try:
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(_SEAL_PAUSE)  # the kernel itself waits for a moment, and tells nobody when it would do
 
 
 def frozen_layer(path: Path) -> Layer:
@@ -116,8 +131,7 @@ async def save_state(qmp: Qmp, *, without_shared_ram: bool) -> int:
         try:
             await set_capabilities(qmp, without_shared_ram=without_shared_ram)
             await qmp.command("migrate-set-parameters", {"max-bandwidth": _FULL_SPEED})
-            await qmp.give(state, _STATE)
-            await qmp.command("migrate", {"uri": f"fd:{_STATE}"})
+            await qmp.command("migrate", {"uri": await _way_to(qmp, state)})
         except QmpError as error:
             raise Unfrozen(error.description) from None
         if (await migrated(qmp)).data["status"] != "completed":
@@ -127,6 +141,31 @@ async def save_state(qmp: Qmp, *, without_shared_ram: bool) -> int:
         os.close(state)
         raise
     return state
+
+
+async def _way_to(qmp: Qmp, state: int) -> str:
+    """Where ``migrate`` is to write to reach a file that we have open."""
+    if not await _migrates_files(qmp):
+        await qmp.give(state, _STATE)
+        return f"fd:{_STATE}"
+    written = os.open(f"/proc/self/fd/{state}", os.O_WRONLY | os.O_CLOEXEC)  # it takes no descriptor that reads as well
+    try:
+        return f"file:/dev/fdset/{await qmp.hand_over(written)}"
+    finally:
+        os.close(written)
+
+
+async def way_from(qmp: Qmp, state: int) -> str:
+    """From where ``migrate-incoming`` is to read a file that QEMU has inherited as this descriptor; on the loop."""
+    return f"file:/proc/self/fd/{state}" if await _migrates_files(qmp) else f"fd:{state}"
+
+
+async def _migrates_files(qmp: Qmp) -> bool:
+    """Whether QEMU has ``file:`` for what ``fd:`` is deprecated since 9.1 and refused since 11.0.
+
+    It has, if it has mapped-ram, which works by nothing else; that answer is small, unlike QMP's whole schema.
+    """
+    return any(one["capability"] == "mapped-ram" for one in await qmp.command("query-migrate-capabilities"))
 
 
 async def set_capabilities(qmp: Qmp, *, without_shared_ram: bool) -> None:
@@ -149,6 +188,7 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
 
     :param ram: the memory that QEMU shares as its RAM; None if it has its own.
     :raises Unfrozen: it cannot be frozen. It runs on, but for its channel, which may have to be opened anew.
+    :raises StartFailed: it could not be made sure that nobody changes what was frozen. It has ended.
     """
     await _prepare_copies(instance)
     conversation = await _parted(instance)
@@ -160,15 +200,18 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
             await _go_on(instance.qmp)
             raise
     layers = copies(instance.own_layers)
-    await instance.end()
     try:
+        await instance.end()
         if instance.overlay is not None:
             layers = (frozen_layer(instance.overlay), *layers)
         for memory in (state, ram):
             if memory is not None:
-                seal(memory)
-    except BaseException:
+                await asyncio.to_thread(seal, memory)
+    except BaseException as error:
         os.close(state)
+        close_all(layers)
+        if isinstance(error, OSError):
+            raise StartFailed(f"{instance.name}: the frozen guest cannot be kept as it is: {error}") from error
         raise
     template = _template(instance, conversation, ram, state, layers)
     instance.remove_folder()
