@@ -89,7 +89,7 @@ def _ruleset(runs: int) -> Table:
     table = Table("Landlock, per machine", "us")
     if landlock_abi():
         with TemporaryDirectory() as folder:
-            table.add("ruleset made and closed", _per_call(lambda: Landlock(Path(folder, tcp=False)).close(), runs))
+            table.add("ruleset made and closed", _per_call(lambda: Landlock(Path(folder), tcp=False).close(), runs))
     return table
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import HostError
-from pytest_readonly_vm.host.accel import choose, prove
+from pytest_readonly_vm.host.accel import PROVABLE, choose, prove
 from pytest_readonly_vm.host.qemu import Qemu, find_qemu, find_qemu_img
 from pytest_readonly_vm.host.seal import Landlock, landlock_abi
 from pytest_readonly_vm.host.slots import Budget
@@ -26,7 +26,6 @@ HELP = "check what this computer has for machines, and say what to do"
 _ROOM_TO_BOOT = 64 << 20
 _ROOM_TO_WORK = 4 << 30
 _COLOURS = {"ok": "32", "warn": "33", "FAIL": "31"}
-_PROVABLE = ("x86_64", "i386")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """All findings, each as soon as it is made. Nothing of this computer is changed."""
+    """All findings, each as soon as it is made. Nothing of this computer is changed, but what is known of its KVM."""
     yield Finding("Python", "ok", f"{platform.python_version()}, {sys.executable}")
     yield Finding("plugin", "ok", f"pytest-readonly-vm {version('pytest-readonly-vm')}")
     for package in ("pytest", "pytest-timeout", "pytest-xdist", "qemu.qmp"):
@@ -101,12 +100,12 @@ def _package(name: str) -> Finding:
 
 
 def _accelerator(qemu: Qemu) -> Finding:
-    accelerator = choose("auto", qemu, origin="the default")
+    accelerator = choose("auto", qemu, origin="the default", anew=True)  # for the runs after this as well
     if accelerator.name == "kvm":
         return Finding("accelerator", "ok", accelerator.describe())
-    if qemu.arch in _PROVABLE and (obstacle := prove("tcg", qemu)):
+    if qemu.arch in PROVABLE and (obstacle := prove("tcg", qemu).obstacle):
         return Finding("accelerator", "FAIL", f"{accelerator.describe()}; and {obstacle}", "reinstall QEMU")
-    proved = "; a guest ran under tcg" if qemu.arch in _PROVABLE else ""
+    proved = "; a guest ran under tcg" if qemu.arch in PROVABLE else ""
     advice = "guests run, many times slower; use a computer or CI runner with KVM if you can"
     return Finding("accelerator", "warn", accelerator.describe() + proved, advice)
 

@@ -23,7 +23,7 @@ class Hypervisor:
 
     def describe(self) -> str:
         """One line for people."""
-        return f"QEMU {self.qemu.version} {self.qemu.arch}, {self.accelerator.describe()}"
+        return f"QEMU {self.qemu.version} {self.qemu.arch}, {self.accelerator.describe_with_age()}"
 
     def slowness(self, config: VmConfig) -> float:
         """By how much the times in `config` that are meant for fast computers are to be multiplied here."""

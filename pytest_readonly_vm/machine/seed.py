@@ -7,6 +7,7 @@ https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Mapping
 
@@ -21,9 +22,10 @@ def seed(user_data: bytes, *, vendor_data: str, salt: str) -> bytes:
 
     The user's data goes in as it is, whatever its kind; ours is vendor data, beside which it has all its rights.
     Whatever is different, `salt` too, makes a new instance, so that cloud-init does its work in an image in which it
-    has already done so for another.
+    has already done so for another. The salt may be a path, whatever bytes are in it.
     """
-    digest = hashlib.sha256(b"\0".join([user_data, vendor_data.encode(), salt.encode()])).hexdigest()
+    parts = [user_data, vendor_data.encode(), os.fsencode(salt)]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
     files = {
         "meta-data": json.dumps({"instance-id": f"readonly-vm-{digest[:16]}"}).encode(),
         "user-data": user_data,

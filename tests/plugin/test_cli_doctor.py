@@ -18,6 +18,12 @@ NAMES = (
 COMMAND = str(Path(sys.executable).with_name("readonly-vm"))
 
 
+@pytest.fixture(autouse=True)
+def no_kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is proved anew each time, and may be one that hangs."""
+    monkeypatch.setattr("pytest_readonly_vm.host.accel._KVM", tmp_path / "no-kvm")
+
+
 def found(name: str) -> Finding:
     [finding] = [finding for finding in examine() if finding.name == name]
     return finding
