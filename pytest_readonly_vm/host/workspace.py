@@ -30,7 +30,7 @@ class Workspace:
     def __init__(self, place: Path | None = None) -> None:
         """Sweep what dead runs of this user left, then make the folder, below `place` or the usual one.
 
-        :raises HostError: the folder above cannot be made or is not this user's alone.
+        :raises HostError: the folder above cannot be made or is not this user's alone, or QEMU cannot be told its name.
         """
         parent = _private_parent((place or Path(os.environ.get("TMPDIR") or "/var/tmp")).absolute())
         _sweep(parent)
@@ -81,10 +81,13 @@ def _private_parent(place: Path) -> Path:
     try:
         if not stat.S_ISDIR(place.stat().st_mode):
             raise HostError(f"no folder for temporary files: {place} is none; {advice}")
+        str(place).encode()
     except FileNotFoundError:
         raise HostError(f"no folder for temporary files: {place} is not there; {advice}") from None
     except OSError as error:
         raise HostError(f"no folder for temporary files: {explain(error)}; {advice}") from None
+    except UnicodeEncodeError:  # what QEMU is told while it runs is JSON, and that is UTF-8
+        raise HostError(f"no folder for temporary files: {place} is a name that is not UTF-8; {advice}") from None
     make_private(parent, advice=advice)
     return parent
 

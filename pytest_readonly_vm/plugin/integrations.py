@@ -94,7 +94,7 @@ def append_step_summary(incidents: Iterable[Mapping[str, Any]], shown: Any) -> N
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
     if len(rows) > _ROWS_SHOWN:
         lines.append(f"| and {len(rows) - _ROWS_SHOWN} more | | | |")
-    with contextlib.suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
+    with contextlib.suppress(OSError), Path(path).open("a", encoding="utf-8", errors="replace") as file:
         file.write("\n".join(lines) + "\n\n")
 
 
