@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -152,11 +153,13 @@ class Run:
         return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
 
     def tell(self, line: str) -> None:
-        """Show a line in the terminal, whatever is captured."""
+        """Show a line in the terminal, whatever is captured, also from a worker of xdist."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         capture = self._config.pluginmanager.get_plugin("capturemanager")
-        if reporter is not None:
-            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            if worker := getattr(self._config, "workerinput", None):  # which has a reporter that nobody hears
+                print(f"[{worker['workerid']}] {line}", file=sys.stderr, flush=True)
+            elif reporter is not None:
                 reporter.ensure_newline()
                 reporter.write_line(line)
 

@@ -1,5 +1,6 @@
 """Machines that are started ahead, beside each other and by several processes; and what is left of them."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_readonly_vm.machine.start.cache import TemplateCache
 from tests.conftest import SMALL
 from tests.plugin.test_starts import SLOWLY, lines_of_starts
 from tests.qemu.inner_run import InnerRun
@@ -227,3 +229,32 @@ def test_runs_that_share_a_small_budget_wait_for_each_other_and_say_so(
     assert done.returncode == 0, outputs
     assert "test_it: waiting for 16 MiB and 1 CPU: 16 of 16 MiB" in outputs[1]
     assert "waiting" not in outputs[0]
+
+
+STANDS_STILL = """
+    def test_it(readonly_vm):
+        assert readonly_vm.console.text
+"""
+
+
+def test_a_worker_does_not_wait_without_end_for_a_template_and_says_for_whom(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    """The process that makes it is at a breakpoint, as this one might be."""
+    pytester.makepyfile(STANDS_STILL)
+    options = ("--vm-start=clone", "--vm-boot-timeout=2", "-n", "1")
+    run("hello", *options).assert_outcomes(passed=1)
+    cache = TemplateCache(pytester.path / "templates", limit=1 << 30)
+    [entry] = cache.entries()
+    cache.remove(entry.key)
+    with cache.lock(entry.key, on_wait=pytest.fail, patience=60):
+        result = run("hello", *options)
+    result.assert_outcomes(passed=1)
+    me = f"process {os.getpid()}"
+    result.stderr.re_match_lines(
+        [
+            rf"\[gw0\] waiting for {me}, which has been making the frozen guest {entry.key[:12]} for \d+ s",
+            rf"\[gw0\] {me} has been at it for \d+ s: going on without the frozen guest {entry.key[:12]}",
+        ]
+    )
+    assert cache.entries() == []

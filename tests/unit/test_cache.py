@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import HostError
+from pytest_readonly_vm.machine.start import making
 from pytest_readonly_vm.machine.start.cache import Damaged, TemplateCache, default_folder
 from tests.qemu.waiting import GENEROUS, eventually
 
@@ -270,7 +272,7 @@ def test_the_folder_is_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_that_is_taken_away_costs_the_template_only(cache: TemplateCache, folder: Path) -> None:
     folder.rmdir()
-    with cache.lock(A, on_wait=pytest.fail):
+    with cache.lock(A, on_wait=pytest.fail, patience=60):
         assert cache.find(A) is None
         with pytest.raises(FileNotFoundError):
             add(cache, A, ram=b"x")
@@ -354,21 +356,49 @@ def test_a_full_disk_leaves_nothing_and_harms_nobody(tmp_path: Path) -> None:
 # Several at once
 
 
+HOLDS = (
+    "held = cache.lock(key, on_wait=print, patience=60); held.__enter__(); print('held', flush=True); sys.stdin.read()"
+)
+
+
+@pytest.mark.parametrize(("number", "patience"), [(signal.SIGSTOP, 60), (0, 0.2)], ids=["stopped", "at a breakpoint"])
+def test_one_that_stands_still_is_not_waited_for_without_end(
+    cache: TemplateCache, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, patience: float
+) -> None:
+    monkeypatch.setattr(making, "_STOPPED", 0.2)
+    told: list[str] = []
+    with program(HOLDS, folder) as holder:
+        assert says(holder) == "held"
+        try:
+            holder.send_signal(number)
+            with cache.lock(A, on_wait=told.append, patience=patience) as is_ours:
+                assert not is_ours
+        finally:
+            holder.kill()
+    assert told[0].startswith(f"waiting for process {holder.pid}, which has been making")
+    state = "is stopped, by Ctrl-Z or a debugger" if number else r"has been at it for \d+ s"
+    assert re.fullmatch(rf"process {holder.pid} {state}: going on without the frozen guest a+", told[1])
+    with cache.lock(A, on_wait=pytest.fail, patience=60) as is_ours:
+        assert is_ours
+
+
 def test_who_waits_is_told_once_and_has_the_lock_when_its_holder_is_killed(cache: TemplateCache, folder: Path) -> None:
     told = []
-    code = "held = cache.lock(key, on_wait=print); held.__enter__(); print('held', flush=True); sys.stdin.read()"
-    with program(code, folder) as holder:
+    with program(HOLDS, folder) as holder:
         assert says(holder) == "held"
         assert cache.try_lock(A) is None
-        with cache.lock(B, on_wait=pytest.fail):
+        with cache.lock(B, on_wait=pytest.fail, patience=60):
             pass
 
         def kill(sentence: str) -> None:
             told.append(sentence)
             holder.kill()
 
-        with cache.lock(A, on_wait=kill):
-            assert told == ["waiting for another process that makes the template aaaaaaaaaaaa"]
+        with cache.lock(A, on_wait=kill, patience=60):
+            [sentence] = told
+            assert re.fullmatch(
+                rf"waiting for process {holder.pid}, which has been making the frozen guest a{{12}} for \d+ s", sentence
+            )
             assert cache.try_lock(A) is None
     assert names(folder) == []
 
@@ -376,7 +406,7 @@ def test_who_waits_is_told_once_and_has_the_lock_when_its_holder_is_killed(cache
 def test_one_makes_what_many_processes_want(folder: Path) -> None:
     code = (
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "with cache.lock(key, on_wait=lambda sentence: None):\n"
+        "with cache.lock(key, on_wait=lambda sentence: None, patience=60):\n"
         "    if cache.find(key) is None:\n"
         "        with (folder.parent / 'makers').open('a') as file:\n"
         "            print(os.getpid(), file=file)\n"
@@ -397,7 +427,7 @@ def test_one_makes_what_many_threads_want(cache: TemplateCache) -> None:
 
     def want(_: int) -> None:
         together.wait()
-        with cache.lock(A, on_wait=lambda sentence: None):
+        with cache.lock(A, on_wait=lambda sentence: None, patience=60):
             if cache.find(A) is None:
                 makers.append(threading.get_ident())
                 add(cache, A, ram=b"x")

@@ -27,9 +27,12 @@ class Archive:
         self._cache = cache
         self._tell = tell
 
-    def lock(self, key: str) -> AbstractContextManager[None]:
-        """Nobody else makes or loads the template of this key meanwhile, in whatever process."""
-        return self._cache.lock(key, on_wait=self._tell)
+    def lock(self, key: str, *, patience: float) -> AbstractContextManager[bool]:
+        """Nobody else makes or loads the template of this key meanwhile, in whatever process, if this gives True.
+
+        Others are waited for; not those that stand still, and none for longer than `patience`, in seconds.
+        """
+        return self._cache.lock(key, on_wait=self._tell, patience=patience)
 
     def load(self, key: str, order: Order, is_current: Callable[[Reads], bool]) -> Template | None:
         """The template of a key, if it is there, whole, and made of files that are still the same; else it is removed.

@@ -22,7 +22,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,12 @@ from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host import sparse
 from pytest_readonly_vm.host.folders import is_still, lock_now, make_private, user_cache
 from pytest_readonly_vm.host.refusals import is_lack
+from pytest_readonly_vm.machine.start import making
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
 _KEY = re.compile(r"[0-9a-f]{64}")
 _HALF = ".half-"
-_POLL = 0.05
 
 
 class Damaged(VmError):
@@ -144,31 +144,19 @@ class TemplateCache:
         It is free at once when its holder dies. Where locks cannot be had nobody is kept from making the entry: two
         may then do so, and the last one stays.
         """
-        path = self.folder / f"{key}.lock"
-        with contextlib.ExitStack() as stack:
-            try:
-                descriptor = lock_now(path, os.O_RDWR | os.O_CREAT)
-            except OSError:
-                return stack.pop_all()
-            if descriptor is None:
-                return None
-            stack.callback(os.close, descriptor)
-            stack.callback(path.unlink, missing_ok=True)
-            return stack.pop_all()
+        return making.try_lock(self._lock_of(key))
 
-    @contextlib.contextmanager
-    def lock(self, key: str, *, on_wait: Callable[[str], None]) -> Iterator[None]:
-        """Hold the lock on the making of an entry, after waiting until it is free.
+    def lock(
+        self, key: str, *, on_wait: Callable[[str], None], patience: float
+    ) -> contextlib.AbstractContextManager[bool]:
+        """Hold the lock on the making of an entry, after waiting until it is free; see `making.lock`.
 
-        Who had to wait will `find` the entry, unless the other failed. `on_wait` is told, once, that there is waiting.
+        Who had to wait will `find` the entry, unless the other failed.
         """
-        held = self.try_lock(key)
-        if held is None:
-            on_wait(f"waiting for another process that makes the template {key[:12]}")
-            while (held := self.try_lock(key)) is None:
-                time.sleep(_POLL)
-        with held:
-            yield
+        return making.lock(self._lock_of(key), f"the frozen guest {key[:12]}", on_wait=on_wait, patience=patience)
+
+    def _lock_of(self, key: str) -> Path:
+        return self.folder / f"{key}.lock"
 
     def find(self, key: str) -> Entry | None:
         """The entry, which counts as used now, or None. One that is damaged or of another format is removed."""

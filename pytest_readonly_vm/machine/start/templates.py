@@ -70,7 +70,7 @@ class Templates:
 
     def _get(self, order: Order, keys: list[str], even_if_quick: bool) -> Template:
         *below, key = keys
-        with self._locks[key], self._archived(order, key) as archive:
+        with self._locks[key], self._archived(order, key, steps=len(keys)) as archive:
             if reason := self._refused.get(key):
                 raise Unfrozen(reason)
             if key not in self._made and archive is not None and (found := archive.load(key, order, self._are_current)):
@@ -87,16 +87,20 @@ class Templates:
             return self._made[key]
 
     @contextmanager
-    def _archived(self, order: Order, key: str) -> Iterator[Archive | None]:
-        """The archive, if there is one, with nobody else at work on this key, when there is something to be made."""
+    def _archived(self, order: Order, key: str, *, steps: int) -> Iterator[Archive | None]:
+        """The archive, if there is one, with nobody else at work on this key, when there is something to be made.
+
+        Another process is given the time of a boot for each of the steps; who then does not have it makes its own.
+        """
         if key in self._made and not self._are_current(self._made[key].reads):
             self._distrusted.append(self._made.pop(key))
         archive = self._archive(order.config) if key not in self._made and key not in self._refused else None
         if archive is None:
             yield None
         else:
-            with archive.lock(key):
-                yield archive
+            patience = order.config.boot_timeout * order.hypervisor.slowness(order.config) * steps
+            with archive.lock(key, patience=patience) as is_ours:
+                yield archive if is_ours else None
 
     def _booted(self, order: Order, key: str, even_if_quick: bool) -> Template:
         with _memory(new_ram(order.config.memory) if has_one_ram(order.config) else None) as ram:
