@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Literal, Self, TypeVar
 
 from pytest_readonly_vm.errors import HostError
 from pytest_readonly_vm.host.refusals import explain
+from pytest_readonly_vm.host.stopped import is_stopped
 
 T = TypeVar("T")
 
@@ -105,16 +106,20 @@ class Slots:
         the whole budget is given to whoever would be alone.
 
         :param label: whom it is for, for messages.
-        :param on_wait: called with a sentence, once, when it cannot be had at once.
+        :param on_wait: called with a sentence when it cannot be had at once, and again when a process that has some of
+            it stands still, as by Ctrl-Z: then somebody has to let that go on, or to end it.
         :raises HostError: the folder is gone, full or not to be written. Going on without a slot would bring the
             swapping back that the budget is there to prevent, and nobody would know why.
         """
         request = _Request(time.monotonic_ns(), os.getpid(), memory, cpus)
         try:
-            if reason := self._alone(self._hold, request):
-                on_wait(f"{label}: {reason}")
-                while self._alone(self._hold, request):
-                    self._await_change()
+            told: set[int] | None = None
+            while obstacle := self._alone(self._hold, request):
+                stopped = obstacle.stopped()
+                if told is None or stopped - told:
+                    on_wait(f"{label}: {obstacle.describe(stopped)}")
+                told = stopped.union(told or ())
+                self._await_change()
             return Slot(partial(self._leave, request))
         except BaseException:
             self._leave(request)
@@ -152,7 +157,7 @@ class Slots:
                 f"{self._folder} cannot be used to share this host's memory and CPUs: {explain(error)}"
             ) from None
 
-    def _hold(self, request: _Request) -> str | None:
+    def _hold(self, request: _Request) -> "_Obstacle | None":
         """Join the queue or move up in it: None when the request is held now, else why it is not."""
         if request not in self._descriptors:
             self._enter(request, "waiting")
@@ -163,7 +168,7 @@ class Slots:
         # something gets more at once, even beyond the budget.
         first_of_process = all(other.pid != request.pid for other in held)
         if first_of_process and (before or (held and not self._fits(request, held))):
-            return _reason(request, held, before, self.budget)
+            return _Obstacle(request, held, before, self.budget)
         (self._folder / request.file_name("waiting")).rename(self._folder / request.file_name("held"))
         return None
 
@@ -251,18 +256,35 @@ def _lock(folder: int) -> None:
         time.sleep(0.001)
 
 
-def _reason(request: _Request, held: list[_Request], before: list[_Request], budget: Budget) -> str:
-    cpus = "1 CPU" if request.cpus == 1 else f"{request.cpus} CPUs"
-    sentence = (
-        f"waiting for {request.memory >> 20} MiB and {cpus}: "
-        f"{sum(other.memory for other in held) >> 20} of {budget.memory >> 20} MiB and "
-        f"{sum(other.cpus for other in held)} of {budget.cpus} CPUs are in use"
-    )
-    machines = Counter(other.pid for other in held)
-    if machines:
-        holders = (f"{pid} ({n} machine{'s' if n > 1 else ''})" for pid, n in sorted(machines.items()))
-        sentence += f" by pytest process{'es' if len(machines) > 1 else ''} {', '.join(holders)}"
-    return sentence + (f"; {len(before)} asked before" if before else "")
+@dataclass(frozen=True, slots=True)
+class _Obstacle:
+    """Why a request has to wait: what is held, and who asked before."""
+
+    request: _Request
+    held: list[_Request]
+    before: list[_Request]
+    budget: Budget
+
+    def stopped(self) -> set[int]:
+        """The processes that hold something and stand still."""
+        return {pid for pid in {other.pid for other in self.held} if is_stopped(pid)}
+
+    def describe(self, stopped: Set[int]) -> str:
+        request, budget = self.request, self.budget
+        cpus = "1 CPU" if request.cpus == 1 else f"{request.cpus} CPUs"
+        sentence = (
+            f"waiting for {request.memory >> 20} MiB and {cpus}: "
+            f"{sum(other.memory for other in self.held) >> 20} of {budget.memory >> 20} MiB and "
+            f"{sum(other.cpus for other in self.held)} of {budget.cpus} CPUs are in use"
+        )
+        machines = Counter(other.pid for other in self.held)
+        if machines:
+            holders = (
+                f"{pid} ({n} machine{'s' if n > 1 else ''}{'; it is stopped' if pid in stopped else ''})"
+                for pid, n in sorted(machines.items())
+            )
+            sentence += f" by pytest process{'es' if len(machines) > 1 else ''} {', '.join(holders)}"
+        return sentence + (f"; {len(self.before)} asked before" if self.before else "")
 
 
 def _memory_limits(root: Path) -> list[int]:

@@ -201,6 +201,22 @@ def test_nobody_waits_behind_a_stopped_process(folder: Path, other: Callable[...
     assert big.says() == "taken"
 
 
+def test_who_waits_for_one_that_is_stopped_is_told_and_has_its_turn_when_that_goes_on(
+    other: Callable[..., Other],
+) -> None:
+    """Its machines run on and need their memory, so nobody may have it; but somebody should know whom to wake."""
+    holder, waiter = other(), other()
+    assert holder.told("take 768 1") == "taken"
+    waiting = waiter.told("take 512 1")
+    assert waiting.endswith(f"in use by pytest process {holder.process.pid} (1 machine)")
+    holder.process.send_signal(signal.SIGSTOP)
+    assert waiter.says() == waiting.replace("(1 machine)", "(1 machine; it is stopped)")
+    assert waiter.is_silent
+    holder.process.send_signal(signal.SIGCONT)
+    assert holder.told("release") == "released"
+    assert waiter.says() == "taken"
+
+
 def test_one_that_was_stopped_in_the_midst_of_looking_stops_nobody(folder: Path, other: Callable[..., Other]) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

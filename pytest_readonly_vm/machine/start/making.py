@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_readonly_vm.host.folders import lock_now
+from pytest_readonly_vm.host.stopped import is_stopped
 
 _POLL = 0.05
 _STOPPED = 3.0
@@ -49,7 +50,7 @@ def lock(path: Path, what: str, *, on_wait: Callable[[str], None], patience: flo
         deadline, stopped = time.monotonic() + patience, time.monotonic() + _STOPPED
         while (held := try_lock(path)) is None and not reason:
             time.sleep(_POLL)
-            if not _stands_still(path):
+            if not is_stopped(_pid(path)):
                 stopped = time.monotonic() + _STOPPED
             if time.monotonic() > stopped:
                 reason = f"{_holder(path)} is stopped, by Ctrl-Z or a debugger"
@@ -72,18 +73,11 @@ def _age(path: Path) -> int:
         return 0
 
 
-def _stands_still(path: Path) -> bool:
-    try:
-        return Path(f"/proc/{_pid(path)}/stat").read_text().rpartition(") ")[2][:1] in ("T", "t")
-    except OSError:
-        return False
-
-
-def _pid(path: Path) -> str:
-    """Of who has the lock, by its own words; nothing where it has not said it yet, or is gone."""
+def _pid(path: Path) -> int:
+    """Of who has the lock, by its own words; 0 where it has not said it yet, or is gone."""
     try:
         with path.open("rb") as file:
-            said = file.read(20)
+            said = file.read(10)
     except OSError:
-        return ""
-    return said.decode() if said.isdigit() else ""
+        return 0
+    return int(said) if said.isdigit() else 0
