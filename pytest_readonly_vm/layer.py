@@ -11,7 +11,6 @@ import hashlib
 import inspect
 import os
 import re
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -176,6 +175,8 @@ def _source(thing: Any) -> str:
 @cache
 def _is_users(thing: Any) -> bool:
     """Whether the text of a module, class or function is the user's own, and not that of what is installed."""
+    import sysconfig  # not for who has no layers
+
     folders = [str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))]
     try:
         path = Path(inspect.getfile(thing)).absolute()
