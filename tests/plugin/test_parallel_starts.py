@@ -74,6 +74,37 @@ def test_the_next_machines_are_started_while_a_test_runs(pytester: pytest.Pytest
     assert lines_of_starts(result) == ["1 machine booted", "4 machines cloned"]
 
 
+def test_one_that_is_there_too_early_is_not_used(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(
+        emulators=EMULATORS,
+        test_it="""
+            from pathlib import Path
+            import pytest
+            from emulators import pids, wait_for
+            from pytest_readonly_vm import layer
+            content, before = Path(__file__).with_name("content"), set()
+            content.write_text("first")
+
+            @layer(files="content")
+            def typed(vm):
+                vm.console.send(content.read_text())
+                vm.console.expect(content.read_text())
+
+            @pytest.mark.vm(layers=typed)
+            @pytest.mark.parametrize("number", range(3))
+            def test_it(readonly_vm, number):
+                assert readonly_vm.console.text.endswith(content.read_text())
+                assert readonly_vm.pid not in before or number == 2
+                wait_for(1 + (number < 2))
+                before.update(pids())
+                if number == 0:
+                    content.write_text("other")
+        """,
+    )
+    result = run("echo", "--vm-start=clone", "--vm-budget=off", "--vm-prefetch=1")
+    result.assert_outcomes(passed=3)
+
+
 @pytest.fixture
 def temporary(tmp_path: Path) -> Path:
     folder = tmp_path / "temporary"
