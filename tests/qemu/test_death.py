@@ -316,6 +316,16 @@ def test_what_the_console_says_of_a_panic(boot: Callable[..., VirtualMachine], t
     assert isinstance(machine.trouble, GuestPanicked) == is_panic
 
 
+def test_who_prints_the_words_and_then_a_prompt_has_not_panicked(boot: Callable[..., VirtualMachine]) -> None:
+    machine = boot("echo")
+    machine.console.send("\nKernel panic - not syncing: printed\n# ")
+    with pytest.raises(WaitTimeout):
+        machine.console.expect("never", 1.0)
+    machine.console.send("\n[    1.234567] Kernel panic - not syncing: real\n")
+    with pytest.raises(GuestPanicked, match="panicked: real"):
+        machine.console.expect("never", LONG)
+
+
 class TestLinux:
     """A kernel that really panics, early and late."""
 
