@@ -358,8 +358,8 @@ class TestLinux:
         words = "Kernel panic - not syncing: printed"
         trace = f"{stamp}CPU: 0 PID: 1 Comm: x\n{stamp}---[ end {words} ]---"
         for text in (words, stamp + words, f"{stamp}{words}\n{trace}"):
-            machine.run("cat >/dev/console; sleep 1", input=f"{text}\n")
-        machine.run(f"echo '<0>{words}' >/dev/kmsg; sleep 1")
+            machine.run("cat >/dev/console; sleep 0.6", input=f"{text}\n")
+        machine.run(f"echo '<0>{words}' >/dev/kmsg; sleep 0.6")
         assert machine.trouble is None
         machine.console.expect("printed")
         machine.run("echo -n 'login: ' >/dev/console")  # after which the kernel prints on the same line
