@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -325,20 +326,24 @@ def begin(image: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         yield begin
 
 
-@pytest.mark.parametrize("is_killed", [False, True], ids=["", "and is killed"])
+@pytest.mark.parametrize("fate", [None, signal.SIGKILL, signal.SIGSTOP], ids=["", "and is killed", "and is stopped"])
 def test_of_two_processes_one_boots_and_the_other_waits_for_it(
-    begin: Callable[..., subprocess.Popen[str]], image: Path, cache: Path, is_killed: bool
+    begin: Callable[..., subprocess.Popen[str]], image: Path, cache: Path, fate: signal.Signals | None
 ) -> None:
     one = begin()
     eventually(lambda: list(cache.glob("*.lock")), "a process at work")
     other = begin()
     assert other.stdout is not None
-    assert other.stdout.readline().startswith("waiting for another process that makes the template ")
-    if is_killed:
-        one.kill()
+    assert other.stdout.readline().startswith(f"waiting for process {one.pid}, which has been making the frozen guest ")
+    if fate is not None:
+        one.send_signal(fate)
+    if fate is signal.SIGSTOP:
+        said = other.stdout.readline()
+        assert said.startswith(f"process {one.pid} is stopped, by Ctrl-Z or a debugger: going on without the frozen ")
     (image.parent / "told").touch()
-    assert one.communicate(timeout=GENEROUS)[0] == ("" if is_killed else "boot clone\n")
-    assert other.communicate(timeout=GENEROUS)[0] == ("boot clone\n" if is_killed else "clone\n")
+    assert other.communicate(timeout=GENEROUS)[0] == ("clone\n" if fate is None else "boot clone\n")
+    one.send_signal(signal.SIGCONT)
+    assert one.communicate(timeout=GENEROUS)[0] == ("" if fate is signal.SIGKILL else "boot clone\n")
     assert len(list(cache.iterdir())) == 1
 
 
