@@ -22,7 +22,8 @@ class Happening:
     outcome: str = ""
     """How it ended, if not well: an error's first line, ``exit code 1``."""
     detail: Mapping[str, object] = field(default_factory=dict)
-    """What the entry's kind has beside: for ``qmp`` the arguments and the answer, for ``event`` its data."""
+    """What the entry's kind has beside: for ``qmp`` the arguments and the answer, for ``event`` its data, for
+    a ``moment`` that goes back the time of what it goes back to."""
 
 
 class Chronicle:

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from pytest_readonly_vm.errors import ChannelLost, GuestPanicked, WaitTimeout
@@ -19,6 +20,8 @@ class Checkpoint:
 
     vm: "VirtualMachine"
     template: Template
+    taken: float = field(default_factory=time.time)
+    """On the host's clock, since the epoch."""
 
     def close(self) -> None:
         """Forget it, and give its memory back. A second call does nothing."""

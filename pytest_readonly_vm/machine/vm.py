@@ -56,9 +56,9 @@ class VirtualMachine(Reachable):
         self.folder = instance.folder
         self.boot_phases = instance.boot_phases
 
-    def _follow(self, old: Instance, new: Instance, how: str) -> None:
+    def _follow(self, old: Instance, new: Instance, how: str, *, to: float = 0.0) -> None:
         new.qmp.chronicle.follow(old.qmp.chronicle)
-        new.qmp.chronicle.note("moment", how)
+        new.qmp.chronicle.note("moment", how, detail={"to": to})
         self._move_into(new)
 
     @property
@@ -251,7 +251,7 @@ class VirtualMachine(Reachable):
         if checkpoint not in self._checkpoints:
             raise VmError(f"{self.name}: the checkpoint is closed or another machine's")
         old = self._instance
-        self._follow(old, self._lineage.copy(checkpoint.template), "restore")
+        self._follow(old, self._lineage.copy(checkpoint.template), "restore", to=checkpoint.taken)
         self._end(old)
 
     def forget(self, checkpoint: Checkpoint) -> None:

@@ -27,8 +27,8 @@ class Gates:
     def __init__(self, run: Run) -> None:
         self._marks: dict[VirtualMachine, Mark] = {}
         """Of the present test."""
-        self._first: WeakKeyDictionary[VirtualMachine, Mark] = WeakKeyDictionary()
-        """Of each machine, when it had just been started."""
+        self._earlier: WeakKeyDictionary[VirtualMachine, list[Mark]] = WeakKeyDictionary()
+        """All of each machine, from when it had just been started."""
         run.on_start.append(self._begin)
 
     def _begin(self, vm: "VirtualMachine") -> None:
@@ -37,7 +37,7 @@ class Gates:
 
             if (mark := begin(vm)) is not None:
                 self._marks[vm] = mark
-                self._first.setdefault(vm, mark)
+                self._earlier.setdefault(vm, []).append(mark)
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Before the fixtures. The machines that the test shares are there; those of its own come when they start."""
@@ -69,12 +69,12 @@ class Gates:
         return {vm: lines for vm, lines in found.items() if lines}
 
     def _mark_of(self, vm: "VirtualMachine") -> "Mark":
+        """That of the test; of a guest that was set back to a moment before it, the last one before that moment."""
         mark = self._marks[vm]
-        # A guest that was set back to what was before the mark knows nothing of what came between.
-        moments = [one for one in vm.chronicle.entries() if one.kind == "moment"]
-        later = {one.what for one in moments if one.time >= mark.taken}
-        had_checkpoint = any(one.what == "checkpoint" and one.time < mark.taken for one in moments)
-        return self._first[vm] if "reset" in later or ("restore" in later and had_checkpoint) else mark
+        moments = [one for one in vm.chronicle.entries() if one.kind == "moment" and one.time >= mark.taken]
+        then = min([mark.taken, *(float(str(one.detail["to"])) for one in moments if "to" in one.detail)])
+        earlier = self._earlier[vm]
+        return next((one for one in reversed(earlier) if one.taken <= then), earlier[0])
 
 
 def _unhealthy(found: "dict[VirtualMachine, list[str]]") -> GuestUnhealthy:

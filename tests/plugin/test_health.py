@@ -108,11 +108,21 @@ def test_of_a_shared_machine_each_test_answers_for_what_is_new(pytester: pytest.
         readonly_vm.run("echo '<4>WARNING: CPU: 0 PID: 1 at net/core/dev.c:1 dev_watchdog' >/dev/kmsg")
 
     def test_set_back(readonly_vm): readonly_vm.reset()
+
+    def test_checkpoint(readonly_vm):
+        readonly_vm.checkpoint()
+        readonly_vm.run("sleep 1; echo later >/dev/kmsg")
+
+    def test_restored_and_sick(readonly_vm):
+        readonly_vm.restore()
+        fault(readonly_vm)
+
+    def test_restored(readonly_vm): readonly_vm.restore()
     """
     )
     result = run("--vm-health=kernel", "--vm-scope=module", "-rA")
-    result.assert_outcomes(passed=2, failed=2)
-    result.stdout.fnmatch_lines(["PASSED *::test_good", "PASSED *::test_set_back"])
+    result.assert_outcomes(passed=4, failed=3)
+    result.stdout.fnmatch_lines([f"PASSED *::test_{name}" for name in ("good", "set_back", "checkpoint", "restored")])
 
 
 def test_a_guest_that_cannot_be_looked_at_is_an_error_at_once(pytester: pytest.Pytester, run_on: Run) -> None:
