@@ -158,9 +158,9 @@ class Console:
             raise error from None
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        unread = self._unread.text()
-        match = pattern.search(unread)
-        self._unread = _Latest(unread[match.end() :] if match else unread)  # in one piece, for the next who looks
+        unread = self._unread.settled()
+        if match := pattern.search(unread):
+            self._unread = _Latest(unread[match.end() :])
         return match
 
     def transcript(self) -> Transcript:
@@ -256,10 +256,16 @@ class _Latest:
         self._pieces.append(text)
         self._length += len(text)
         if self._length > 2 * _KEPT:
-            self._pieces = [self.text()]
-            self._length = _KEPT
+            self.settled()
+
+    def settled(self) -> str:
+        """As `text`, in one piece from now on, for who looks at it again and again; on the loop."""
+        text = self.text()
+        self._pieces, self._length = [text], len(text)
+        return text
 
     def text(self) -> str:
+        """On any thread."""
         return "".join(self._pieces)[-_KEPT:]
 
     def end(self, length: int) -> str:
