@@ -8,7 +8,7 @@ from pytest_readonly_vm.channels.command import Command, CommandResult, shortene
 from pytest_readonly_vm.errors import ChannelLost, CommandTimeout
 from pytest_readonly_vm.machine.access import PATIENCE, Access
 
-_LAST_WORDS = 1.5
+_LAST_WORDS = 2.0
 """Seconds that the guest has, when a command's time is up, to kill it and to tell what it had printed."""
 
 _KILLED = "was killed"
