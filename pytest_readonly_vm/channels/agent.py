@@ -79,7 +79,7 @@ class Agent:
 
     async def execute(self, script: bytes, *, input: bytes, stdout: Sink, stderr: Sink) -> int:
         shell = self._shell
-        base, size = shell.files.new_base(), len(input)
+        base, size, is_typed = shell.files.new_base(), len(input), False
         nonce = shell.expect()
         try:
             source = await self._bring(shell, f"{base}.in", input) if input else ""
@@ -87,6 +87,7 @@ class Agent:
             if len(line) > _LONGEST_TYPED:
                 name = await self._bring(shell, f"{base}.sh", script_line(script))
                 line = _line(nonce, base, source, f". ./{name}".encode())
+            is_typed = True
             try:
                 await shell.type(shell.files.tidying() + line)
                 told = await shell.told(nonce)
@@ -103,8 +104,8 @@ class Agent:
             shell.is_lost = True
             raise
         finally:
-            if shell.forget(nonce):
-                await shell.tidy(base, size)
+            if shell.forget(nonce) or not is_typed:
+                shell.tidy(base, size)
 
     async def _bring(self, shell: Resident, name: str, data: bytes) -> str:
         """Put what a job needs to where its files are."""

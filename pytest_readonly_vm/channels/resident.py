@@ -3,7 +3,6 @@ of its jobs have ended.
 """
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, Self, TypeVar
 from pytest_readonly_vm.channels import jobs
 from pytest_readonly_vm.channels.jobs import JobFiles
 from pytest_readonly_vm.channels.qga import AgentRefusal, Qga
-from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
+from pytest_readonly_vm.errors import ChannelLost
 
 T = TypeVar("T")
 
@@ -69,6 +68,7 @@ class Resident:
         self._unread = 0  # bytes that have been typed since it last said that it has read all
         self._jobs: dict[bytes, asyncio.Future[list[bytes]]] = {}
         self._watch: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._newest = 0.0
 
     @classmethod
@@ -94,17 +94,22 @@ class Resident:
 
     async def type(self, text: bytes) -> None:
         """Have the shell read a text; never half of it, whoever is cancelled, and one text after the other."""
+        await asyncio.shield(self._begin_to_type(text))
+
+    def _begin_to_type(self, text: bytes) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._type(text))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(task)
+        return task
 
     async def _type(self, text: bytes) -> None:
         async with self._typing:
             if self._unread + len(text) > _MOST_UNREAD:  # so that its FIFO, which might take half of it, is never full
                 nonce = self.expect()
-                await self._put(b"echo %s 0 >&8\n" % nonce)
-                await self.told(nonce)
-                self.forget(nonce)
+                try:
+                    await self._put(b"echo %s 0 >&8\n" % nonce)
+                    await self.told(nonce)
+                finally:
+                    self.forget(nonce)
                 self._unread = 0
             self._unread += len(text)
             await self._put(text)
@@ -140,7 +145,7 @@ class Resident:
     async def told(self, nonce: bytes) -> list[bytes]:
         """What is told of a job's end, once it is.
 
-        :raises ChannelError, GuestDied: nothing will be.
+        :raises ChannelError, GuestDied: nothing will be told.
         """
         self._look()
         return await asyncio.shield(self._jobs[nonce])
@@ -149,12 +154,11 @@ class Resident:
         """The job is not waited for any more; tells whether it has ended."""
         return self._jobs.pop(nonce).done()
 
-    async def tidy(self, base: str, size: int) -> None:
+    def tidy(self, base: str, size: int) -> None:
         """The files of a job that has ended are not needed any more; there may be so many bytes in them."""
         self.files.ended(base, size)
         if self.files.are_large and not self.is_lost:
-            with contextlib.suppress(ChannelError, GuestDied):  # which the next job is told
-                await self.type(self.files.tidying())
+            self._tidying = self._begin_to_type(self.files.tidying())
 
     def _look(self) -> None:
         """Watch for ends of jobs, from now on more closely again."""
@@ -179,7 +183,7 @@ class Resident:
                     ended.exception()  # somebody who was cancelled will not ask for it
 
     async def _read_ends(self) -> None:
-        while self._jobs:
+        while not all(ended.done() for ended in self._jobs.values()):
             read, _ = await self._qga.read(self._ended, _READ_AT_ONCE)
             *lines, rest = (self._rest + read).split(b"\n")
             self._rest = rest[-_LONGEST_END:]
@@ -193,8 +197,6 @@ class Resident:
                 if elapsed > _LONGEST_POLL and await self._qga.has_ended(self._process):
                     raise ChannelLost(f"{self._name}: the agent's shell was killed in the guest")
                 await asyncio.sleep(max(_FIRST_POLL, min(elapsed / 8, _LONGEST_POLL)))
-            elif all(ended.done() for ended in self._jobs.values()):
-                return
 
     async def leave(self) -> None:
         """Let go of it; who still waits for a job is told so."""

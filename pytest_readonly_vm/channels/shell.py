@@ -129,6 +129,7 @@ class Shell:
         self._frames: dict[bytes, _Frame] = {}
         self._buffer = bytearray()
         self._reader: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._files = JobFiles(name)
         self._typing = asyncio.Lock()
         self._is_ready = False
@@ -228,9 +229,12 @@ class Shell:
 
     async def _type(self, text: bytes) -> None:
         """Have the shell read a text; never half of it, whoever is cancelled."""
+        await asyncio.shield(self._begin_to_type(text))
+
+    def _begin_to_type(self, text: bytes) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self._send(text))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.shield(task)
+        return task
 
     async def _send(self, text: bytes) -> None:
         async with self._typing:
@@ -267,8 +271,7 @@ class Shell:
         finally:
             files.ended(base, frame.size + len(input))
             if files.are_large:
-                with contextlib.suppress(ChannelError, GuestDied):  # which the next one is told
-                    await self._type(files.tidying())
+                self._tidying = self._begin_to_type(files.tidying())
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
         await self._file("_rv_start _rv_read", absolute(path), sink)
