@@ -34,16 +34,29 @@
 
 The message of each is one line that says what happened. Evidence (the last console lines, QEMU's stderr, a command
 line that can be pasted) and the next step are in its notes (`BaseException.add_note`), which pytest prints below it.
+Both may have words of a guest in them, so both pass through `legible`, whoever wrote them.
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pytest_readonly_vm.legible import line, note
+
 if TYPE_CHECKING:
     from pytest_readonly_vm.channels.command import CommandResult
 
 
-class VmError(Exception):
+class _Legible(Exception):
+    """What has a message and notes that are fit to be shown to a person."""
+
+    def __str__(self) -> str:
+        return line(super().__str__())
+
+    def add_note(self, text: str) -> None:
+        super().add_note(note(text))
+
+
+class VmError(_Legible):
     """Anything that this package raises on purpose."""
 
 
@@ -79,7 +92,7 @@ class BaseImageChanged(VmError):
     """A file of the base image's backing chain was written, truncated or replaced while the run was using it."""
 
 
-class GuestWarning(UserWarning):
+class GuestWarning(_Legible, UserWarning):
     """The guest has booted, and something is not as it should be: units that failed, a login that leads nowhere."""
 
 

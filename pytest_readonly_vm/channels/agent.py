@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from pytest_readonly_vm.channels.channel import Sink
-from pytest_readonly_vm.channels.console import shown
 from pytest_readonly_vm.channels.jobs import absolute, os_error, quoted, script_line
 from pytest_readonly_vm.channels.port import Port
 from pytest_readonly_vm.channels.qga import AgentRefusal, Qga
 from pytest_readonly_vm.channels.resident import Resident, parts
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
+from pytest_readonly_vm.legible import shown
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Self
 
 from pytest_readonly_vm.errors import CommandFailed
+from pytest_readonly_vm.legible import tail
 
-_LINES_SHOWN = 20
 _LONGEST_SHOWN = 200
 
 
@@ -85,7 +85,7 @@ class CommandResult:
         if self.exit_code == 0:
             return self
         failure = CommandFailed(f"{vm}: exit code {self.exit_code} from: {shortened(self.command)}", self)
-        for note in stream_notes(self.stdout, self.stderr):
+        for note in stream_notes(self.stdout_bytes, self.stderr_bytes):
             failure.add_note(note)
         raise failure
 
@@ -96,11 +96,15 @@ def shortened(command: str) -> str:
     return line if len(line) <= _LONGEST_SHOWN else f"{line[:_LONGEST_SHOWN]}…"
 
 
-def stream_notes(stdout: str, stderr: str) -> list[str]:
+def stream_notes(stdout: str | bytes, stderr: str | bytes) -> list[str]:
     """The ends of both streams, for an error."""
-    notes = []
-    for name, text in (("stdout", stdout), ("stderr", stderr)):
-        lines = text.rstrip().splitlines()
-        what = f"Last {_LINES_SHOWN} of {len(lines)} lines of {name}" if len(lines) > _LINES_SHOWN else name
-        notes.append("\n".join([f"{what}:", *lines[-_LINES_SHOWN:]]) if lines else f"{name} was empty")
-    return notes
+    return [_stream_note("stdout", stdout), _stream_note("stderr", stderr)]
+
+
+def _stream_note(name: str, printed: str | bytes) -> str:
+    if not (lines := tail(printed)):
+        return f"{name} has nothing to be seen at its end" if printed else f"{name} was empty"
+    ends = printed.rstrip().count(b"\n") if isinstance(printed, bytes) else printed.rstrip().count("\n")
+    if ends >= len(lines):
+        name = f"Last {len(lines)} of {ends + 1} lines of {name}"
+    return "\n".join([f"{name}:", *lines])

@@ -16,13 +16,10 @@ from pytest_readonly_vm.channels.fate import Fate
 from pytest_readonly_vm.errors import ConnectionLost, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
+from pytest_readonly_vm.legible import tail
 
 _KEPT = 1 << 20  # characters
 _LINES_SHOWN = 20
-# Escape sequences of ECMA-48 (CSI; OSC and its like up to their end; two characters), then other control characters.
-_OBEYED = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +214,8 @@ class Console:
         return self._recent.text()
 
     def tail(self, lines: int = _LINES_SHOWN) -> str:
-        """The last lines, blank ones at the end apart, without what a terminal would obey: fit to be shown."""
-        return "\n".join(shown(self._recent.text()).rstrip().splitlines()[-lines:])
+        """The last lines, blank ones at the end apart, in bounds and without what a terminal obeys: fit to be shown."""
+        return "\n".join(tail(self._recent.text(), lines))
 
     def expect(self, pattern: str | re.Pattern[str], timeout: float = 30.0) -> re.Match[str]:
         """Wait until the console shows a pattern, in what came after the previous `expect` found its own.
@@ -276,8 +273,3 @@ class _Latest:
             if (length := length - len(piece)) <= 0:
                 break
         return "".join(reversed(pieces))
-
-
-def shown(text: str) -> str:
-    """A text from a guest without what a terminal would obey."""
-    return _OBEYED.sub("", text)

@@ -10,9 +10,9 @@ import json
 import secrets
 from typing import Any, TypeVar
 
-from pytest_readonly_vm.channels.console import shown
 from pytest_readonly_vm.channels.port import Port
 from pytest_readonly_vm.errors import ChannelError
+from pytest_readonly_vm.legible import shown
 
 T = TypeVar("T")
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.channels.channel import Sink
-from pytest_readonly_vm.channels.console import shown
 from pytest_readonly_vm.channels.jobs import PLACES, folder_name, os_error
 from pytest_readonly_vm.channels.network import Forward, Network
 from pytest_readonly_vm.channels.porter import Vanished
@@ -24,6 +23,7 @@ from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, VmError
 from pytest_readonly_vm.host.process import Process, Spawner
 from pytest_readonly_vm.host.ssh_key import MISSING
+from pytest_readonly_vm.legible import shown
 
 _SSHD = 22
 _LONGEST_LINE = 8192  # bytes; a longer script goes by a file, as shells read their input byte by byte

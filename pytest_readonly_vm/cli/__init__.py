@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol, cast
 
 from pytest_readonly_vm.errors import ConfigurationError, VmError
 from pytest_readonly_vm.host.refusals import explain
+from pytest_readonly_vm.legible import line
 
 
 class Command(Protocol):
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (VmError, OSError) as error:
         sentence = str(error) if isinstance(error, VmError) else explain(error) or str(error)
-        print(f"readonly-vm: {sentence}", file=sys.stderr)
+        print(f"readonly-vm: {line(sentence)}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
             if not note.startswith(_FOR_DEVELOPERS):
                 print(note, file=sys.stderr)

@@ -17,6 +17,8 @@ from enum import Enum, auto
 from types import FrameType
 from typing import Any, NoReturn, Self
 
+from pytest_readonly_vm.legible import line
+
 _LEAVE = b"\x1d"  # Ctrl-]
 _PIECE = 1 << 16
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -75,7 +77,7 @@ class Terminal:
 
     def say(self, sentence: str) -> None:
         """Tell the person something, in a line of its own on standard error."""
-        print(f"readonly-vm: {sentence}", file=sys.stderr, flush=True)
+        print(f"readonly-vm: {line(sentence)}", file=sys.stderr, flush=True)
 
     def lend(
         self, stream: socket.socket, *, on_resize: Resized | None = None, quiet_after_input: float | None = None

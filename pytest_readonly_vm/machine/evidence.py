@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from pytest_readonly_vm.channels.chronicle import Happening
-from pytest_readonly_vm.channels.console import shown
 from pytest_readonly_vm.config import SETTINGS, VmConfig
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.legible import line, shown
 from pytest_readonly_vm.machine.capsule.save import SUFFIX, save_capsule
 from pytest_readonly_vm.machine.replay import Started, script
 from pytest_readonly_vm.machine.secrets import (
@@ -241,10 +241,10 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
     facts["QEMU"] = f"process {vm.pid}, {instance.process.verdict()}"
     if (trouble := None if vm.closed else vm.trouble) is not None:
         facts["trouble"] = f"{type(trouble).__name__}: {trouble}"
-    yield from (f"{name + ':':<12}{value}\n" for name, value in facts.items())
+    yield from (f"{name + ':':<12}{line(value)}\n" for name, value in facts.items())
     if missing := {name: reason for name, reason in evidence.missing.items() if name != OVERVIEW}:
         yield "\nNot here:\n"
-        yield from (f"  {name}: {reason}\n" for name, reason in missing.items())
+        yield from (f"  {name}: {line(reason)}\n" for name, reason in missing.items())
 
 
 # What QEMU and the guest are asked for.

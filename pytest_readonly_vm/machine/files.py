@@ -20,6 +20,7 @@ from typing import BinaryIO
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.jobs import PLACES, folder_name
 from pytest_readonly_vm.errors import ChannelLost, TransferError
+from pytest_readonly_vm.legible import tail
 from pytest_readonly_vm.machine.access import Access
 from pytest_readonly_vm.machine.commands import Commands
 
@@ -194,7 +195,7 @@ class Files:
         """What a script in the guest prints; its complaint is a `TransferError`."""
         done = await self._commands.run(script, check=False)
         if done.exit_code != 0:
-            reason = " ".join(done.stderr.split()) or f"exit code {done.exit_code}"
+            reason = "; ".join(tail(done.stderr_bytes)) or f"exit code {done.exit_code}"
             raise TransferError(f"{self._name}: {about}: {reason}")
         return done.stdout
 

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Set
 
-from pytest_readonly_vm.channels.console import Console, shown
+from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import ChannelError
+from pytest_readonly_vm.legible import shown
 from pytest_readonly_vm.machine.access import Access
 from pytest_readonly_vm.machine.prompts import Asked, Prompts, last_line, refusal
 from pytest_readonly_vm.machine.provision import BOOTSTRAP

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_readonly_vm.channels.console import shown
+from pytest_readonly_vm.legible import shown
 
 _STAMP = r"\[ *(\d+\.\d+)\](?:\[[^\]]*\])? *"  # of Linux, which may add a thread, and of NetBSD
 _STAMPED = re.compile(_STAMP)

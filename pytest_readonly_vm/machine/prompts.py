@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from pytest_readonly_vm.channels.console import shown
 from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.legible import shown
 
 # What the translations of Linux-PAM, shadow and util-linux ask with.
 _PASSWORD_WORDS = (

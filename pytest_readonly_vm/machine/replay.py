@@ -43,7 +43,7 @@ def script(started: Started) -> str:
         f"# Boots what the machine {_one_line(started.name)} booted. The base image is not written (snapshot=on).",
         "# The guest's serial console is this terminal; Ctrl-a x ends QEMU, Ctrl-a c is its monitor, and back.",
         "#",
-        *(f"# {note}" for note in notes),
+        *(f"# {_one_line(note)}" for note in notes),
         "",
     ]
     program = shlex.quote(started.argv[0])

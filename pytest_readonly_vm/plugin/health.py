@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from pytest_readonly_vm.errors import GuestUnhealthy
+from pytest_readonly_vm.legible import note
 from pytest_readonly_vm.plugin.run import Run, machines_of
 
 if TYPE_CHECKING:
@@ -90,4 +91,4 @@ def _unhealthy(found: "dict[VirtualMachine, list[str]]") -> GuestUnhealthy:
 
 def _shown(lines: list[str]) -> str:
     left = len(lines) - _LINES_SHOWN
-    return "\n".join(lines[:_LINES_SHOWN] + ([f"… and {left} more"] if left > 0 else []))
+    return note("\n".join(lines[:_LINES_SHOWN] + ([f"… and {left} more"] if left > 0 else [])))

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import pytest
 
+from pytest_readonly_vm.legible import line
+
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.evidence import Evidence
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -31,7 +33,7 @@ def properties(vm: "VirtualMachine", identity: Mapping[str, str], evidence: str 
         found.append(("vm_image", str(vm.config.image)))
         found += [(f"vm_image_{kind}", value) for kind, value in identity.items()]
     found += [("vm_accelerator", vm.accelerator), ("vm_start", vm.manner)]
-    found += [("vm_start_reason", vm.reason)] if vm.reason else []
+    found += [("vm_start_reason", line(vm.reason))] if vm.reason else []
     return [*found, ("vm_evidence", evidence)] if evidence else found
 
 
@@ -100,6 +102,5 @@ def append_step_summary(incidents: Iterable[Mapping[str, Any]], shown: Any) -> N
 
 def _cell(text: str) -> str:
     """A text as it is, in a table of Markdown."""
-    line = " ".join(text.split())
-    line = line if len(line) <= _LONGEST_CELL else f"{line[:_LONGEST_CELL]}…"
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|~" else letter for letter in line)
+    content = line(text, _LONGEST_CELL)
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|~" else letter for letter in content)

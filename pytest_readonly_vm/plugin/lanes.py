@@ -3,6 +3,8 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+from pytest_readonly_vm.legible import shown
+
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
@@ -47,5 +49,5 @@ def lane(vm: "VirtualMachine", *, test: str, scope: str, asked: float, handed: f
 
 
 def _sayable(text: str) -> str:
-    """Not too long, and without what no UTF-8 has."""
-    return text[:_LONGEST].encode(errors="replace").decode()
+    """Not too long, and fit to be shown."""
+    return shown(text[:_LONGEST])

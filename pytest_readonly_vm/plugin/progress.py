@@ -4,6 +4,8 @@ import time
 
 import pytest
 
+from pytest_readonly_vm.legible import line
+
 _UNSEEN = 1.0
 """Seconds before a transfer is shown: most end earlier."""
 _PAUSE = 0.2
@@ -29,6 +31,6 @@ class Progress:
             return
         self._shown = now
         of = f" of {size >> 20}" if size else ""
-        text = "" if is_over else f"{what}: {done >> 20}{of} MiB"
+        text = "" if is_over else f"{line(what)}: {done >> 20}{of} MiB"
         # The writer has pytest's own copy of the terminal, which is not captured.
         self._writer.write(f"\r{text[: self._writer.fullwidth - 1]}\x1b[K", flush=True)

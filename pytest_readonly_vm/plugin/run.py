@@ -12,6 +12,7 @@ import pytest
 
 from pytest_readonly_vm.config import SCOPES, VmConfig
 from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.legible import line
 from pytest_readonly_vm.plugin.evidence import Keeper
 from pytest_readonly_vm.plugin.lanes import lane
 from pytest_readonly_vm.plugin.options import given_settings
@@ -152,16 +153,16 @@ class Run:
         folder = Path(self._config.invocation_params.dir) / config.output / folder_name(node.nodeid or "session")
         return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
 
-    def tell(self, line: str) -> None:
+    def tell(self, sentence: str) -> None:
         """Show a line in the terminal, whatever is captured, also from a worker of xdist."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         capture = self._config.pluginmanager.get_plugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             if worker := getattr(self._config, "workerinput", None):  # which has a reporter that nobody hears
-                print(f"[{worker['workerid']}] {line}", file=sys.stderr, flush=True)
+                print(f"[{worker['workerid']}] {line(sentence)}", file=sys.stderr, flush=True)
             elif reporter is not None:
                 reporter.ensure_newline()
-                reporter.write_line(line)
+                reporter.write_line(line(sentence))
 
     def note_failure(self, machines: Iterable["VirtualMachine"]) -> None:
         """Remember for `keep` that a test failed which used these."""
@@ -211,8 +212,8 @@ class Run:
         if clock := clock_of(item):
             self.tell(f"{item.nodeid}: {clock.explain()}")
         if self.has_lab:
-            for line in self.evidence.save_now(item, [*machines_of(item), *self.lab.on_their_way()], "timeout"):
-                self.tell(f"{item.nodeid}: {line}")
+            for words in self.evidence.save_now(item, [*machines_of(item), *self.lab.on_their_way()], "timeout"):
+                self.tell(f"{item.nodeid}: {words}")
             self.lab.close()
 
     def check_bases(self, item: pytest.Item) -> None:

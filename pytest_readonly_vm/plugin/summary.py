@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pytest_readonly_vm.legible import line
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.run import NEWS, News, Run
@@ -67,26 +68,30 @@ class Summary:
         if not (self._boots or self._checked or self._changed or self._incidents):
             return
         shown = Run.of(terminalreporter.config).evidence.shown
+
+        def say(text: str, **markup: bool) -> None:
+            terminalreporter.write_line(line(text), **markup)
+
         terminalreporter.write_sep("-", "virtual machines")
-        for line in self._start_lines():
-            terminalreporter.write_line(line)
+        for text in self._start_lines():
+            say(text)
         if (wanted := terminalreporter.config.option.durations) is not None:
             for boot in sorted(self._boots, key=lambda boot: -boot["seconds"])[: wanted or None]:
-                terminalreporter.write_line(_boot_line(boot))
+                say(_boot_line(boot))
         changed = {*self._changed, *(image for image, found in self._hashed.items() if found)}
         for complaint in sorted({*filter(None, self._hashed.values()), *self._changed.values()}):
-            terminalreporter.write_line(f"BASE IMAGE CHANGED: {complaint}", red=True, bold=True)
+            say(f"BASE IMAGE CHANGED: {complaint}", red=True, bold=True)
         for image, tests in sorted(self._checked.items()):
             if image in changed:
                 continue
             proof = "identity, size and times"
             if image in self._hashed:
                 proof += "; SHA-256 at the end of the run"
-            terminalreporter.write_line(f"base {Path(image).name} unchanged after {tests} tests ({proof})")
+            say(f"base {Path(image).name} unchanged after {tests} tests ({proof})")
         for path in self._kept:
-            terminalreporter.write_line(f"kept overlay {path} (boot it again: pytest --vm-image={shlex.quote(path)})")
-        for line in self._evidence_lines(shown):
-            terminalreporter.write_line(line)
+            say(f"kept overlay {path} (boot it again: pytest --vm-image={shlex.quote(path)})")
+        for text in self._evidence_lines(shown):
+            say(text)
 
     def _evidence_lines(self, shown: Callable[[str], str]) -> Iterator[str]:
         folders = list(dict.fromkeys(folder for incident in self._incidents for folder in incident["folders"]))
