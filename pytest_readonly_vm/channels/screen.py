@@ -14,6 +14,7 @@ from pytest_readonly_vm.channels.picture import Picture
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import DisplayError, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.host.process import run_tool
 
 _HOLD = 0.02  # seconds
@@ -30,11 +31,12 @@ class Screen:
     `qemu_args`. Keys for a keyboard that is not there are lost without a word.
     """
 
-    def __init__(self, loop: LoopThread, qmp: Qmp, *, folder: Path, name: str) -> None:
+    def __init__(self, loop: LoopThread, qmp: Qmp, *, folder: Path, name: str, outlet: Outlet) -> None:
         self._loop = loop
         self._qmp = qmp
         self._folder = folder
         self._name = name
+        self._outlet = outlet
         self._typing = asyncio.Lock()
         self._keys: Sequence[str] = ()
 
@@ -87,19 +89,16 @@ class Screen:
         """Write what the screen shows to a PNG file, in place of one that is there, and return its path.
 
         :raises DisplayError: the machine has no display.
-        :raises VmError: the file cannot be written; its folder must exist.
+        :raises VmError: the file cannot be written; its folder must exist; it must not be what machines read.
         :raises GuestDied: QEMU ended.
         """
         png = self._loop.run(self.picture()).png()
         path = Path(path).absolute()
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
         try:
-            partial.write_bytes(png)
-            partial.replace(path)
+            with self._outlet.file(path) as file:
+                file.write(png)
         except OSError as error:
             raise VmError(f"{self._name}: {path} cannot be written: {error.strerror}") from error
-        finally:
-            partial.unlink(missing_ok=True)
         return path
 
     def send_keys(self, *combinations: str, hold: float = _HOLD) -> None:

@@ -67,6 +67,17 @@ def _info(name: str, format: str | None, what: str, qemu_img: Path) -> dict[str,
     raise ImageError(f"{what} cannot be opened: {words}")
 
 
+def files_below(path: Path, *, qemu_img: Path) -> list[Path]:
+    """What an image is backed by, as far as that can be found out."""
+    done = run_tool(
+        [str(qemu_img), "info", "-U", "--output=json", "--backing-chain", str(path.absolute())], timeout=_PATIENCE
+    )
+    try:
+        return [Path(info["filename"]) for info in json.loads(done.stdout)[1:]]
+    except (ValueError, TypeError, KeyError):
+        return []
+
+
 def refuse_writers(descriptor: int, what: str) -> None:
     """QEMU's writers hold locks as well, which qemu-img has seen by now; this finds the others, as far as can be known.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 from pytest_readonly_vm.channels.chronicle import Happening
 from pytest_readonly_vm.config import SETTINGS, VmConfig
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.legible import line, shown
 from pytest_readonly_vm.machine.capsule.save import SUFFIX, save_capsule
 from pytest_readonly_vm.machine.replay import Started, script
@@ -72,6 +73,7 @@ class Evidence:
     """What was saved of a machine, and what could not be."""
 
     folder: Path
+    outlet: Outlet
     saved: list[Path] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     """Pieces by name, and why they are not there."""
@@ -91,7 +93,7 @@ def collect(
     :param console: the console's log, opened while it had a name.
     :param capsule: whether to save the machine itself as well, if it lives.
     """
-    evidence = Evidence(folder)
+    evidence = Evidence(folder, vm._instance.outlet)
     with _piece(evidence, OVERVIEW):
         folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, Callable[[], Iterable[str]]] = {
@@ -131,10 +133,8 @@ def _piece(evidence: Evidence, name: str) -> Iterator[None]:
 
 def _write(evidence: Evidence, name: str, text: Iterable[str]) -> None:
     path = evidence.folder / name
-    with path.open("w", encoding="utf-8", errors="replace") as file:
-        file.writelines(text)
-    if path.suffix == ".sh":
-        path.chmod(0o755)
+    with evidence.outlet.file(path, mode=0o777 if path.suffix == ".sh" else 0o666) as file:
+        file.writelines(piece.encode(errors="replace") for piece in text)
     if path not in evidence.saved:
         evidence.saved.append(path)
 
@@ -255,7 +255,8 @@ def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
     status = loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))
     with _piece(evidence, SCREENSHOT):
         png = loop.run(_within(_MONITOR_PATIENCE, vm.screen.picture(), "QEMU did not show the screen")).png()
-        (evidence.folder / SCREENSHOT).write_bytes(png)
+        with evidence.outlet.file(evidence.folder / SCREENSHOT) as file:
+            file.write(png)
         evidence.saved.append(evidence.folder / SCREENSHOT)
     channel = vm._access.found
     with _piece(evidence, "journal, failed units, processes"):

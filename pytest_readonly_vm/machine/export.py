@@ -12,6 +12,7 @@ from pytest_readonly_vm.host.image import Layer
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import run_tool
 from pytest_readonly_vm.machine.command_line import DISK
+from pytest_readonly_vm.machine.instance import Instance
 
 _QEMU_IMG_PATIENCE = 60.0
 _MERGE_PATIENCE = 600.0
@@ -30,8 +31,7 @@ def export_disk(
     disks = [device for device in qmp.execute("query-block") if device["device"] == DISK]
     if not disks:
         raise VmError(f"{name}: there is no disk to export")
-    if path.exists() or path.is_symlink():
-        raise VmError(f"{name}: {path} exists; an export writes a new file and never another's content")
+    _require_nothing(path, name)
     # Under another name until it is complete: what a killed run leaves is not to be taken for an image.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     size = str(disks[0]["inserted"]["image"]["virtual-size"])
@@ -44,6 +44,7 @@ def export_disk(
             loop.run(_copy(qmp, descriptor, format=format, timeout=timeout, name=name))
         finally:
             os.close(descriptor)
+        _require_nothing(path, name)  # somebody may have put something there meanwhile
         partial.rename(path)
     except OSError as error:
         raise VmError(f"{name}: {path} cannot be made: {error.strerror}") from error
@@ -51,14 +52,20 @@ def export_disk(
         partial.unlink(missing_ok=True)
 
 
-def keep_overlay(
-    overlay: Path, destination: Path, between: Sequence[Layer], base: Sequence[Layer], *, qemu_img: Path
-) -> None:
-    """Move the file that took a machine's writes, with what is between it and the base merged into it.
+def _require_nothing(path: Path, name: str) -> None:
+    if path.exists() or path.is_symlink():
+        raise VmError(f"{name}: {path} exists; an export writes a new file and never another's content")
+
+
+def keep_overlay(instance: Instance, destination: Path, between: Sequence[Layer], *, qemu_img: Path) -> None:
+    """Move the file that took the writes of a machine that has ended, with what is below it down to the base merged.
 
     :raises VmError: it cannot be merged.
     :raises OSError: it cannot be moved.
     """
+    overlay, base = instance.overlay, instance.layers
+    assert overlay is not None
+    instance.outlet.refuse(destination)
     if between:
         options = [f"driver=qcow2,file.filename={str(overlay).replace(',', ',,')}"]
         prefix = "backing"
@@ -71,7 +78,12 @@ def keep_overlay(
         if done.returncode != 0:
             raise VmError(f"{overlay} cannot be merged: {done.stderr.strip() or 'qemu-img gave no answer'}")
     destination.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(overlay, destination)
+    partial = destination.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        shutil.move(overlay, partial)  # which may be a copy, to another disk
+        partial.replace(destination)  # not through a link that is there
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 async def _copy(qmp: Qmp, target: int, *, format: str, timeout: float, name: str) -> None:

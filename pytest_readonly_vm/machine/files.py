@@ -13,16 +13,18 @@ import shlex
 import stat
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from pathlib import Path, PurePath
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.jobs import PLACES, folder_name
 from pytest_readonly_vm.errors import ChannelLost, TransferError
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.legible import tail
 from pytest_readonly_vm.machine.access import Access
 from pytest_readonly_vm.machine.commands import Commands
+from pytest_readonly_vm.machine.tree import pack, unpack, write_sparse
 
 _PIECE = 1 << 20  # bytes
 
@@ -52,11 +54,14 @@ Progress = Callable[[str, int, int | None], None]
 class Files:
     """Moves files to and from one machine; for the loop."""
 
-    def __init__(self, access: Access, commands: Commands, name: str, scratch: Path, progress: Progress) -> None:
+    def __init__(
+        self, access: Access, commands: Commands, name: str, scratch: Path, outlet: Outlet, progress: Progress
+    ) -> None:
         self._access = access
         self._commands = commands
         self._name = name
         self._scratch = scratch
+        self._outlet = outlet
         self._progress = progress
 
     async def read(self, path: str) -> bytes:
@@ -88,6 +93,8 @@ class Files:
 
     async def pull(self, remote: str, local: Path) -> None:
         """As `VirtualMachine.pull`."""
+        with _local(local):
+            self._outlet.refuse(local)  # before the guest is asked for anything
         quoted = shlex.quote(remote)
         kind = await self._commands.run(
             f"if [ -d {quoted} ]; then echo folder; elif [ -f {quoted} ]; then stat -L -c 'file %a %Y %s' -- {quoted}; "
@@ -136,12 +143,12 @@ class Files:
         target = local / Path(remote).name if local.is_dir() else local
         digest = hashlib.sha256()
         done = 0
-        with _local(target), _new_file(target) as file:
+        with _local(target), self._outlet.file(target, mode=0o600) as file:
 
             def take(piece: bytes) -> None:
                 nonlocal done
                 digest.update(piece)
-                _write_sparse(file, piece)
+                write_sparse(file, piece)
                 done += len(piece)
                 self._progress(f"{self._name}: {remote} → {target}", done, size)
 
@@ -159,7 +166,7 @@ class Files:
     async def _push_tree(self, local: Path, remote: str) -> None:
         quoted, archive = shlex.quote(remote), f"{remote.rstrip('/')}.{secrets.token_hex(4)}.tar"
         with _local(local), tempfile.TemporaryFile(dir=self._scratch) as file:
-            await asyncio.to_thread(_pack, local, file)
+            await asyncio.to_thread(pack, local, file)
             size = file.tell()
             file.seek(0)
             digest = hashlib.sha256()
@@ -177,7 +184,7 @@ class Files:
                 await self._pull_file(archive, arrived, mode=0o600, modified=0, size=int(size))
             finally:
                 await self._commands.run(["rm", "-f", archive], check=False, timeout=10)
-            await asyncio.to_thread(unpack, arrived, local)
+            await asyncio.to_thread(unpack, arrived, local, self._outlet)
 
     # What they share.
 
@@ -231,73 +238,3 @@ def _local(path: Path) -> Iterator[None]:
         raise
     except (OSError, tarfile.TarError) as error:
         raise TransferError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-@contextlib.contextmanager
-def _new_file(target: Path) -> Iterator[BinaryIO]:
-    """A file beside, that takes the target's name when all went well."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name[:100]}.", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            yield file  # type: ignore[misc]
-            partial.rename(target)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _write_sparse(file: BinaryIO, piece: bytes) -> None:
-    """Write, and leave out blocks of zeros: a hole reads the same."""
-    for start in range(0, len(piece), 4096):
-        block = piece[start : start + 4096]
-        if block.count(0) == len(block):
-            file.seek(len(block), os.SEEK_CUR)
-        else:
-            file.write(block)
-
-
-def _pack(folder: Path, file: BinaryIO) -> None:
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        tar.add(folder, arcname=".", filter=_as_root)
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack what a guest sent.
-
-    :raises tarfile.TarError: it would write elsewhere than into the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive) as tar:
-        tar.extraction_filter = lambda member, path: member
-        tar.extractall(folder, members=_harmless(tar, folder.resolve()))
-
-
-def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
-
-
-def _harmless(members: Iterable[tarfile.TarInfo], folder: Path) -> Iterator[tarfile.TarInfo]:
-    """What may be unpacked: nothing outside of the folder nor through a link, no devices, and all of it ours.
-
-    The archive comes from a guest, which may have made it up. tarfile's own filters change modes, refuse links that
-    lead out, which are harmless as long as nobody follows them while unpacking, and are not in every Python 3.11.
-    """
-    links: set[PurePath] = set()
-    for member in members:
-        if member.isdev():
-            continue
-        for name in (member.name, member.linkname) if member.islnk() else (member.name,):
-            path = PurePath(name)
-            through = [path, *path.parents] if not member.issym() else path.parents
-            if path.is_absolute() or ".." in path.parts or any(_is_link(folder, part, links) for part in through):
-                raise tarfile.TarError(f"the guest's archive has {name!r}, which would be unpacked elsewhere")
-        if member.issym():
-            links.add(PurePath(member.name))
-        member.mode &= 0o777
-        member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
-        yield member
-
-
-def _is_link(folder: Path, path: PurePath, links: set[PurePath]) -> bool:
-    return path in links or (folder / path).is_symlink()

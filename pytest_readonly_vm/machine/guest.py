@@ -12,6 +12,7 @@ from pytest_readonly_vm.channels.command import CommandResult
 from pytest_readonly_vm.channels.fate import Fate
 from pytest_readonly_vm.errors import ChannelLost, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.machine.access import PATIENCE, Access
 from pytest_readonly_vm.machine.commands import Commands
 from pytest_readonly_vm.machine.files import Files, Progress
@@ -44,6 +45,7 @@ class Guest:
         chronicle: Chronicle,
         name: str,
         scratch: Path,
+        outlet: Outlet,
         progress: Progress,
     ) -> None:
         self._loop = loop
@@ -54,7 +56,7 @@ class Guest:
         self._commands = Commands(access, name)
         self._on_push: Callable[[str], object] = lambda local: None
         """Called with what is about to be pushed."""
-        self._files = Files(access, self._commands, name, scratch, progress)
+        self._files = Files(access, self._commands, name, scratch, outlet, progress)
         self._waits = Waits(self._commands, name)
 
     def _do(self, kind: str, what: str, work: Awaitable[T], timeout: float | None = None) -> T:

@@ -19,6 +19,7 @@ from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.image import Layer
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.machine.access import Access
 from pytest_readonly_vm.machine.power import shut_down
@@ -55,6 +56,8 @@ class Instance:
     """Its own; it goes with it."""
     layers: tuple[Layer, ...]
     """The files of the base image."""
+    outlet: Outlet
+    """The way to places of the user's."""
     own_layers: tuple[Layer, ...] = ()
     """The files between those and the one that the guest writes to; their descriptors are closed at the end."""
     overlay: Path | None

@@ -18,6 +18,7 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
 from pytest_readonly_vm.host.image import BaseImage, open_base
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.host.process import Spawner
 from pytest_readonly_vm.host.refusals import refusals
 from pytest_readonly_vm.host.ssh_key import make_key
@@ -64,12 +65,15 @@ class Lab:
         tell: Callable[[str], None] = lambda sentence: None,
         on_failure: Callable[[VirtualMachine, BaseException], None] = lambda vm, error: None,
         on_unmade: Callable[[VmConfig, BaseException], None] = lambda config, error: None,
+        outlet: Outlet | None = None,
     ) -> None:
         """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
 
         `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`, if
-        it is for a layer, the configuration up to that one.
+        it is for a layer, the configuration up to that one. `outlet` knows what else is not to be written over, beside
+        what the lab reads.
         """
+        self.outlet = outlet or Outlet()
         self.boots: list[Boot] = []
         self._progress = progress
         self._tell = tell
@@ -166,6 +170,7 @@ class Lab:
     def _order(self, config: VmConfig, name: str, *, spare: bool = False) -> Order:
         hypervisor = self._hypervisor(config)
         base = self._base(config, hypervisor)
+        self.outlet.protect(config, base.layers if base else ())
         workspace, loop, spawner = self._workspace(config), self._loop, self._spawner
         order = Order(
             config=config,
@@ -175,6 +180,7 @@ class Lab:
             new_folder=lambda: workspace.machine_folder(next(self._numbers)),
             loop=loop,
             spawner=spawner,
+            outlet=self.outlet,
             ssh_key=lambda: self._ssh_key(workspace),
             handle=lambda instance: self._handle(order, instance),
             slot=lambda: self._room.slot(config, name, spare=spare),
@@ -216,17 +222,9 @@ class Lab:
         start = instance.qmp.chronicle.note("start", instance.manner, seconds=instance.ready_after)
         start.time = time.time() - (time.monotonic() - instance.started)  # it may have been started ahead
         found = instance.access.found
-        self.boots.append(
-            Boot(
-                instance.name,
-                instance.manner,
-                instance.reason,
-                instance.ready_after,
-                instance.boot_phases,
-                order.hypervisor.accelerator.describe(),
-                found.name if found else None,
-            )
-        )
+        times = (instance.ready_after, instance.boot_phases)
+        means = (order.hypervisor.accelerator.describe(), found.name if found else None)
+        self.boots.append(Boot(instance.name, instance.manner, instance.reason, *times, *means))
 
     def _workspace(self, config: VmConfig) -> Workspace:
         place = config.tmpdir

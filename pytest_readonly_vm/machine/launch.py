@@ -27,6 +27,7 @@ from pytest_readonly_vm.errors import GuestDied, StartFailed
 from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.host.image import BaseImage, Layer
 from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.host.process import Process, Spawner, run_tool
 from pytest_readonly_vm.host.refusals import explain, refusals
 from pytest_readonly_vm.host.seal import Landlock
@@ -61,6 +62,7 @@ class Order:
     """Makes a folder that is the machine's own."""
     loop: LoopThread
     spawner: Spawner
+    outlet: Outlet
     ssh_key: Callable[[], Path]
     """Gives the run's key, made when first asked for."""
     handle: "Callable[[Instance], VirtualMachine]"
@@ -222,12 +224,13 @@ def _connect(
         lines=lines,
         qmp=qmp,
         console=console,
-        screen=Screen(loop, qmp, folder=folder, name=name),
+        screen=Screen(loop, qmp, folder=folder, name=name, outlet=order.outlet),
         network=network,
         access=access,
         make_ssh=ssh,
         folder=folder,
         layers=order.layers,
+        outlet=order.outlet,
         ssh_key=ssh_key,
         **others,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.channels.network import Forward
 from pytest_readonly_vm.channels.ssh import Ssh
+from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.machine.guest import Guest
 from pytest_readonly_vm.machine.instance import Instance
@@ -68,9 +69,14 @@ class Reachable(Guest):
         """Write a configuration under which `alias` is this guest, for ``ssh -F``, Ansible, fabric, paramiko.
 
         :raises ChannelError: as `ssh_command`.
+        :raises VmError: it cannot be written; its folder must exist; it must not be what machines read.
         """
         written = Path(path)
-        written.write_text(self._opened_ssh().ssh_config(alias))
+        try:
+            with self._instance.outlet.file(written) as file:
+                file.write(self._opened_ssh().ssh_config(alias).encode())
+        except PermissionError as error:
+            raise VmError(f"{self.name}: {written} cannot be written: {error.strerror}") from error
         return written
 
     def _opened_ssh(self) -> Ssh:

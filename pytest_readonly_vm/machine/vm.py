@@ -47,12 +47,11 @@ class VirtualMachine(Reachable):
             chronicle=instance.qmp.chronicle,
             name=self.name,
             scratch=instance.folder,
+            outlet=instance.outlet,
             progress=self._progress,
         )
         self._instance = instance
-        self.qmp = instance.qmp
-        self.console = instance.console
-        self.screen = instance.screen
+        self.qmp, self.console, self.screen = instance.qmp, instance.console, instance.screen
         self.folder = instance.folder
         self.boot_phases = instance.boot_phases
 
@@ -306,7 +305,7 @@ class VirtualMachine(Reachable):
                 self._loop.run(instance.end(powerdown=keep_overlay_as is not None))
                 if keep_overlay_as is not None and instance.overlay is not None:
                     qemu_img = self._lineage.order.hypervisor.qemu_img
-                    keep_overlay(instance.overlay, keep_overlay_as, lower, instance.layers, qemu_img=qemu_img)
+                    keep_overlay(instance, keep_overlay_as, lower, qemu_img=qemu_img)
             finally:
                 close_all(lower)
         except (TimeoutError, OSError) as error:

@@ -3,11 +3,13 @@
 Nothing imported here may load asyncio or qemu.qmp: a project that uses no machine is not to pay for them.
 """
 
+import contextlib
 from collections.abc import Generator
 from typing import Any
 
 import pytest
 
+from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.plugin import header, markers, options, report, timeouts
 from pytest_readonly_vm.plugin.debugger import Debugger
 from pytest_readonly_vm.plugin.fixtures import fixture_module
@@ -34,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_readonly_vm.plugin.page import Page  # which other runs are not to pay for
 
         config.pluginmanager.register(Page(config), "readonly_vm page")
+    if not hasattr(config, "workerinput"):
+        Run.of(config).check_output()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -43,6 +47,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not hasattr(config, "workerinput"):
         markers.check(items)
+    for item in items:
+        with contextlib.suppress(ConfigurationError):  # which the checks of markers tell
+            for settings in markers.settings_of(item):
+                Run.of(config).protect(settings)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_readonly_vm.config import VmConfig
 from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.results import Results, folder_name
 
@@ -69,8 +70,9 @@ class _Attempt:
 class Keeper:
     """Saves the evidence of what one pytest process runs. It changes no test's outcome, whatever happens to it."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, outlet: Outlet) -> None:
         self._config = config
+        self._outlet = outlet
         self._run: str = getattr(config, "workerinput", {}).get(_RUN_KEY) or secrets.token_hex(8)
         self._opened: Once[None, Results] = Once()
         self._attempt: _Attempt | None = None
@@ -82,7 +84,7 @@ class Keeper:
         return self._opened.get(None, self._new_results)
 
     def _new_results(self) -> Results:
-        results = Results(_pieces, self._run)
+        results = Results(_pieces, self._run, self._outlet)
         self._config.add_cleanup(results.close)
         return results
 

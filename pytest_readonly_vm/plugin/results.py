@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.host.whole_file import SUFFIX
 
 MARK = ".readonly-vm-evidence"
@@ -28,10 +29,11 @@ _NAME = re.compile(r"[0-9a-f]{16}")
 class Results:
     """The output folders of one run. Every process of it has one of these, with the same name of the run."""
 
-    def __init__(self, removable: Callable[[], Collection[str]], run: str) -> None:
+    def __init__(self, removable: Callable[[], Collection[str]], run: str, outlet: Outlet) -> None:
         """`removable` gives the names of the files that evidence consists of; `run` are 16 hexadecimal digits."""
         self.run = run
         self._removable = removable
+        self._outlet = outlet
         self._locks: dict[Path, int] = {}
 
     def enter(self, output: Path) -> None:
@@ -61,7 +63,7 @@ class Results:
             if (folder / MARK).exists():
                 _clear(folder, self._removable())
             folder.mkdir(exist_ok=True)
-            (folder / MARK).write_text(self.run)
+            self._mark(folder)
         return folder
 
     def within(self, folder: Path, name: str) -> Path:
@@ -74,8 +76,12 @@ class Results:
             if not inner.exists():
                 break
         inner.mkdir()
-        (inner / MARK).write_text(self.run)
+        self._mark(inner)
         return inner
+
+    def _mark(self, folder: Path) -> None:
+        with self._outlet.file(folder / MARK) as file:
+            file.write(self.run.encode())
 
     def hold(self, output: Path) -> None:
         """Keep others from removing what another process of this run has saved."""

@@ -2,20 +2,23 @@
 
 import contextlib
 import dataclasses
+import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 
-from pytest_readonly_vm.config import SCOPES, VmConfig
+from pytest_readonly_vm.config import SCOPES, Given, VmConfig
+from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.host.outlet import Outlet
 from pytest_readonly_vm.legible import line
 from pytest_readonly_vm.plugin.evidence import Keeper
 from pytest_readonly_vm.plugin.lanes import lane
-from pytest_readonly_vm.plugin.options import given_settings
+from pytest_readonly_vm.plugin.options import given_images, given_settings
 from pytest_readonly_vm.plugin.results import folder_name
 from pytest_readonly_vm.plugin.timeouts import clock_of
 from pytest_readonly_vm.plugin.trust import Trust
@@ -61,7 +64,12 @@ class Run:
         self._lanes: list[dict[str, Any]] = []
         self.current: pytest.Item | None = None
         """The test that is being run."""
-        self.evidence = Keeper(config)
+        self.outlet = Outlet()
+        """The way to places of the user's, which knows what the run reads."""
+        self.protect(given_settings(config))
+        for image in given_images(config):
+            self.protect({"image": image})
+        self.evidence = Keeper(config, self.outlet)
         self.upcoming = Upcoming()
         self.on_start: list[Callable[[VirtualMachine], object]] = []
         """Called with each machine before it is handed over."""
@@ -90,6 +98,7 @@ class Run:
             self.tell,
             on_failure=lambda vm, error: came_to_nothing(vm, error, self.current),
             on_unmade=lambda config, error: self._trust.note_layer(config, self.current, error),
+            outlet=self.outlet,
         )
         self._config.add_cleanup(lab.close)
         return lab
@@ -99,12 +108,32 @@ class Run:
         """Whether a test has asked for a machine so far."""
         return bool(self._labs.made())
 
+    def protect(self, settings: Mapping[str, Given]) -> None:
+        """Keep what some test may start a machine with from being written over, although none has done so yet."""
+        with contextlib.suppress(ConfigurationError):  # which whoever wants the machine will hear of
+            self.outlet.protect(VmConfig().with_settings(settings))
+
+    def check_output(self) -> None:
+        """:raises pytest.UsageError: what is to be the output folder is a file."""
+        given = given_settings(self._config).get("output")
+        if given is None or not isinstance(given.value, Path):
+            return
+        with contextlib.suppress(OSError):  # what cannot be had is told when something is to be written
+            if not stat.S_ISDIR(given.value.stat().st_mode):
+                why = self.outlet.why_not(given.value) or "it is a file"
+                raise pytest.UsageError(f"{given.origin}: {given.value}: {why}; nothing was written; choose a folder")
+
     @contextlib.contextmanager
     def machine(self, config: VmConfig, node: Any, label: str) -> Iterator["VirtualMachine"]:
         """A booted machine that belongs to a node of the collection tree and ends when this is left."""
         name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
         asked = time.time()
         vm = self._started(config, node, label, name)
+        try:
+            self._refuse_to_keep(config, self._overlay_destination(config, node, label))
+        except ConfigurationError:
+            vm.close()
+            raise
         handed = time.time()
         try:
             node.stash.setdefault(_machines, []).append(vm)
@@ -152,6 +181,14 @@ class Run:
     def _overlay_destination(self, config: VmConfig, node: Any, label: str) -> Path:
         folder = Path(self._config.invocation_params.dir) / config.output / folder_name(node.nodeid or "session")
         return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
+
+    def _refuse_to_keep(self, config: VmConfig, destination: Path) -> None:
+        """Now that it is known what the base image consists of, which may be an overlay that was kept before."""
+        if config.keep != "never" and (why := self.outlet.why_not(destination)):
+            raise ConfigurationError(
+                f"{config.origin('keep')}: keep: the overlay would go to {destination}, and {why}; nothing was "
+                "written; copy or move that image, or choose another folder by --vm-output"
+            )
 
     def tell(self, sentence: str) -> None:
         """Show a line in the terminal, whatever is captured, also from a worker of xdist."""

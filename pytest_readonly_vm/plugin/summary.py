@@ -51,7 +51,7 @@ class Summary:
         if output is not None:
             output[_WORKER_KEY] = self._hashed
         else:
-            integrations.append_step_summary(self._incidents, run.evidence.shown)
+            integrations.append_step_summary(self._incidents, run.evidence.shown, run.outlet)
         if any(self._hashed.values()) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

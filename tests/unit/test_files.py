@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.machine.files import unpack
+from pytest_readonly_vm.machine.tree import unpack
 
 Member = tuple[str, bytes, str]
 """Name, type, and what it links to or contains."""

@@ -76,6 +76,7 @@ def save_capsule(vm: "VirtualMachine", path: Path, *, test: str = "", timeout: f
     if reason := what_no_copy_has(instance.config.qemu_args):
         raise VmError(f"{vm.name}: the machine cannot be saved: {reason}")
     try:
+        instance.outlet.refuse(path)
         digests = [_sha256(layer, deadline) for layer in instance.layers]
         with new_capsule(path, deadline=deadline) as capsule, _standstill(order, instance, deadline) as moment:
             _write(capsule, order, instance, moment, digests, test)

@@ -1,5 +1,6 @@
 """Owns the page that shows a run: collects what the reports of all tests carry, and writes a single HTML file."""
 
+import errno
 import os
 import platform
 import time
@@ -13,15 +14,26 @@ import pytest
 from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.options import given_settings
 from pytest_readonly_vm.plugin.page.rows import Rows
-from pytest_readonly_vm.plugin.run import NEWS, News
+from pytest_readonly_vm.plugin.run import NEWS, News, Run
+
+_HEAD = 4096
+_TITLE = b"<title>Test run in virtual machines</title>"
+"""By which a page is known, in its first bytes."""
 
 
 class Page:
     """Lives in the process that hears all reports: the only one, or xdist's controller."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """For a run that has the setting ``report``."""
-        self._path = Path(str(given_settings(config)["report"].value)).absolute()
+        """For a run that has the setting ``report``.
+
+        :raises pytest.UsageError: something else is at its place that must not be lost.
+        """
+        given = given_settings(config)["report"]
+        self._path = Path(str(given.value)).absolute()
+        self._outlet = Run.of(config).outlet
+        if why := self._outlet.why_not(self._path) or _why_no_page(self._path):
+            raise pytest.UsageError(f"{given.origin}: {self._path}: {why}; nothing was written; choose another path")
         self._config = config
         self._rows = Rows(epoch=time.time())
         self._problem: OSError | None = None
@@ -77,15 +89,13 @@ class Page:
             return
         from pytest_readonly_vm.plugin.page.document import document
 
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                data = self._rows.data(title=self._config.rootpath.name, versions=_versions())
-                partial.write_text(document(data), "utf-8")
-                partial.replace(self._path)
-            finally:
-                partial.unlink(missing_ok=True)
+            data = self._rows.data(title=self._config.rootpath.name, versions=_versions())
+            if why := _why_no_page(self._path):  # a test may have made it
+                raise FileExistsError(errno.EEXIST, f"{why}; nothing was written", str(self._path))
+            with self._outlet.file(self._path) as file:
+                file.write(document(data).encode())
         except OSError as error:
             self._problem = error
 
@@ -96,7 +106,20 @@ class Page:
         if self._problem is None:
             terminalreporter.write_line(f"report: {self._path.as_uri()}")
         else:
-            terminalreporter.write_line(f"report: {self._path} could not be written: {self._problem}", yellow=True)
+            why = self._problem.strerror or self._problem
+            terminalreporter.write_line(f"report: {self._path} could not be written: {why}", yellow=True)
+
+
+def _why_no_page(path: Path) -> str | None:
+    """Why a page may not replace what is at a path: only a page, or a file with nothing in it."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"it cannot be looked at: {error.strerror}"
+    return None if not head or _TITLE in head else "it is a file that is there already, and no page of an earlier run"
 
 
 def _worker(report: Any) -> str:
