@@ -229,7 +229,7 @@ def _finish(folders: list[_Planned], top: int) -> None:
 
 def _set_time(member: tarfile.TarInfo, descriptor: int) -> None:
     with contextlib.suppress(OverflowError, ValueError, OSError):  # one that no file here can have
-        os.utime(descriptor, ns=(int(member.mtime * 1e9),) * 2)
+        os.utime(descriptor, (member.mtime, member.mtime))
 
 
 def write_sparse(file: BinaryIO, piece: bytes) -> None:
