@@ -52,7 +52,7 @@ def tail(text: str | bytes, lines: int = _LINES) -> list[str]:
     seen = shown(end.decode(errors="replace") if isinstance(end, bytes) else end).rstrip()
     found = seen.split("\n") if seen else []
     if len(end) < len(text) and len(found) <= lines:
-        found[:1] = [f"… {found[0][-_LONGEST_LINE:]}"] if found else []  # whose beginning was not looked at
+        found[:1] = [f"… {one[2 - _LONGEST_LINE :]}" for one in found[:1]]  # whose beginning was not looked at
     return [_cut(one, _LONGEST_LINE) for one in found[-lines:]]
 
 

@@ -1,19 +1,22 @@
 """Nothing that writes files writes over what a machine is made of, by whatever name that has."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import Lab, VirtualMachine, VmConfig, VmError
+from pytest_readonly_vm import Lab, TransferError, VirtualMachine, VmConfig, VmError
 from pytest_readonly_vm.machine.capsule.save import save_capsule
 from pytest_readonly_vm.machine.evidence import collect
 from tests.conftest import READY
 from tests.guests import bootsector
+from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.conftest import BOOT_TIMEOUT
 from tests.qemu.image_tools import layer, writer_image
+from tests.qemu.waiting import GENEROUS
 
 Images = dict[str, Path]
 
@@ -194,3 +197,25 @@ def test_the_data_of_the_base_is_what_it_was(images: Images, machine: VirtualMac
     content = images["a layer of the base image"].read_bytes()
     start = bootsector.DATA_SECTOR * bootsector.SECTOR_SIZE
     assert content[start : start + 8] == bootsector.PRISTINE
+
+
+def test_what_is_pulled_into_a_folder_does_not_take_the_name_of_an_image_there(tmp_path: Path) -> None:
+    guest = tiny_linux()
+    image = Path(shutil.copy(guest.disk, tmp_path / "base.qcow2"))
+    before = states({"": image})
+    settings = VmConfig().replace(
+        image=image, kernel=guest.kernel, initrd=guest.initrd, append=guest.append, memory="128M", accel="tcg",
+        start="cold", boot_timeout=GENEROUS,
+    )  # fmt: skip
+    with Lab() as lab:
+        vm = lab.start(settings, name="guest")
+        vm.run("mkdir -p /root/tree; echo x >/root/tree/first; echo x >/root/tree/base.qcow2; mkfifo /root/tree/pipe")
+        with pytest.raises(TransferError, match=r"base\.qcow2: it is the base image; nothing was written"):
+            vm.pull("/root/tree/base.qcow2", tmp_path)
+        with pytest.raises(TransferError, match=r"base\.qcow2' would be replaced, and it is the base image; nothing"):
+            vm.pull("/root/tree", tmp_path)
+        assert list(tmp_path.iterdir()) == [image]
+        vm.pull("/root/tree", tmp_path / "elsewhere")
+        assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["base.qcow2", "first"]
+        lab.check_bases(during="it")
+    assert states({"": image}) == before

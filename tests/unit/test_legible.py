@@ -85,6 +85,7 @@ def test_of_megabytes_the_end_is_shown_in_bounds_and_at_once(printed: bytes, beg
 def test_a_long_line_says_how_much_of_it_is_left_out() -> None:
     [cut] = tail("a" * 3_000 + "b" * 3_000)
     assert cut == f"{'a' * 250} … (5625 characters left out) … {'b' * 125}"
+    assert tail(b"x" * 1_000_000) == [f"… {'x' * 498}"]
     assert tail("short\n" + "x" * 500)[1] == "x" * 500
 
 

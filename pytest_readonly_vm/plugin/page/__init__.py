@@ -115,8 +115,8 @@ def _why_no_page(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None  # if that does not change, the summary will tell
     except OSError as error:
         return f"it cannot be looked at: {error.strerror}"
     return None if not head or _TITLE in head else "it is a file that is there already, and no page of an earlier run"
