@@ -74,6 +74,29 @@ def test_each_danger_has_its_door(danger: str, doors: set[str]) -> None:
     assert users <= doors
 
 
+def makes_files(module: Path) -> bool:
+    """Whether a module has a call that makes or overwrites a file of the host's."""
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+        if isinstance(node, ast.Attribute) and node.attr in ("O_CREAT", "NamedTemporaryFile", "move", "copyfile"):
+            return True
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            modes = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant)]
+            if node.func.attr in ("write_text", "write_bytes") and ast.unparse(node.func.value) != "self":
+                return True
+            if node.func.attr in ("open", "fdopen") and {"w", "wb", "a", "ab", "x", "xb", "r+b", "w+b"} & set(modes):
+                return True
+    return False
+
+
+def test_files_come_to_places_of_the_users_by_the_outlet() -> None:
+    """All others write in folders of the plugin's own, or ask the outlet first."""
+    own = {"channels/console.py", "channels/screen.py", "host/accel.py", "host/slots.py", "machine/provision.py"}
+    own |= {"machine/capsule/thaw.py", "plugin/results.py"}
+    asking = {"machine/capsule/file.py", "machine/export.py", "machine/tree.py", "plugin/integrations.py"}
+    makers = {str(module) for module in MODULES if makes_files(module)}
+    assert {name for name in makers if not name.startswith("machine/start/")} <= own | asking | {"host/outlet.py"}
+
+
 @pytest.mark.parametrize("module", [module for module in MODULES if floor(module) < 4], ids=str)
 def test_only_the_plugin_floor_knows_pytest(module: Path) -> None:
     assert not {name for name in imports(module) if name.split(".")[0] in {"pytest", "_pytest"}}

@@ -1,14 +1,13 @@
 """Owns the way out for every file that a run writes at a place of the user's: never over a file that the run reads.
 
 What is read is known by device and inode, so that a symbolic link, a hard link, a bind mount or another spelling of a
-name is seen through. A file is written beside its place, under a name of its own, and takes the place when it is whole:
-what was there is replaced, and never written through a link.
+name is seen through. A file takes its place when it is whole: what was there is replaced, and never written through a
+link.
 """
 
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.host.whole_file import whole_file
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.host.image import Layer
@@ -94,22 +94,16 @@ class Outlet:
 
     @contextlib.contextmanager
     def file(self, path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-        """A file beside, open for reading and writing, that takes its place if the context is left without an error.
+        """As `whole_file`, but never in place of what the run reads.
 
         :param mode: as of `os.open`; the umask counts.
         :raises PermissionError: as `refuse`.
         :raises OSError: it cannot be written.
         """
         self.refuse(path)
-        partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            with os.fdopen(descriptor, "w+b") as file:
-                yield file
+        with whole_file(path, mode=mode) as file:
+            yield file
             self.refuse(path)  # it may have come there meanwhile
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

@@ -154,7 +154,8 @@ class Guest:
     def pull(self, remote: str, local: str | os.PathLike[str], *, timeout: float | None = TRANSFER) -> None:
         """Copy a file or a folder's contents out of the guest; modes (not set-user-ID) and times are kept.
 
-        A file may go into a folder, under its own name. Holes of a file stay holes. Devices are left out.
+        A file may go into a folder, under its own name. Holes of a file stay holes. Devices, pipes and sockets are left
+        out. A file that is there is replaced, unless machines are made of it; nothing is written through a link.
 
         :param timeout: seconds that it may take, checksums included; None for as long as it takes.
         :raises TransferError: it cannot be read there or written here, or its checksum differs here.
