@@ -74,8 +74,8 @@ class Outlet:
         return None if is_link or stat.S_ISREG(found.st_mode) else "it is no file"
 
     def _known(self) -> dict[tuple[int, int], str]:
-        while self._unopened:
-            image = self._unopened.pop()
+        for image in tuple(self._unopened):
+            self._unopened.discard(image)
             for path in _below(image):
                 self._paths.setdefault(path, _layer(image))
         known = dict(self._opened)

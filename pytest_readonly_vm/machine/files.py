@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import shlex
 import stat
@@ -27,6 +28,7 @@ from pytest_readonly_vm.machine.commands import Commands
 from pytest_readonly_vm.machine.tree import pack, unpack, write_sparse
 
 _PIECE = 1 << 20  # bytes
+_NUMBERS = re.compile(r"[0-7]{1,4} -?\d{1,15} \d{1,18}")  # mode, time, size
 
 # Prints where it has put the archive: in the first place that has room for it. -S, for files with holes, is GNU's.
 _PACK = f"""\
@@ -103,7 +105,8 @@ class Files:
         match kind.stdout.split():
             case ["folder"]:
                 await self._pull_tree(remote, local)
-            case ["file", mode, modified, size]:
+            case ["file", *numbers] if _NUMBERS.fullmatch(" ".join(numbers)):
+                mode, modified, size = numbers
                 await self._pull_file(remote, local, mode=int(mode, 8), modified=int(modified), size=int(size))
             case ["nothing"]:
                 raise TransferError(f"{self._name}: {remote} is not there, in the guest")
@@ -155,10 +158,10 @@ class Files:
             async with self._told(remote) as channel:
                 await channel.read_file(_encoded(remote), take)
             file.truncate(file.tell())
-            there = (await self._guest(f"sha256sum <{shlex.quote(remote)}", remote)).split()[0]
+            there = (await self._guest(f"sha256sum <{shlex.quote(remote)}", remote)).partition(" ")[0]
             if there != digest.hexdigest():
                 raise TransferError(f"{self._name}: {remote} changed meanwhile or arrived damaged: its SHA-256 differs")
-            os.fchmod(file.fileno(), mode)
+            os.fchmod(file.fileno(), mode & 0o777)
             os.utime(file.fileno(), (modified, modified))
 
     # A folder.
@@ -178,7 +181,9 @@ class Files:
     async def _pull_tree(self, remote: str, local: Path) -> None:
         with _local(local), tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             packed = await self._guest(_PACK.format(name=folder_name(), folder=shlex.quote(remote)), remote)
-            archive, size = packed.split()
+            archive, _, size = packed.strip().partition(" ")
+            if not size.isdecimal():
+                raise TransferError(f"{self._name}: {remote}: the guest's tar said {packed!r}")
             try:
                 arrived = Path(folder) / "archive"
                 await self._pull_file(archive, arrived, mode=0o600, modified=0, size=int(size))

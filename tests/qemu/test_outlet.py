@@ -217,5 +217,8 @@ def test_what_is_pulled_into_a_folder_does_not_take_the_name_of_an_image_there(t
         assert list(tmp_path.iterdir()) == [image]
         vm.pull("/root/tree", tmp_path / "elsewhere")
         assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["base.qcow2", "first"]
+        vm.run("chmod 6755 /root/tree/first")
+        vm.pull("/root/tree/first", tmp_path / "elsewhere" / "program")
+        assert (tmp_path / "elsewhere" / "program").stat().st_mode & 0o7777 == 0o755
         lab.check_bases(during="it")
     assert states({"": image}) == before
