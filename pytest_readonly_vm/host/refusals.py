@@ -15,12 +15,7 @@ _LIMITS = {
     errno.EAGAIN: ("this user may have no more than {} processes and threads (ulimit -u)", resource.RLIMIT_NPROC),
     errno.EFBIG: ("a file of this process may have no more than {} bytes (ulimit -f)", resource.RLIMIT_FSIZE),
 }
-_LACKS = {
-    errno.ENFILE: "this computer has too many open files",
-    errno.ENOMEM: "this computer has no more memory to give",
-    errno.ENOSPC: "no space is left, or no inodes are (df -h, df -i)",
-    errno.EDQUOT: "this user's quota is used up",
-}
+_LACKS = (errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
@@ -52,7 +47,7 @@ def explain(error: BaseException) -> str | None:
         number, place = errno.ENOMEM, None
     else:
         return None
-    words = _LACKS.get(number) or os.strerror(number)
+    words = os.strerror(number) + (" (or no inodes: df -h, df -i)" if number == errno.ENOSPC else "")
     if number in _LIMITS:
         sentence, limit = _LIMITS[number]
         words = sentence.format(resource.getrlimit(limit)[0])

@@ -19,9 +19,9 @@ from pytest_readonly_vm.host.refusals import is_lack, refusals
         (OSError(errno.EAGAIN, "x"), "this user may have no more than -?[0-9]+ processes and threads"),
         (RuntimeError("can't start new thread"), "this user may have no more than -?[0-9]+ processes and threads"),
         (OSError(errno.EFBIG, "x", "/a/b"), "/a/b: a file of this process may have no more than -?[0-9]+ bytes"),
-        (OSError(errno.ENOSPC, "x", b"/a/b"), "/a/b: no space is left, or no inodes are"),
+        (OSError(errno.ENOSPC, "x", b"/a/b"), "/a/b: No space left on device \\(or no inodes"),
         (OSError(errno.ENOTDIR, "x", "/a/b"), "/a/b: Not a directory"),
-        (MemoryError(), "this computer has no more memory to give"),
+        (MemoryError(), "Cannot allocate memory"),
     ],
 )
 def test_a_refusal_is_a_sentence(error: BaseException, sentence: str) -> None:
