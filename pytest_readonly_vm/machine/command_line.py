@@ -162,7 +162,7 @@ def _default_cpu(arch: str, accelerator: str) -> str | None:
     return "max" if arch in (*_X86, "aarch64") else None
 
 
-def _chain(layers: Sequence[DiskLayer], name: str | None = None) -> str:
+def chain(layers: Sequence[DiskLayer], name: str | None = None) -> str:
     """A chain of layers as QEMU's block layer has it, each by its descriptor set, with its format and its end stated.
 
     Without them QEMU opens what is below a layer by the name in that layer's header, and guesses its format. So the
@@ -170,14 +170,14 @@ def _chain(layers: Sequence[DiskLayer], name: str | None = None) -> str:
 
     :param name: of the topmost node, if it is to have one.
     """
-    chain: dict[str, object] | None = None
+    node: dict[str, object] | None = None
     for layer in reversed(layers):
         locking = {"locking": "off"} if layer.is_frozen else {}
         file = {"driver": "file", "filename": f"/dev/fdset/{layer.descriptor}", **locking}
-        below = {"backing": chain} if layer.format in _BACKED else {}
-        chain = {"driver": layer.format, "file": file, **below}
+        below = {"backing": node} if layer.format in _BACKED else {}
+        node = {"driver": layer.format, "file": file, **below}
     named = {"node-name": name, "read-only": True} if name else {}
-    return json.dumps({**named, **(chain or {})}, separators=(",", ":"))
+    return json.dumps({**named, **(node or {})}, separators=(",", ":"))
 
 
 def _human_monitor(path: Path | None) -> tuple[str, ...]:
@@ -215,12 +215,12 @@ def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
     for layer in wiring.layers:
         arguments += ["-add-fd", f"fd={layer.descriptor},set={layer.descriptor}"]
     if wiring.overlay is None:
-        arguments += ["-drive", f"if=none,id={DISK},snapshot=on,file={_escaped('json:' + _chain(wiring.layers))}"]
+        arguments += ["-drive", f"if=none,id={DISK},snapshot=on,file={_escaped('json:' + chain(wiring.layers))}"]
     else:
         # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before. Its name is not
         # said in JSON, which has none for bytes that are no UTF-8.
         overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={_escaped(str(wiring.overlay))},backing={BELOW}"
-        arguments += ["-blockdev", _chain(wiring.layers, BELOW), "-drive", overlay]
+        arguments += ["-blockdev", chain(wiring.layers, BELOW), "-drive", overlay]
     for device in _DISKS[config.disk_interface]:
         arguments += ["-device", device.format(bus=bus)]
     return tuple(arguments)

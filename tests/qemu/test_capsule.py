@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -134,6 +135,23 @@ class TestElsewhere:
         assert again.run("cat /mnt/kept").stdout == "disk\nmore\n"
         again.close()
         capsule.assert_same(resumed(lab, capsule.path).run(LOOK.format(pid=capsule.pid)).stdout)
+
+    def test_it_has_no_network_unless_it_is_given_one(self, lab: Lab, capsule: Saved) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            connect = f"nc 10.0.2.2 {server.getsockname()[1]} </dev/null"
+            vm = resumed(lab, capsule.path)
+            assert vm.run(connect, check=False).exit_code != 0
+            vm.run("nc -l -p 7 -e cat >/dev/null 2>&1 & until netstat -lnt | grep -q ':7 '; do sleep 0.1; done")
+            with socket.create_connection(vm.forward(7), timeout=GENEROUS) as inward:  # as somebody asks for it
+                inward.sendall(b"hello")
+                assert inward.recv(5) == b"hello"
+            vm.close()
+            server.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                server.accept()
+            resumed(lab, capsule.path, network=True).run(f"{connect} >/dev/null 2>&1 &")
+            server.settimeout(GENEROUS)
+            server.accept()[0].close()
 
     def test_another_base_is_refused_by_its_hash(self, capsule: Saved, tmp_path: Path) -> None:
         other = tmp_path / "other.qcow2"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pytest_readonly_vm import GuestDied, Lab, StartFailed, VirtualMachine, VmCo
 from pytest_readonly_vm.errors import CapsuleRefused, ImageError
 from pytest_readonly_vm.machine.capsule.file import CapsuleReader, new_capsule
 from pytest_readonly_vm.machine.capsule.save import save_capsule
+from pytest_readonly_vm.machine.command_line import DiskLayer, chain
 from tests.qemu import image_tools
 from tests.qemu.test_capsule import resumed
 from tests.qemu.test_templates import boots_again_from_its_own_disk, tiny
@@ -150,6 +152,22 @@ class TestACapsuleFromElsewhere:
         vm = resumed(lab, repacked(quick, tmp_path / "it", disk0=disk.read_bytes()))
         vm.qmp.execute("system_reset")
         vm.console.expect("sector=pristine", timeout=GENEROUS)  # the base's, upon which nothing is written
+
+    @pytest.mark.parametrize("format", ["qcow2", "qed", "vmdk"])
+    def test_a_chain_ends_where_it_is_said_to(self, tmp_path: Path, format: str) -> None:
+        """By the words that QEMU gets, with paths in place of descriptors; what is below the top is not zero."""
+        other, blank = tmp_path / f"other.{format}", tmp_path / "blank.img"
+        image_tools.run("qemu-img", "create", "-q", "-f", format, other, "1M")
+        image_tools.run("qemu-io", "-f", format, "-c", "write -P 83 0 64k", other)
+        blank.write_bytes(bytes(1 << 20))
+        top = image_tools.layer(tmp_path / f"top.{format}", format, other, format)
+
+        def said(*layers: Path) -> str:
+            text = chain([DiskLayer(number, format) for number in range(len(layers))])
+            return f"json:{re.sub('/dev/fdset/([0-9])', lambda found: str(layers[int(found[1])]), text)}"
+
+        image_tools.run("qemu-img", "compare", "-q", said(top), blank)
+        image_tools.run("qemu-img", "compare", "-q", said(top, other), other)
 
     @pytest.mark.parametrize("there", ["/proc/kmsg", "/dev/zero", "/", "FIFO", "/etc/passwd"])
     def test_nothing_is_read_of_what_cannot_be_its_base(

@@ -40,7 +40,11 @@ _FEATURE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _MEMBER = re.compile(r"state|disk\d{1,2}\.qcow2|kernel|initrd|user_data|ssh-key(\.pub)?")
 _LONGEST_EXCERPT = 300
 _LONGEST_TEXT = 4096
+_LONGEST_ARGUMENT = 1 << 16
+_CONTROLS = {chr(number) for number in range(32)} - {"\t", "\n"} | {"\x7f"}
 _LARGEST = 1 << 60  # bytes
+_READ_WHOLE = {"user_data": 1 << 24, "ssh-key": 1 << 16, "ssh-key.pub": 1 << 16}
+"""Members that somebody reads whole, and how many bytes these may have."""
 _MOST_LAYERS = 200  # as QEMU can have
 _MOST_WORDS = 4096
 
@@ -152,6 +156,9 @@ def parse_manifest(data: bytes, *, shown: str) -> Manifest:
 
 def _manifest(found: dict[str, Any]) -> Manifest:
     sizes = {_fitting(name, _MEMBER): _number(size) for name, size in _mapping(found["sizes"]).items()}
+    for name, most in _READ_WHOLE.items():
+        if sizes.get(name, 0) > most:
+            raise ValueError(f"{sizes[name]} bytes are too many for {name}")
     base = tuple(_base_layer(_mapping(layer)) for layer in _list(found["base"], _MOST_LAYERS))
     disks = {name for name in sizes if name.startswith("disk")}
     if disks != {f"disk{number}.qcow2" for number in range(len(disks))} or bool(disks) != bool(base):
@@ -185,6 +192,9 @@ def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in found.items():
         if type(value) is not _SHAPING[name]:  # True is no number here
             raise ValueError(f"the setting {name} cannot be {value!r:.{_LONGEST_EXCERPT}}")
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and (len(word) > _LONGEST_ARGUMENT or not set(word).isdisjoint(_CONTROLS)):
+                raise ValueError(f"the setting {name} has what no program can be given: {word!r:.{_LONGEST_EXCERPT}}")
         try:
             parse(name, Given(value, "its settings"))
         except ConfigurationError as error:

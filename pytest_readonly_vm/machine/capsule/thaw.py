@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import re
 import shutil
 import struct
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,6 +34,7 @@ _MOST_OF_DEVICES = 1 << 30  # bytes that a state may have beside the RAM: video 
 _ANSWER_PATIENCE = 10.0
 _ANNOUNCEMENT = {"announce-rounds": 1, "announce-initial": 100_000, "announce-max": 100_000}  # milliseconds
 _KEY = "ssh-key"
+_PUBLIC_KEY = re.compile(rb"ssh-[a-z0-9-]+ [A-Za-z0-9+/=]+ ?[A-Za-z0-9@._-]*\n?")
 
 # https://www.qemu.org/docs/master/interop/qcow2.html: what a header may say of files beside this one is not obeyed for
 # the backing file, which is stated to QEMU even if there is none, but would be for a data file.
@@ -47,6 +50,8 @@ def unpacked(capsule: Capsule, order: Order, opened: ExitStack) -> tuple[Templat
     size = sizes.pop("state", 0)
     if size > order.config.memory + _MOST_OF_DEVICES:
         raise CapsuleRefused(f"{capsule.path} is damaged: its state is larger than the machine")
+    if size > (available := _available_memory()):
+        raise OutOfSpace(f"{capsule.path} needs {size >> 20} MiB of memory, and {available >> 20} MiB are available")
     free = shutil.disk_usage(folder).free
     if sum(sizes.values()) > free:
         raise OutOfSpace(
@@ -73,9 +78,22 @@ def unpacked(capsule: Capsule, order: Order, opened: ExitStack) -> tuple[Templat
         history=Transcript(capsule.console, text[max(len(text) - manifest.unread, 0) :]),
         conversation=manifest.conversation,
         ready_after=0.0,
-        ssh_key=folder / _KEY if _KEY in sizes and f"{_KEY}.pub" in sizes else None,
+        ssh_key=_key(folder / _KEY, capsule) if {_KEY, f"{_KEY}.pub"} <= sizes.keys() else None,
     )
     return template, {name: folder / name for name in EMBEDDED if name in sizes}
+
+
+def _key(path: Path, capsule: Capsule) -> Path:
+    """:raises CapsuleRefused: its public half is none, which others would take for words of their own."""
+    if not _PUBLIC_KEY.fullmatch(path.with_name(f"{path.name}.pub").read_bytes()):
+        raise CapsuleRefused(f"{capsule.path} is damaged: {path.name}.pub is no public key")
+    return path
+
+
+def _available_memory() -> int:
+    """Bytes that this computer can give without swapping."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found else sys.maxsize
 
 
 def _disk(path: Path, capsule: Capsule, opened: ExitStack) -> Layer:
@@ -164,5 +182,5 @@ async def go_on(instance: Instance, template: Template, *, runs: bool) -> None:
         try:
             async with asyncio.timeout(_ANSWER_PATIENCE):
                 await instance.access.resume(*template.conversation)
-        except (TimeoutError, ChannelError, LookupError, TypeError, ValueError):
+        except (TimeoutError, ChannelError, AttributeError, LookupError, TypeError, ValueError):
             instance.access.lose()  # and whoever needs it finds one anew
