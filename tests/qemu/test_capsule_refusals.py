@@ -126,7 +126,7 @@ class TestACapsuleFromElsewhere:
                 {"cpu": ["avx1024", "sse2"]},
                 r"whose processor could do what none can here \(avx1024\); .* tcg of QEMU ",
             ),
-            ({"base": []}, "has a manifest that makes no sense: .* do not go with the disks"),
+            ({"base": []}, "has a manifest that makes no sense: .* which do not go with 0 files of a base image"),
         ],
     )
     def test_what_this_computer_cannot_resume_is_refused(

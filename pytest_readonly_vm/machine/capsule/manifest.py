@@ -150,8 +150,13 @@ def parse_manifest(data: bytes, *, shown: str) -> Manifest:
                 f"was saved by version {_text(found.get('plugin'))!r}"
             )
         return _manifest(found)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CapsuleRefused(f"{shown} has a manifest that makes no sense: {error!r:.{_LONGEST_EXCERPT}}") from None
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except KeyError as error:
+        reason = f"it has no {error}"
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+    raise CapsuleRefused(f"{shown} has a manifest that makes no sense: {reason:.{_LONGEST_EXCERPT}}")
 
 
 def _manifest(found: dict[str, Any]) -> Manifest:
@@ -162,7 +167,8 @@ def _manifest(found: dict[str, Any]) -> Manifest:
     base = tuple(_base_layer(_mapping(layer)) for layer in _list(found["base"], _MOST_LAYERS))
     disks = {name for name in sizes if name.startswith("disk")}
     if disks != {f"disk{number}.qcow2" for number in range(len(disks))} or bool(disks) != bool(base):
-        raise ValueError(f"{len(base)} files of a base image do not go with the disks {sorted(disks)}")
+        files = f"the files {', '.join(sorted(disks))} of a disk" if disks else "no file of a disk"
+        raise ValueError(f"it has {files}, which do not go with {len(base)} files of a base image")
     return Manifest(
         settings=_settings(_mapping(found["settings"])),
         base=base,
