@@ -1,5 +1,6 @@
 """Owns the folders that this user has outside of any project: where the cache is, and that what is private stays so."""
 
+import contextlib
 import fcntl
 import os
 import shlex
@@ -14,7 +15,7 @@ from pytest_readonly_vm.host.refusals import explain
 def user_cache() -> Path:
     """Where this package keeps what can be made again: below ``$XDG_CACHE_HOME``, else ``~/.cache``.
 
-    :raises HostError: the user has no home.
+    :raises HostError: the user has no home, or somebody else has made the folder.
     """
     place = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if not place.is_absolute():  # to be ignored then, as the XDG base directory specification has it
@@ -22,7 +23,14 @@ def user_cache() -> Path:
             place = Path.home() / ".cache"
         except RuntimeError:
             raise HostError("this user has no home directory, so nothing can be cached; set XDG_CACHE_HOME") from None
-    return place / "pytest-readonly-vm"
+    folder = place / "pytest-readonly-vm"
+    with contextlib.suppress(OSError):  # it is not there yet, or whoever makes it will meet the same
+        link, found = folder.lstat(), folder.stat()
+        if {link.st_uid, found.st_uid} != {os.getuid()} or found.st_mode & stat.S_IWOTH:
+            raise HostError(
+                f"{folder} is not yours alone to write (owner {found.st_uid}, mode {found.st_mode & 0o7777:o})"
+            )
+    return folder
 
 
 def require_cache(folder: Path) -> None:

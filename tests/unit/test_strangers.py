@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import HostError, VmConfig
-from pytest_readonly_vm.host.folders import require_cache
+from pytest_readonly_vm.host.folders import require_cache, user_cache
 from pytest_readonly_vm.host.workspace import Workspace
 from pytest_readonly_vm.machine import room
-from pytest_readonly_vm.machine.start.cache import TemplateCache
+from pytest_readonly_vm.machine.start.cache import TemplateCache, default_folder
 
 STRANGER = 12345
 
@@ -90,6 +90,18 @@ def test_what_is_in_the_place_of_a_folder_of_ours_is_refused(
     )  # fmt: skip
     assert [(found.name, found.read_text()) for found in theirs.iterdir()] == [("precious", "x")]
     assert list(place.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("prepare", [_open_folder, _others_folder])
+def test_a_cache_of_a_strangers_is_not_believed(
+    tmp_path: Path, prepare: Callable[[Path, Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert user_cache() == tmp_path / "pytest-readonly-vm"
+    prepare(tmp_path / "pytest-readonly-vm", tmp_path)
+    for ask in (user_cache, default_folder):
+        with pytest.raises(HostError, match="is not yours alone to write"):
+            ask()
 
 
 def test_names_made_beforehand_in_a_folder_of_a_run_are_not_followed(tmp_path: Path) -> None:
