@@ -1,4 +1,4 @@
-"""States of the guest from which tests start. Each is made once, kept, and made anew when its own lines change."""
+"""States of the guest from which tests start. Each is made once, kept, and made anew when it would be another."""
 
 from pytest_readonly_vm import layer
 
