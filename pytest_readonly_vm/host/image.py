@@ -12,7 +12,7 @@ from typing import Self
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.inspection import inspect_chain, refuse_writers
-from pytest_readonly_vm.host.writers import Writers
+from pytest_readonly_vm.host.writers import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,6 @@ class Layer:
     format: str
     descriptor: int
     fingerprint: Fingerprint
-    writers: Writers | None = None
-    """The watch for who opens it for writing, if there is one."""
 
     def difference(self) -> str | None:
         """What happened to the file since it was opened, or None."""
@@ -66,10 +64,7 @@ class Layer:
             return f"can no longer be found ({error.strerror})"
         # The name first: to lose it changes the file's ctime as well.
         found = self.fingerprint.difference(Fingerprint.of(by_name))
-        found = found or self.fingerprint.difference(Fingerprint.of(os.fstat(self.descriptor)))
-        if found is None and self.writers is not None and self.writers.came():
-            return "was opened for writing, and may have other content (its size and times are what they were)"
-        return found
+        return found or self.fingerprint.difference(Fingerprint.of(os.fstat(self.descriptor)))
 
     def sha256(self) -> str:
         digest = hashlib.sha256()
@@ -83,8 +78,11 @@ class Layer:
 class BaseImage:
     """A base image with its backing chain, open and believed sound. `layers` begins with the image itself."""
 
-    def __init__(self, layers: tuple[Layer, ...]) -> None:
+    def __init__(self, layers: tuple[Layer, ...], watch: Watch, numbers: tuple[int, ...]) -> None:
+        """`numbers` are those of the layers' files in the watch for who writes to them."""
         self.layers = layers
+        self._watch = watch
+        self._numbers = numbers
         self.broken: str | None = None
         """Set by whoever finds a difference: why no further machine may start from this image."""
 
@@ -101,6 +99,10 @@ class BaseImage:
         for layer in self.layers:
             if found := layer.difference():
                 return f"{layer.path} {found}"
+        for layer, number in zip(self.layers, self._numbers, strict=True):
+            if self._watch.came(number, layer.descriptor):
+                said = "was opened for writing, and may have other content (its size and times are what they were)"
+                return f"{layer.path} {said}"
         return None
 
     def sha256(self) -> tuple[str, ...]:
@@ -108,9 +110,8 @@ class BaseImage:
         return tuple(layer.sha256() for layer in self.layers)
 
     def close(self) -> None:
+        self._watch.close()
         for layer in self.layers:
-            if layer.writers is not None:
-                layer.writers.close()
             os.close(layer.descriptor)
 
 
@@ -121,17 +122,19 @@ def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) ->
     """
     shown = f"base image {path} (from {origin})"
     layers: list[Layer] = []
+    numbers: list[int] = []
+    watch = Watch()
     try:
         for found in inspect_chain(path, format=format, shown=shown, qemu_img=qemu_img):
             try:
                 descriptor = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise ImageError(f"{shown}: {found.path}: {error.strerror}") from None
-            fingerprint = Fingerprint.of(os.fstat(descriptor))
+            layers.append(Layer(found.path, found.format, descriptor, Fingerprint.of(os.fstat(descriptor))))
             # The watch first, and then the question who is there already: so nobody can come between the two.
-            layers.append(Layer(found.path, found.format, descriptor, fingerprint, Writers(descriptor)))
+            numbers.append(watch.add(descriptor))
             refuse_writers(descriptor, f"{shown}: {found.path}")
     except BaseException:
-        BaseImage(tuple(layers)).close()
+        BaseImage(tuple(layers), watch, ()).close()
         raise
-    return BaseImage(tuple(layers))
+    return BaseImage(tuple(layers), watch, tuple(numbers))

@@ -10,11 +10,13 @@ import errno
 import fcntl
 import os
 import signal
+import struct
 
 _F_SETSIG = 10  # fcntl.h; not in Python's module
 _IN_CLOSE_WRITE = 0x8
 _IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
-_ROOM = 1 << 14
+_EVENT = struct.Struct("iIII")
+_ROOM = 1024 * _EVENT.size
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,24 +36,29 @@ def has_writer(descriptor: int) -> bool:
     return False
 
 
-class Writers:
-    """Whether a file was open for writing since the watch began, by inotify(7)."""
+class Watch:
+    """Which of several files have been open for writing since the watch of each began: one inotify(7) for all of them.
 
-    def __init__(self, descriptor: int) -> None:
-        """`descriptor` must be read-only, and stay open. Where there is no watch to be had, `has_writer` is all."""
-        self._file = descriptor
-        self._came = False
+    A user may have 128 of these. Where none is to be had, `has_writer` is all that is asked.
+    """
+
+    def __init__(self) -> None:
         self._events: int = _libc.inotify_init1(_IN_NONBLOCK | _IN_CLOEXEC)
-        if self._events >= 0:
-            _libc.inotify_add_watch(self._events, b"/proc/self/fd/%d" % descriptor, _IN_CLOSE_WRITE)
+        self._written: set[int] = set()
 
-    def came(self) -> bool:
-        """Whether anybody has had it open since then, or has now. Costs a few microseconds."""
+    def add(self, descriptor: int) -> int:
+        """Begin to watch a file, which must be open read-only and stay so; the number by which it is asked for."""
+        return int(_libc.inotify_add_watch(self._events, b"/proc/self/fd/%d" % descriptor, _IN_CLOSE_WRITE))
+
+    def came(self, number: int, descriptor: int) -> bool:
+        """Whether anybody has had this file open for writing since then, or has now. Costs some microseconds."""
         if self._events >= 0:
             with contextlib.suppress(BlockingIOError):
-                self._came = bool(os.read(self._events, _ROOM)) or self._came
-        self._came = self._came or has_writer(self._file)
-        return self._came
+                # Without names, as they are of files and not of folders, all events have the same length.
+                self._written |= {event[0] for event in _EVENT.iter_unpack(os.read(self._events, _ROOM))}
+        if number not in self._written and has_writer(descriptor):
+            self._written.add(number)
+        return number in self._written
 
     def close(self) -> None:
         if self._events >= 0:
