@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 _Files = str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
 _IN_THIS_PROCESS = f"only in process {os.getpid()}: "
 _UNCHANGEABLE = (str, bytes, int, float, complex, tuple, frozenset, PurePath, enum.Enum, type, FunctionType, type(None))
+
+_READING = threading.Lock()
+"""`inspect` parses the file of a class, and Python 3.11 takes two threads that do so at once for its own error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,8 @@ def _names(code: CodeType) -> frozenset[str]:
 def _source(thing: Any) -> str:
     """Its lines, as they were when they were first asked for, or an empty text."""
     try:
-        return inspect.getsource(thing)
+        with _READING:
+            return inspect.getsource(thing)
     except (OSError, TypeError):
         return ""
 

@@ -54,6 +54,7 @@ def test_imports_go_downhill(module: Path) -> None:
         (
             "threading",
             {
+                "layer.py",
                 "host/process.py",
                 "host/loop.py",
                 "host/once.py",
