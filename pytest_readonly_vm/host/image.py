@@ -12,7 +12,11 @@ from typing import Self
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.inspection import inspect_chain, refuse_writers
-from pytest_readonly_vm.host.writers import Watch
+from pytest_readonly_vm.host.writers import Watch, times_tell
+
+_SMALL = 64 << 20
+"""Bytes: where times do not tell all, so much is read once more when somebody may have written it; 50 ms."""
+_TIMES = "its size and times are what they were"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +82,12 @@ class Layer:
 class BaseImage:
     """A base image with its backing chain, open and believed sound. `layers` begins with the image itself."""
 
-    def __init__(self, layers: tuple[Layer, ...], watch: Watch, numbers: tuple[int, ...]) -> None:
-        """`numbers` are those of the layers' files in the watch for who writes to them."""
+    def __init__(self, layers: tuple[Layer, ...], watch: Watch, watched: dict[Layer, int]) -> None:
+        """`watched` are the files whose times do not tell all, with their numbers in the watch for writers."""
         self.layers = layers
         self._watch = watch
-        self._numbers = numbers
+        self._watched = watched
+        self._digests = {layer: layer.sha256() for layer in watched if layer.fingerprint.size <= _SMALL}
         self.broken: str | None = None
         """Set by whoever finds a difference: why no further machine may start from this image."""
 
@@ -99,10 +104,12 @@ class BaseImage:
         for layer in self.layers:
             if found := layer.difference():
                 return f"{layer.path} {found}"
-        for layer, number in zip(self.layers, self._numbers, strict=True):
+        for layer, number in self._watched.items():
             if self._watch.came(number, layer.descriptor):
-                said = "was opened for writing, and may have other content (its size and times are what they were)"
-                return f"{layer.path} {said}"
+                if layer not in self._digests:
+                    return f"{layer.path} was opened for writing, and may have other content ({_TIMES})"
+                if layer.sha256() != self._digests[layer]:
+                    return f"{layer.path} was written ({_TIMES})"
         return None
 
     def sha256(self) -> tuple[str, ...]:
@@ -122,7 +129,7 @@ def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) ->
     """
     shown = f"base image {path} (from {origin})"
     layers: list[Layer] = []
-    numbers: list[int] = []
+    watched: dict[Layer, int] = {}
     watch = Watch()
     try:
         for found in inspect_chain(path, format=format, shown=shown, qemu_img=qemu_img):
@@ -132,9 +139,10 @@ def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) ->
                 raise ImageError(f"{shown}: {found.path}: {error.strerror}") from None
             layers.append(Layer(found.path, found.format, descriptor, Fingerprint.of(os.fstat(descriptor))))
             # The watch first, and then the question who is there already: so nobody can come between the two.
-            numbers.append(watch.add(descriptor))
+            if not times_tell(descriptor):
+                watched[layers[-1]] = watch.add(descriptor)
             refuse_writers(descriptor, f"{shown}: {found.path}")
     except BaseException:
-        BaseImage(tuple(layers), watch, ()).close()
+        BaseImage(tuple(layers), watch, {}).close()
         raise
-    return BaseImage(tuple(layers), watch, tuple(numbers))
+    return BaseImage(tuple(layers), watch, watched)

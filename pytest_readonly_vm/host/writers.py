@@ -9,14 +9,17 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import signal
 import struct
+from pathlib import Path
 
 _F_SETSIG = 10  # fcntl.h; not in Python's module
 _IN_CLOSE_WRITE = 0x8
 _IN_NONBLOCK, _IN_CLOEXEC = os.O_NONBLOCK, os.O_CLOEXEC
 _EVENT = struct.Struct("iIII")
 _ROOM = 1024 * _EVENT.size
+_TELLING = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -34,6 +37,13 @@ def has_writer(descriptor: int) -> bool:
     except OSError as error:
         return error.errno == errno.EAGAIN
     return False
+
+
+def times_tell(descriptor: int) -> bool:
+    """Whether a file's times change with each page that a mapping begins to write: so it is on the usual disks."""
+    mount = re.search(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{descriptor}").read_text(), re.MULTILINE)
+    lines = (line.split() for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines())
+    return any(mount and line[0] == mount[1] and line[line.index("-") + 1] in _TELLING for line in lines)
 
 
 class Watch:

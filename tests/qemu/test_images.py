@@ -201,10 +201,6 @@ CHANGES = {
         "other = path.with_name('new'); shutil.copy2(path, other); other.rename(path)",
         "was replaced by another file",
     ),
-    "opened for writing": (
-        "path.open('r+b').close()",
-        "was opened for writing, and may have other content (its size and times are what they were)",
-    ),
     "deleted": ("path.unlink()", "can no longer be found (No such file or directory)"),
 }
 """What a test does to the base by itself, and what is said of it."""
