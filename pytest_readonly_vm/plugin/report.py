@@ -9,12 +9,14 @@ import pytest
 
 import pytest_readonly_vm
 from pytest_readonly_vm.errors import GuestBroken, VmError
+from pytest_readonly_vm.legible import line, shown
 from pytest_readonly_vm.plugin.integrations import properties
 from pytest_readonly_vm.plugin.run import NEWS, Run, forget_machines, machines_of
 from pytest_readonly_vm.plugin.timeouts import explanation, is_timeout
 
 _OURS = str(Path(pytest_readonly_vm.__file__).parent)
 _LINES_SHOWN = 40
+_LONGEST_TEXT = 1000
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -71,6 +73,16 @@ def _sendable(data: Any) -> Any:
     if isinstance(data, str) and not data.isascii():
         return data.encode("utf-8", "backslashreplace").decode()
     return data
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
+    """Two texts that differ, as in ``assert result.stdout == ...``; pytest itself would show a guest's as it is."""
+    if not (isinstance(left, str) and isinstance(right, str) and Run.of(config).has_lab):
+        return None
+    if left == shown(left) and right == shown(right):
+        return None
+    return [f"{line(repr(left), _LONGEST_TEXT)} {op} {line(repr(right), _LONGEST_TEXT)}"]
 
 
 def _is_for_users(error: BaseException) -> bool:

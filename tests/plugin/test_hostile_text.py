@@ -41,6 +41,9 @@ SUITE = r"""
         readonly_vm.run(f"printf '{EVIL} console\\n' >/dev/console")
         readonly_vm.console.expect("never", timeout=0.5)
 
+    def test_a_comparison(readonly_vm):
+        assert readonly_vm.run(f"printf '{EVIL} compared'").stdout == "one\ntwo"
+
     def test_a_panic(readonly_vm):
         readonly_vm.run("echo 'panic of \x1b[2J\u202eEVIL' >/dev/kmsg; echo c >/proc/sysrq-trigger", timeout=60)
 """
@@ -53,9 +56,18 @@ def test_no_text_of_the_guest_reaches_a_terminal_as_it_is(pytester: pytest.Pytes
     options = (f"--vm-append={guest.append}", "--vm-memory=128M", "--vm-accel=tcg", f"--vm-cache={templates()}")
     more = (f"--vm-boot-timeout={GENEROUS}", "--tb=short", "--junit-xml=junit.xml", "--vm-report=page.html")
     result = pytester.runpytest_subprocess(*files, *options, *more, *PLAIN, timeout=300)
-    result.assert_outcomes(failed=8)
+    result.assert_outcomes(failed=9)
     everything = result.stdout.str() + result.stderr.str()
-    for piece in ("EVIL out", "EVIL err", "EVIL seen", "EVIL late", "EVIL console", "[2JEVIL/below", "EVIL there"):
+    for piece in (
+        "EVIL out",
+        "EVIL err",
+        "EVIL seen",
+        "EVIL late",
+        "EVIL compared",
+        "EVIL console",
+        "[2JEVIL/below",
+        "EVIL there",
+    ):
         assert piece.removeprefix("[2J") in everything
     # Of our own suite's source, which pytest shows, there is only what is printable as well.
     assert not re.search(
