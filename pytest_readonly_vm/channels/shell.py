@@ -170,6 +170,8 @@ class Shell:
     # What comes from the guest.
 
     def _expect(self, stdout: Sink, stderr: Sink) -> tuple[str, _Frame]:
+        if self._reader is None or self._reader.done():
+            raise ChannelLost(f"{self._name}: the shell's answers are not read any more")
         nonce = secrets.token_hex(16)
         frame = self._frames[nonce.encode()] = _Frame(stdout, stderr)
         return nonce, frame
@@ -253,8 +255,8 @@ class Shell:
             raise files.refusal(len(input), end) from None
         nonce, frame = self._expect(stdout, stderr)
         words = *_words(nonce, base), quoted(source.encode()), quoted(script_line(script))
-        await self._type(files.tidying() + b"_rv_run %s %s %s %s\n" % words)
         try:
+            await self._type(files.tidying() + b"_rv_run %s %s %s %s\n" % words)
             told = await self._result(nonce, frame)
         except asyncio.CancelledError:
             with contextlib.suppress(TimeoutError, ChannelError, GuestDied):
