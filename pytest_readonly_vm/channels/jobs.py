@@ -67,7 +67,7 @@ _rv_has_room() {
 }
 _rv_tidy() {
     _rv_has_room || { true >"full$_rv_full"; _rv_full=$((_rv_full + 1)); }
-    _rv_start rm -f "$@"
+    rm -f "$@" <&7
 }
 _rv_kill() (
     eval "_rv_own=\$_rv_$1"
@@ -91,7 +91,8 @@ _rv_kill() (
 
 The words are the script's exit status and what has befallen its files: ``lost``, or ``full`` if the place has been full
 at any time since its begin. ``_rv_kill NONCE`` kills what it has started; ``_rv_start`` runs a function in the
-background; ``_rv_tidy`` removes files. The shell must have a ``_rv_tell``, whose descriptors are 8 and 9.
+background; ``_rv_tidy`` removes files, and what is typed after it has their room. The shell must have a ``_rv_tell``,
+whose descriptors are 8 and 9.
 """
 
 _KEPT = 64
