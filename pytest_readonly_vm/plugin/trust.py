@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_readonly_vm.config import SCOPES, VmConfig
-from pytest_readonly_vm.errors import BootTimeout, GuestBroken, GuestDied, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ChannelError, GuestBroken, GuestDied, VmError, WaitTimeout
 from pytest_readonly_vm.plugin.upcoming import variant
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Trust:
             yield
         except VmError as error:
             if item is not None:
-                if isinstance(error, BootTimeout | GuestDied | WaitTimeout) and self._count(kinds) == before:
+                if isinstance(error, GuestDied | ChannelError | WaitTimeout) and self._count(kinds) == before:
                     self._note(kinds[0], item, error)
                 if node is not item and label in SCOPES:
                     self._add(item, node, label, error)
