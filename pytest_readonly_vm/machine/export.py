@@ -1,16 +1,17 @@
 """Owns what of a machine's disk outlives it: an export that stands alone, an overlay that is kept."""
 
-import os
+import errno
 import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host import sparse
 from pytest_readonly_vm.host.image import Layer
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.whole_file import whole_file
 from pytest_readonly_vm.machine.command_line import DISK
 from pytest_readonly_vm.machine.instance import Instance
 
@@ -32,24 +33,18 @@ def export_disk(
     if not disks:
         raise VmError(f"{name}: there is no disk to export")
     _require_nothing(path, name)
-    # Under another name until it is complete: what a killed run leaves is not to be taken for an image.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     size = str(disks[0]["inserted"]["image"]["virtual-size"])
     try:
-        done = run_tool([str(qemu_img), "create", "-q", "-f", format, str(partial), size], timeout=_QEMU_IMG_PATIENCE)
-        if done.returncode != 0:
-            raise VmError(f"{name}: {path} cannot be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
-        descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
-        try:
+        with whole_file(path) as file:
+            descriptor = file.fileno()
+            argv = [str(qemu_img), "create", "-q", "-f", format, f"/proc/self/fd/{descriptor}", size]
+            done = run_tool(argv, timeout=_QEMU_IMG_PATIENCE, pass_fds=(descriptor,))
+            if done.returncode != 0:
+                raise VmError(f"{name}: {path} cannot be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
             loop.run(_copy(qmp, descriptor, format=format, timeout=timeout, name=name))
-        finally:
-            os.close(descriptor)
-        _require_nothing(path, name)  # somebody may have put something there meanwhile
-        partial.rename(path)
+            _require_nothing(path, name)  # somebody may have put something there meanwhile
     except OSError as error:
         raise VmError(f"{name}: {path} cannot be made: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _require_nothing(path: Path, name: str) -> None:
@@ -78,12 +73,13 @@ def keep_overlay(instance: Instance, destination: Path, between: Sequence[Layer]
         if done.returncode != 0:
             raise VmError(f"{overlay} cannot be merged: {done.stderr.strip() or 'qemu-img gave no answer'}")
     destination.parent.mkdir(parents=True, exist_ok=True)
-    partial = destination.with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        shutil.move(overlay, partial)  # which may be a copy, to another disk
-        partial.replace(destination)  # not through a link that is there
-    finally:
-        partial.unlink(missing_ok=True)
+        overlay.rename(destination)  # in the place of a link that is there, not through it
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with overlay.open("rb") as source, whole_file(destination) as target:
+            sparse.copy(source.fileno(), target.fileno())
 
 
 async def _copy(qmp: Qmp, target: int, *, format: str, timeout: float, name: str) -> None:
