@@ -93,9 +93,9 @@ def test_files_come_to_places_of_the_users_by_the_outlet() -> None:
     """All others write in folders of the plugin's own, or ask the outlet first."""
     own = {"channels/console.py", "channels/screen.py", "host/accel.py", "host/slots.py", "machine/provision.py"}
     own |= {"machine/capsule/thaw.py", "plugin/results.py"}
-    asking = {"machine/capsule/file.py", "machine/export.py", "machine/tree.py", "plugin/integrations.py"}
+    asking = {"machine/tree.py", "plugin/integrations.py"}
     makers = {str(module) for module in MODULES if makes_files(module)}
-    assert {name for name in makers if not name.startswith("machine/start/")} <= own | asking | {"host/outlet.py"}
+    assert {name for name in makers if not name.startswith("machine/start/")} <= own | asking | {"host/whole_file.py"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if floor(module) < 4], ids=str)

@@ -11,6 +11,9 @@ from pytest_readonly_vm.machine.access import PATIENCE, Access
 _LAST_WORDS = 2.0
 """Seconds that the guest has, when a command's time is up, to kill it and to tell what it had printed."""
 
+_MOST_WORDS = 3
+"""How often it has these, if it tells more each time: an emulated one that is busy is slow, and not silent."""
+
 _KILLED = "was killed"
 _NOT_KILLED = "the guest did not answer the request to kill it"
 
@@ -46,7 +49,11 @@ class Commands:
             await asyncio.wait((work,), timeout=None if timeout is None else max(timeout - (started - began), 0.0))
             if not work.done():
                 work.cancel()
-                await asyncio.wait((work,), timeout=_LAST_WORDS)
+                for _ in range(_MOST_WORDS):
+                    told = len(stdout) + len(stderr)
+                    await asyncio.wait((work,), timeout=_LAST_WORDS)
+                    if work.done() or told == len(stdout) + len(stderr):
+                        break
                 fate = _KILLED if work.done() and channel.is_open() else _NOT_KILLED
                 raise self._late(command, timeout, fate, stdout, stderr)
             code = work.result()

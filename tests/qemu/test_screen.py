@@ -11,6 +11,7 @@ import pytest
 from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError, WaitTimeout
 from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.errors import DisplayError
+from tests.conftest import READY
 from tests.guests.debian import debian
 from tests.qemu.conftest import STARTS
 from tests.templates import templates
@@ -24,7 +25,9 @@ needs_tesseract = pytest.mark.skipif(shutil.which("tesseract") is None, reason="
 @pytest.fixture(params=STARTS)
 def machine(boot: Callable[..., VirtualMachine], request: pytest.FixtureRequest) -> VirtualMachine:
     """A guest that sends what is typed on its keyboard to its console."""
-    return boot("keys", start=request.param)
+    machine = boot("keys", start=request.param)
+    machine.console.expect(READY)
+    return machine
 
 
 @pytest.fixture

@@ -386,7 +386,7 @@ def test_a_full_disk_is_told(folder: Path) -> None:
     argv = [*mount, "sh", str(folder), sys.executable, "-c", code, str(folder)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert "HostError" in done.stderr.splitlines()[-1]
-    assert "no space is left" in done.stderr.splitlines()[-1]
+    assert "No space left on device" in done.stderr.splitlines()[-1]
 
 
 def test_many_processes_never_have_more_than_there_is(folder: Path, tmp_path: Path) -> None:
