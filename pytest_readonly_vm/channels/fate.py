@@ -73,8 +73,8 @@ class Fate:
         self._standstill = None
 
     def begin_anew(self) -> None:
-        """The guest boots again, or will as soon as it runs."""
-        self._end = None
+        """The guest boots again, or will as soon as it runs; whether it does is to be seen (see `look`)."""
+        self._end = self._standstill = None
 
     @property
     def has_ended(self) -> bool:

@@ -125,6 +125,7 @@ class Vitals:
             self._acquit()
             self._panics.begin_anew()
             if had_ended:  # by which it may stand still, and does so until somebody lets it go on
+                self._state = ""
                 self._look()
 
     # A guest that stands still.

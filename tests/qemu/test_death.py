@@ -256,6 +256,7 @@ class TestStandingStill:
         with pytest.raises(GuestPanicked):
             machine.console.expect("never", LONG)
         machine.qmp.execute("system_reset")
+        machine.qmp.wait_event("RESET")
         with pytest.raises(GuestPaused, match=r"run state prelaunch .*; vm\.resume\(\) lets it go on"):
             machine.console.expect("never", LONG)
         machine.resume()
