@@ -21,7 +21,7 @@ def test_header_and_summary_tell_with_what_the_run_ran(
         @pytest.mark.parametrize("number", range(4))
         def test_it(readonly_vm, number): pass
     """)
-    result = run_on("hello", "--vm-verify=hash", *workers)
+    result = run_on("hello", "--vm-verify=hash", "--vm-start=cold", *workers)
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         [
@@ -143,7 +143,7 @@ def test_a_digest_that_differs_at_the_end_fails_the_run(
                     file.write(b"x")
     """)
     pytester.makepyfile(f"import pytest\n@pytest.mark.vm(image={str(image)!r})\ndef test_it(readonly_vm): pass")
-    result = run_on("hello", "--vm-verify=hash", *workers)
+    result = run_on("hello", "--vm-verify=hash", "--vm-start=cold", *workers)
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["BASE IMAGE CHANGED: */mine.img has the SHA-256 * and had * when it was opened"])
