@@ -9,11 +9,12 @@ import contextlib
 import logging
 import re
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.message import Message
@@ -29,6 +30,7 @@ T = TypeVar("T")
 _EVENTS_KEPT = 1000
 _LONGEST_KEPT = 50  # items; the answer of query-qmp-schema has thousands
 _LONGEST_REPLY = 256 << 20  # bytes; a longer line would break the connection
+_LONGEST_TURN = 0.005  # seconds
 _PATIENCE_WITH_THE_DYING = 2.0  # seconds by which a connection may end before its QEMU
 _OF_QEMU = re.compile(
     r"STOP|RESUME|WAKEUP|RESET|SHUTDOWN|POWERDOWN|DUMP_COMPLETED|DEVICE_(?:DELETED|TRAY_MOVED)|QUORUM_\w+|CHARDEV_\w+"
@@ -67,7 +69,7 @@ class Qmp:
         """Of the machine; others of the machine write to it, too."""
         self.name = name
         """The machine's, for messages."""
-        self._client = QMPClient("readonly-vm", readbuflen=_LONGEST_REPLY)
+        self._client = _FairClient("readonly-vm", readbuflen=_LONGEST_REPLY)
         self._client.logger.setLevel(logging.CRITICAL)  # it logs expected ends as errors
         # A filter that keeps nothing: the library would remember every event for ever.
         self._client.events.event_filter = self._hear
@@ -109,9 +111,9 @@ class Qmp:
 
     def _hear(self, message: Message) -> bool:
         stamp = message.get("timestamp", {})
-        time = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6 if isinstance(stamp, dict) else 0.0
+        at = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6 if isinstance(stamp, dict) else 0.0
         data = message.get("data", {})
-        event = QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, time, self.heard)
+        event = QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, at, self.heard)
         self._events.append(event)
         self.heard += 1
         self.chronicle.note("event", event.name, detail=event.data)
@@ -281,6 +283,23 @@ class Qmp:
     def forget_events(self) -> None:
         """Let waits see only what comes from now on. `events` still shows the past."""
         self._forgotten = self.heard
+
+
+class _FairClient(QMPClient):
+    """Lets others of the loop have their turn, also while a guest causes events faster than they can be read."""
+
+    _turn_began = 0.0
+
+    async def _on_message(self, msg: Message) -> None:
+        await super()._on_message(msg)
+        now = time.monotonic()
+        if now - self._turn_began > _LONGEST_TURN and self._writer is not None:
+            # Read on only when what has been read is used up: the library's buffer has no bound of use to us.
+            transport = cast(asyncio.Transport, self._writer.transport)
+            transport.pause_reading()
+            await asyncio.sleep(0)
+            transport.resume_reading()
+            self._turn_began = time.monotonic()
 
 
 def _matches(event: QmpEvent, match: Match) -> bool:

@@ -1,5 +1,7 @@
 """Fixtures of the tests that run real machines: what `readonly_vm` is made of here, and more ways to make images."""
 
+import gc
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -70,3 +72,28 @@ def boot(small: Callable[..., VmConfig]) -> Iterator[Callable[..., VirtualMachin
             return machine
 
         yield start
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, of this test alone."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def allocated() -> Iterator[Callable[[], int]]:
+    """Bytes that Python has allocated since and still holds.
+
+    The process's resident memory would tell as much of the tests before, whose freed memory is taken anew or not.
+    """
+
+    def now() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        yield now
+    finally:
+        tracemalloc.stop()

@@ -1,68 +1,29 @@
 """A long session costs no more than a short one: nothing grows with the number of machines, of events, of bytes."""
 
-import gc
-import resource
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Self
-
-import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
 from tests.conftest import READY
 from tests.guests import bootsector
+from tests.qemu.holdings import SLACK, Holdings
 from tests.qemu.waiting import eventually
 
 MACHINES = 200
 WARM_UP = 20
-EVENTS = 20_000
+EVENTS = 6_000
 KEPT = 1 << 20
 """Characters of a console that are held in memory."""
 
-SLACK = 8 << 20
-"""Bytes by which an interpreter's memory varies by itself."""
 
-
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """What this process holds of the system."""
-
-    descriptors: int
-    threads: int
-    files: tuple[str, ...]
-
-    @classmethod
-    def now(cls, workspaces: Path) -> Self:
-        gc.collect()
-        return cls(
-            descriptors=len(list(Path("/proc/self/fd").iterdir())),
-            threads=len(list(Path("/proc/self/task").iterdir())),
-            files=tuple(sorted(str(path) for path in workspaces.rglob("*"))),
-        )
-
-    def are_no_more_than(self, held: Self) -> bool:
-        """Whether all but files has been given back; a thread that was joined may be there for a moment yet."""
-        return self.descriptors <= held.descriptors and self.threads <= held.threads
-
-
-def resident_memory() -> int:
-    """Bytes of this process that are in memory now."""
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    return tmp_path
-
-
-def test_two_hundred_machines_in_a_row_hold_no_more_than_one(temporary: Path, small: Callable[..., VmConfig]) -> None:
+def test_two_hundred_machines_in_a_row_hold_no_more_than_one(
+    temporary: Path, small: Callable[..., VmConfig], allocated: Callable[[], int]
+) -> None:
     config = small("hello")
     with Lab() as lab:
 
@@ -73,12 +34,12 @@ def test_two_hundred_machines_in_a_row_hold_no_more_than_one(temporary: Path, sm
                 machine.close()
 
         boot(WARM_UP)
-        held, memory = Holdings.now(temporary), resident_memory()
+        held, memory = Holdings.now(temporary), allocated()
         boot(MACHINES - WARM_UP)
         later = Holdings.now(temporary)
         assert replace(later, threads=0) == replace(held, threads=0)
         assert later.threads <= held.threads  # idle ones of earlier tests may have ended
-        assert resident_memory() < memory + SLACK
+        assert allocated() < memory + SLACK
 
 
 def test_machines_that_many_threads_start_at_once_hold_nothing_when_their_lab_is_left(
@@ -96,12 +57,12 @@ def test_machines_that_many_threads_start_at_once_hold_nothing_when_their_lab_is
 
 
 def test_a_guest_that_never_stops_talking_costs_bounded_memory_and_loses_no_byte(
-    boot: Callable[..., VirtualMachine],
+    boot: Callable[..., VirtualMachine], allocated: Callable[[], int]
 ) -> None:
     machine = boot("chatter", ready="console:^line 00000001$")
-    memory = resident_memory()
+    memory = allocated()
     eventually(lambda: machine.console.log_path.stat().st_size > KEPT + KEPT // 8, "more than is kept", within=120)
-    assert resident_memory() < memory + SLACK + 4 * 2 * KEPT
+    assert allocated() < memory + SLACK + 4 * 2 * KEPT
     machine.kill()
     whole = machine.console.log_path.read_text(encoding="ascii")
     machine.close()
@@ -113,15 +74,16 @@ def test_a_guest_that_never_stops_talking_costs_bounded_memory_and_loses_no_byte
 
 
 def test_a_guest_that_floods_the_monitor_costs_bounded_memory(
-    boot: Callable[..., VirtualMachine], tmp_path: Path
+    boot: Callable[..., VirtualMachine], tmp_path: Path, allocated: Callable[[], int]
 ) -> None:
     # The guest `panics` whose halt is replaced by a jump back to its last OUT, so it panics without end.
     sector = bootsector.panics(READY).replace(bytes.fromhex("ee faf4ebfd"), bytes.fromhex("ee ebfd 9090"))
     image = bootsector.write_image(tmp_path / "panics.img", sector)
-    machine = boot(image, qemu_args=("-device", "pvpanic", "-action", "panic=none"))
-    memory = resident_memory()
-    eventually(lambda: machine.qmp.events and machine.qmp.events[-1].number > EVENTS, "so many events", within=120)
-    assert resident_memory() < memory + SLACK
+    machine = boot(image, start="cold", qemu_args=("-device", "pvpanic", "-action", "panic=none"))
+    eventually(lambda: machine.qmp.heard > EVENTS, "as many events as are kept", within=120)
+    memory = allocated()
+    eventually(lambda: machine.qmp.heard > 3 * EVENTS, "more than are kept", within=120)
+    assert allocated() < memory + SLACK
     machine.kill()
     events = machine.qmp.events
     assert len(events) == 1000

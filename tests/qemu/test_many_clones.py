@@ -6,11 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from pytest_readonly_vm import Lab, VmConfig
 from tests.guests.tiny_linux import tiny_linux
-from tests.qemu.test_endurance import SLACK, Holdings, resident_memory
+from tests.qemu.holdings import SLACK, Holdings
 from tests.qemu.waiting import GENEROUS, eventually
 
 CLONES = 150
@@ -20,13 +18,9 @@ ENOUGH = 120 << 20
 """Bytes of memory for a clone of a small Linux of a gigabyte, once it has run a command."""
 
 
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    return tmp_path
-
-
-def test_many_in_a_row_hold_no_more_than_one(temporary: Path, small: Callable[..., VmConfig]) -> None:
+def test_many_in_a_row_hold_no_more_than_one(
+    temporary: Path, small: Callable[..., VmConfig], allocated: Callable[[], int]
+) -> None:
     config = small("hello", start="clone", no_cache=True)
     with Lab() as lab:
 
@@ -38,12 +32,12 @@ def test_many_in_a_row_hold_no_more_than_one(temporary: Path, small: Callable[..
                 machine.close()
 
         clone(WARM_UP)
-        held, memory = Holdings.now(temporary), resident_memory()
+        held, memory = Holdings.now(temporary), allocated()
         clone(CLONES - WARM_UP)
         later = Holdings.now(temporary)
         assert replace(later, threads=0) == replace(held, threads=0)
         assert later.threads <= held.threads  # idle ones of earlier tests may have ended
-        assert resident_memory() < memory + SLACK
+        assert allocated() < memory + SLACK
 
 
 def test_many_at_once_are_each_on_their_own_and_small(temporary: Path) -> None:
