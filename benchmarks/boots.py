@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from benchmarks import guests
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.table import Table
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.machine.lab import Lab
 
 RUNS = 20

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from benchmarks import guests
 from benchmarks.samples import Samples
 from benchmarks.table import Table
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.machine.lab import Lab
 
 RUNS = 100

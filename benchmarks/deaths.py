@@ -20,7 +20,7 @@ from benchmarks.session import PLUGIN, Sessions, pytest_arguments
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.table import Table
 from pytest_readonly_vm import VirtualMachine, VmError, WaitTimeout
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.machine.lab import Lab
 from tests.guests import bootsector
 

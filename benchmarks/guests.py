@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from tests.guests import bootsector
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import READY as TINY_READY

@@ -13,11 +13,11 @@ from benchmarks.samples import Samples, total
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.table import Table
 from pytest_readonly_vm.channels.qmp import Qmp
-from pytest_readonly_vm.config import VmConfig
-from pytest_readonly_vm.machine.access import Access
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.channels.choice import Access
 from pytest_readonly_vm.machine.lab import Lab
-from pytest_readonly_vm.machine.start import clone, templates
-from pytest_readonly_vm.machine.start.archive import Archive
+from pytest_readonly_vm.start import clone, templates
+from pytest_readonly_vm.start.archive import Archive
 
 RUNS = 20
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.samples import Samples
 from benchmarks.session import PLUGIN, Sessions, pytest_arguments
 from benchmarks.table import Table
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 
 TESTS = 100
 """How many trivial tests the suite has."""

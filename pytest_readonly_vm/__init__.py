@@ -6,7 +6,7 @@ The public names. They are looked up when first used, so that pytest loads the p
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import (
     AcceleratorUnavailable,
     BaseImageChanged,
@@ -39,7 +39,7 @@ from pytest_readonly_vm.errors import (
     VmError,
     WaitTimeout,
 )
-from pytest_readonly_vm.layer import GuestLayer, layer
+from pytest_readonly_vm.config.layer import GuestLayer, layer
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.channels.command import CommandResult
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
     from pytest_readonly_vm.channels.screen import Screen
     from pytest_readonly_vm.machine.lab import Lab
-    from pytest_readonly_vm.machine.moments import Checkpoint, Forks
-    from pytest_readonly_vm.machine.readiness import (
+    from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
+    from pytest_readonly_vm.guest.readiness import (
         AllOf,
         AnyOf,
         ChannelAnswers,
@@ -77,7 +77,7 @@ _WHERE = {
             "SystemdFinished",
             "UnitActive",
         ),
-        "pytest_readonly_vm.machine.readiness",
+        "pytest_readonly_vm.guest.readiness",
     ),
     "CommandResult": "pytest_readonly_vm.channels.command",
     "Screen": "pytest_readonly_vm.channels.screen",
@@ -85,8 +85,8 @@ _WHERE = {
     "Lab": "pytest_readonly_vm.machine.lab",
     "Qmp": "pytest_readonly_vm.channels.qmp",
     "QmpEvent": "pytest_readonly_vm.channels.qmp",
-    "Checkpoint": "pytest_readonly_vm.machine.moments",
-    "Forks": "pytest_readonly_vm.machine.moments",
+    "Checkpoint": "pytest_readonly_vm.machine.checkpoints",
+    "Forks": "pytest_readonly_vm.machine.checkpoints",
     "VirtualMachine": "pytest_readonly_vm.machine.vm",
     "VmFactory": "pytest_readonly_vm.plugin.fixtures",
 }

@@ -40,7 +40,7 @@ Both may have words of a guest in them, so both pass through `legible`, whoever 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pytest_readonly_vm.legible import line, note
+from pytest_readonly_vm.printable import line, note
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.channels.command import CommandResult

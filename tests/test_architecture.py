@@ -50,7 +50,7 @@ def test_imports_go_downhill(module: Path) -> None:
     [
         ("subprocess", {"host/process.py"}),
         ("qemu.qmp", {"channels/qmp.py"}),
-        ("ctypes", {"host/leash.py", "host/seal.py", "host/writers.py"}),
+        ("ctypes", {"host/parent_death.py", "host/seal.py", "host/writers.py"}),
         (
             "threading",
             {
@@ -59,8 +59,8 @@ def test_imports_go_downhill(module: Path) -> None:
                 "host/loop.py",
                 "host/once.py",
                 "machine/lab.py",
-                "machine/start/prefetch.py",
-                "machine/start/templates.py",
+                "start/prefetch.py",
+                "start/templates.py",
                 "plugin/timeouts.py",
             },
         ),
@@ -91,11 +91,11 @@ def makes_files(module: Path) -> bool:
 
 def test_files_come_to_places_of_the_users_by_the_outlet() -> None:
     """All others write in folders of the plugin's own, or ask the outlet first."""
-    own = {"channels/console.py", "channels/screen.py", "host/accel.py", "host/slots.py", "machine/provision.py"}
-    own |= {"machine/capsule/thaw.py", "plugin/results.py"}
-    asking = {"machine/tree.py", "plugin/integrations.py"}
+    own = {"channels/console.py", "channels/screen.py", "host/accel.py", "host/slots.py", "qemu/provision.py"}
+    own |= {"evidence/capsule/restore.py", "plugin/output_folder.py"}
+    asking = {"guest/tar_folder.py", "plugin/integrations.py"}
     makers = {str(module) for module in MODULES if makes_files(module)}
-    assert {name for name in makers if not name.startswith("machine/start/")} <= own | asking | {"host/whole_file.py"}
+    assert {name for name in makers if not name.startswith("machine/start/")} <= own | asking | {"host/atomic_file.py"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if floor(module) < 4], ids=str)

@@ -16,7 +16,7 @@ from pytest_readonly_vm import errors
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.channels.screen import Screen
-from pytest_readonly_vm.config import SCOPES, SETTINGS, VmConfig
+from pytest_readonly_vm.config.settings import SCOPES, SETTINGS, VmConfig
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from tests.conftest import SMALL
 from tests.guests import bootsector

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.config import Given, parse
+from pytest_readonly_vm.config.settings import Given, parse
 from tests.conftest import SMALL
 from tests.guests import bootsector
 from tests.guests.debian import debian

@@ -17,7 +17,7 @@ from pytest_readonly_vm.channels.port import Port
 from pytest_readonly_vm.channels.qga import AgentRefusal, Qga
 from pytest_readonly_vm.channels.resident import Resident, parts
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
-from pytest_readonly_vm.legible import shown
+from pytest_readonly_vm.printable import shown
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Self
 
 from pytest_readonly_vm.errors import CommandFailed
-from pytest_readonly_vm.legible import tail
+from pytest_readonly_vm.printable import tail
 
 _LONGEST_SHOWN = 200
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.channels.chronicle import Chronicle
-from pytest_readonly_vm.channels.fate import Fate
+from pytest_readonly_vm.channels.history import Chronicle
+from pytest_readonly_vm.channels.liveness import Fate
 from pytest_readonly_vm.errors import ConnectionLost, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
-from pytest_readonly_vm.legible import tail
+from pytest_readonly_vm.printable import tail
 
 _KEPT = 1 << 20  # characters
 _LINES_SHOWN = 20

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 
 from pytest_readonly_vm.errors import ChannelError, ChannelLost
-from pytest_readonly_vm.legible import shown
+from pytest_readonly_vm.printable import shown
 
 PLACES = ("/var/tmp", "/tmp", "/run", "/dev/shm")
 """Where there may be room for files of ours: on a disk if possible."""

@@ -6,7 +6,7 @@ A key's own name is QEMU's: ``QKeyCode`` in https://www.qemu.org/docs/master/int
 import string
 from collections.abc import Collection
 
-from pytest_readonly_vm.values import nearest
+from pytest_readonly_vm.config.values import nearest
 
 Keys = tuple[str, ...]
 """Keys that are pressed in this order, and let go of in the other."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from pytest_readonly_vm.channels.channel import Sink
-from pytest_readonly_vm.channels.multiplex import Multiplexed
+from pytest_readonly_vm.channels.ssh_mux import Multiplexed
 
 # Each line of input is shell text that sets `script`, and `own` if the script shall have the rest of the input.
 # A script is followed by the next one only when no process that it has started can print any more, or is left in the

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from pytest_readonly_vm.channels.channel import Sink
-from pytest_readonly_vm.channels.multiplex import Refused
+from pytest_readonly_vm.channels.ssh_mux import Refused
 from pytest_readonly_vm.channels.porter import Porter, Retired, Vanished
 
 _AT_ONCE = 8  # sshd allows ten sessions on a connection (MaxSessions); to kill a script takes another one

@@ -19,8 +19,8 @@ from typing import Any, Self, TypeVar, cast
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.message import Message
 
-from pytest_readonly_vm.channels.chronicle import Chronicle, Happening
-from pytest_readonly_vm.channels.fate import Fate
+from pytest_readonly_vm.channels.history import Chronicle, Happening
+from pytest_readonly_vm.channels.liveness import Fate
 from pytest_readonly_vm.errors import ConnectionLost, GuestPaused, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process

@@ -23,7 +23,7 @@ from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, VmError
 from pytest_readonly_vm.host.process import Process, Spawner
 from pytest_readonly_vm.host.ssh_key import MISSING
-from pytest_readonly_vm.legible import shown
+from pytest_readonly_vm.printable import shown
 
 _SSHD = 22
 _LONGEST_LINE = 8192  # bytes; a longer script goes by a file, as shells read their input byte by byte

@@ -12,8 +12,8 @@ from importlib.metadata import version
 from typing import NoReturn, Protocol, cast
 
 from pytest_readonly_vm.errors import ConfigurationError, VmError
-from pytest_readonly_vm.host.refusals import explain
-from pytest_readonly_vm.legible import line
+from pytest_readonly_vm.host.os_errors import explain
+from pytest_readonly_vm.printable import line
 
 
 class Command(Protocol):

@@ -13,13 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import HostError
 from pytest_readonly_vm.host.accel import PROVABLE, choose, prove
-from pytest_readonly_vm.host.qemu import Qemu, find_qemu, find_qemu_img
+from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu, find_qemu_img
 from pytest_readonly_vm.host.seal import Landlock, landlock_abi
 from pytest_readonly_vm.host.slots import Budget
-from pytest_readonly_vm.machine.start.cache import TemplateCache, default_folder
+from pytest_readonly_vm.start.cache import TemplateCache, default_folder
 
 HELP = "check what this computer has for machines, and say what to do"
 

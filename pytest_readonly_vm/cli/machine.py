@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pytest_readonly_vm.config import SETTINGS, Given, VmConfig
+from pytest_readonly_vm.config.settings import SETTINGS, Given, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError, GuestPanicked
 from pytest_readonly_vm.host.terminal import Terminal
 from pytest_readonly_vm.machine.lab import Lab

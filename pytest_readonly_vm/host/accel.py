@@ -22,7 +22,7 @@ from pathlib import Path
 from pytest_readonly_vm.errors import AcceleratorUnavailable, HostError
 from pytest_readonly_vm.host.folders import user_cache
 from pytest_readonly_vm.host.process import ending, last_words, run_tool
-from pytest_readonly_vm.host.qemu import Qemu, host_arch
+from pytest_readonly_vm.host.qemu_binary import Qemu, host_arch
 
 _KVM = Path("/dev/kvm")
 _PATIENCE = 3.0  # TCG takes 0.03 s for the same guest

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from pytest_readonly_vm.errors import HostError
-from pytest_readonly_vm.host.refusals import explain
+from pytest_readonly_vm.host.os_errors import explain
 
 
 def user_cache() -> Path:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.accel import Accelerator, choose
-from pytest_readonly_vm.host.qemu import Qemu, find_qemu, find_qemu_img
+from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu, find_qemu_img
 from pytest_readonly_vm.host.seal import Seal, choose_seal
 
 SLOWNESS = {"kvm": 1.0, "tcg": 4.0}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pytest_readonly_vm.errors import GuestDied, QemuDied, VmError
-from pytest_readonly_vm.host.leash import Leash
+from pytest_readonly_vm.host.parent_death import Leash
 from pytest_readonly_vm.host.loop import LoopThread
 
 T = TypeVar("T")

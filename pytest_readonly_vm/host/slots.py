@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 from pytest_readonly_vm.errors import HostError
-from pytest_readonly_vm.host.refusals import explain
+from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.host.stopped import is_stopped
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from enum import Enum, auto
 from types import FrameType
 from typing import Any, NoReturn, Self
 
-from pytest_readonly_vm.legible import line
+from pytest_readonly_vm.printable import line
 
 _LEAVE = b"\x1d"  # Ctrl-]
 _PIECE = 1 << 16

@@ -16,7 +16,7 @@ from typing import Self
 
 from pytest_readonly_vm.errors import HostError, OutOfSpace
 from pytest_readonly_vm.host.folders import lock_now, make_private
-from pytest_readonly_vm.host.refusals import explain
+from pytest_readonly_vm.host.os_errors import explain
 
 COOKIE = "READONLY_VM_RUN"
 """Environment variable that a QEMU carries: the folder of the run that it belongs to."""

@@ -11,28 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
-from pytest_readonly_vm.host.image import BaseImage, open_base
+from pytest_readonly_vm.image.base import BaseImage, open_base
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.once import Once
-from pytest_readonly_vm.host.outlet import Outlet
+from pytest_readonly_vm.image.output_guard import Outlet
 from pytest_readonly_vm.host.process import Spawner
-from pytest_readonly_vm.host.refusals import refusals
+from pytest_readonly_vm.host.os_errors import refusals
 from pytest_readonly_vm.host.ssh_key import make_key
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.machine.files import Progress
-from pytest_readonly_vm.machine.instance import Instance
-from pytest_readonly_vm.machine.launch import Order
+from pytest_readonly_vm.guest.files import Progress
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.launch import Order
 from pytest_readonly_vm.machine.lineage import Lineage
-from pytest_readonly_vm.machine.room import Room
-from pytest_readonly_vm.machine.start.archive import Archives
-from pytest_readonly_vm.machine.start.cold import discard
-from pytest_readonly_vm.machine.start.prefetch import Prefetch
-from pytest_readonly_vm.machine.start.starts import Auto, Clone, Cold, Start
-from pytest_readonly_vm.machine.start.templates import Templates
+from pytest_readonly_vm.machine.budget import Room
+from pytest_readonly_vm.start.archive import Archives
+from pytest_readonly_vm.start.cold import discard
+from pytest_readonly_vm.start.prefetch import Prefetch
+from pytest_readonly_vm.start.strategies import Auto, Clone, Cold, Start
+from pytest_readonly_vm.start.templates import Templates
 from pytest_readonly_vm.machine.vm import VirtualMachine
 
 T = TypeVar("T")

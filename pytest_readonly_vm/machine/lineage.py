@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.machine.instance import Instance
-from pytest_readonly_vm.machine.launch import Order
-from pytest_readonly_vm.machine.start.clone import clone
-from pytest_readonly_vm.machine.start.starts import Start
-from pytest_readonly_vm.machine.start.template import Template, Unfrozen, freeze_running
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.launch import Order
+from pytest_readonly_vm.start.clone import clone
+from pytest_readonly_vm.start.strategies import Start
+from pytest_readonly_vm.start.template import Template, Unfrozen, freeze_running
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine

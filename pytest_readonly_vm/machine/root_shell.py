@@ -12,7 +12,7 @@ import time
 
 from pytest_readonly_vm.channels.command import Command
 from pytest_readonly_vm.errors import ChannelError, QmpError, VmError
-from pytest_readonly_vm.machine.instance import Instance
+from pytest_readonly_vm.qemu.instance import Instance
 
 _DEVICE = "person"
 """QEMU's name for the terminal and for its socket."""

@@ -5,17 +5,17 @@ import os
 import time
 from pathlib import Path
 
-from pytest_readonly_vm.channels.chronicle import Chronicle
+from pytest_readonly_vm.channels.history import Chronicle
 from pytest_readonly_vm.errors import ChannelLost, GuestShutDown, VmError
-from pytest_readonly_vm.machine.export import export_disk, keep_overlay
-from pytest_readonly_vm.machine.files import Progress
-from pytest_readonly_vm.machine.instance import Instance
+from pytest_readonly_vm.qemu.export import export_disk, keep_overlay
+from pytest_readonly_vm.guest.files import Progress
+from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.machine.lineage import Lineage
-from pytest_readonly_vm.machine.moments import Checkpoint, Forks, Panic, expecting_panic
-from pytest_readonly_vm.machine.power import shut_down
-from pytest_readonly_vm.machine.reach import Reachable
-from pytest_readonly_vm.machine.start.proof import prove_pristine
-from pytest_readonly_vm.machine.start.template import close_all, copies
+from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks, Panic, expecting_panic
+from pytest_readonly_vm.qemu.power import shut_down
+from pytest_readonly_vm.machine.connections import Reachable
+from pytest_readonly_vm.machine.pristine import prove_pristine
+from pytest_readonly_vm.start.template import close_all, copies
 
 
 class VirtualMachine(Reachable):

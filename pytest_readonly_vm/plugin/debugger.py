@@ -34,7 +34,7 @@ class Debugger:
                     run.tell(f"{vm.name}: {error}")
 
     def _receive(self, vm: "VirtualMachine", run: Run) -> None:
-        from pytest_readonly_vm.machine.doors import open_doors
+        from pytest_readonly_vm.machine.attach import open_doors
 
         for line in (*vm.how_to_connect().splitlines(), *(f"  {line}" for line in open_doors(vm))):
             run.tell(line)
@@ -48,7 +48,7 @@ class Debugger:
             )
 
     def pytest_leave_pdb(self, config: pytest.Config) -> None:
-        from pytest_readonly_vm.machine.doors import close_doors
+        from pytest_readonly_vm.machine.attach import close_doors
 
         for vm in self._paused:
             try:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.once import Once
-from pytest_readonly_vm.host.outlet import Outlet
+from pytest_readonly_vm.image.output_guard import Outlet
 from pytest_readonly_vm.plugin import integrations
-from pytest_readonly_vm.plugin.results import Results, folder_name
+from pytest_readonly_vm.plugin.output_folder import Results, folder_name
 
 if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.evidence import Evidence
+    from pytest_readonly_vm.evidence.collect import Evidence
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
 INCIDENT = "readonly_vm_incident"
@@ -180,7 +180,7 @@ class Keeper:
         for vm in machines:
             self._is_saving = True
             try:
-                from pytest_readonly_vm.machine.evidence import OVERVIEW, collect
+                from pytest_readonly_vm.evidence.collect import OVERVIEW, collect
 
                 evidence = collect(
                     vm,
@@ -231,7 +231,7 @@ class Keeper:
 
 
 def _pieces() -> Sequence[str]:
-    from pytest_readonly_vm.machine.evidence import PIECES  # which a run that saves nothing is not to pay for
+    from pytest_readonly_vm.evidence.collect import PIECES  # which a run that saves nothing is not to pay for
 
     return PIECES
 

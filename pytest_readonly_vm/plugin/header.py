@@ -2,10 +2,10 @@
 
 import pytest
 
-from pytest_readonly_vm.config import Given, VmConfig
+from pytest_readonly_vm.config.settings import Given, VmConfig
 from pytest_readonly_vm.errors import HostError, VmError
 from pytest_readonly_vm.plugin.options import given_images, given_settings
-from pytest_readonly_vm.qemu_args import what_no_copy_has
+from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 
 
 def lines(config: pytest.Config) -> list[str]:
@@ -28,9 +28,9 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
     # These load asyncio and more, which a run without machines is not to pay for.
     from pytest_readonly_vm.host.folders import require_cache
     from pytest_readonly_vm.host.hypervisor import find_hypervisor
-    from pytest_readonly_vm.host.inspection import inspect_chain
-    from pytest_readonly_vm.host.refusals import refusals
-    from pytest_readonly_vm.machine.start.cache import default_folder
+    from pytest_readonly_vm.image.inspection import inspect_chain
+    from pytest_readonly_vm.host.os_errors import refusals
+    from pytest_readonly_vm.start.cache import default_folder
 
     try:
         with refusals("QEMU cannot be asked"):

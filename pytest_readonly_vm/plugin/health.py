@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from pytest_readonly_vm.errors import GuestUnhealthy
-from pytest_readonly_vm.legible import note
+from pytest_readonly_vm.printable import note
 from pytest_readonly_vm.plugin.run import Run, machines_of
 
 if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.health import Mark
+    from pytest_readonly_vm.evidence.health import Mark
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
 _LINES_SHOWN = 50
@@ -34,7 +34,7 @@ class Gates:
 
     def _begin(self, vm: "VirtualMachine") -> None:
         if vm.config.health:
-            from pytest_readonly_vm.machine.health import begin
+            from pytest_readonly_vm.evidence.health import begin
 
             if (mark := begin(vm)) is not None:
                 self._marks[vm] = mark
@@ -63,7 +63,7 @@ class Gates:
     def _complaints(self, item: pytest.Item, *, patience: float | None = None) -> "dict[VirtualMachine, list[str]]":
         if not self._marks:
             return {}
-        from pytest_readonly_vm.machine.health import complaints
+        from pytest_readonly_vm.evidence.health import complaints
 
         looked_at = [vm for vm in machines_of(item) if vm in self._marks and not vm.closed]
         found = {vm: complaints(vm, self._mark_of(vm), patience=patience) for vm in looked_at}

@@ -13,11 +13,11 @@ from urllib.parse import quote
 
 import pytest
 
-from pytest_readonly_vm.host.outlet import Outlet
-from pytest_readonly_vm.legible import line
+from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.evidence import Evidence
+    from pytest_readonly_vm.evidence.collect import Evidence
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
 _ROWS_SHOWN = 100

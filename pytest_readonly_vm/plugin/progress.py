@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pytest_readonly_vm.legible import line
+from pytest_readonly_vm.printable import line
 
 _UNSEEN = 1.0
 """Seconds before a transfer is shown: most end earlier."""

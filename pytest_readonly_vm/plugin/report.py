@@ -9,7 +9,7 @@ import pytest
 
 import pytest_readonly_vm
 from pytest_readonly_vm.errors import GuestBroken, VmError
-from pytest_readonly_vm.legible import line, shown
+from pytest_readonly_vm.printable import line, shown
 from pytest_readonly_vm.plugin.integrations import properties
 from pytest_readonly_vm.plugin.run import NEWS, Run, forget_machines, machines_of
 from pytest_readonly_vm.plugin.timeouts import explanation, is_timeout

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 
-from pytest_readonly_vm.config import SCOPES, Given, VmConfig
+from pytest_readonly_vm.config.settings import SCOPES, Given, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.once import Once
-from pytest_readonly_vm.host.outlet import Outlet
-from pytest_readonly_vm.legible import line
+from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.printable import line
 from pytest_readonly_vm.plugin.evidence import Keeper
-from pytest_readonly_vm.plugin.lanes import lane
+from pytest_readonly_vm.plugin.page.lanes import lane
 from pytest_readonly_vm.plugin.options import given_images, given_settings
-from pytest_readonly_vm.plugin.results import folder_name
+from pytest_readonly_vm.plugin.output_folder import folder_name
 from pytest_readonly_vm.plugin.timeouts import clock_of
-from pytest_readonly_vm.plugin.trust import Trust
-from pytest_readonly_vm.plugin.upcoming import Upcoming
+from pytest_readonly_vm.plugin.broken import Trust
+from pytest_readonly_vm.plugin.lookahead import Upcoming
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.lab import Lab
@@ -85,7 +85,7 @@ class Run:
         return self._labs.get(None, self._new_lab)
 
     def _new_lab(self) -> "Lab":
-        from pytest_readonly_vm.host.leash import die_with_parent
+        from pytest_readonly_vm.host.parent_death import die_with_parent
         from pytest_readonly_vm.machine.lab import Lab
         from pytest_readonly_vm.plugin.progress import Progress
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_readonly_vm.legible import line
+from pytest_readonly_vm.printable import line
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.run import NEWS, News, Run

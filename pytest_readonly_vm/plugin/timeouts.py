@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from pytest_readonly_vm.config import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.plugin import markers
 from pytest_readonly_vm.plugin.options import given_settings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm.cli import main
-from pytest_readonly_vm.machine.start.cache import TemplateCache
+from pytest_readonly_vm.start.cache import TemplateCache
 
 A, B, C = ("a1" * 32, "a2" * 32, "c3" * 32)
 DESCRIPTION = {"image": "/images/base.qcow2", "machine": "q35", "qemu": "7.2", "layer": "db\nup"}

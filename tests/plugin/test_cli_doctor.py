@@ -51,7 +51,7 @@ def test_without_qemu_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("pytest_readonly_vm.host.qemu._ELSEWHERE", tmp_path / "qemu-kvm")
+    monkeypatch.setattr("pytest_readonly_vm.host.qemu_binary._ELSEWHERE", tmp_path / "qemu-kvm")
     assert main(["doctor"]) == 1
     lines = {line[6:20].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert lines["QEMU"].startswith("FAIL  QEMU            qemu-system-")
@@ -65,7 +65,7 @@ def test_a_qemu_that_runs_nothing_is_a_failure(tmp_path: Path, monkeypatch: pyte
     fake.write_text("#!/bin/sh\ncase $1 in -version) echo 'QEMU emulator version 9.9' ;; -help) ;; *) exit 3 ;; esac\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr("pytest_readonly_vm.host.qemu.host_arch", lambda: "x86_64")
+    monkeypatch.setattr("pytest_readonly_vm.host.qemu_binary.host_arch", lambda: "x86_64")
     assert found("QEMU").found == f"9.9 x86_64, {fake}"
     assert found("accelerator").state == "FAIL"
     assert found("seccomp").state == "warn"

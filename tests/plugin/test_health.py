@@ -141,6 +141,6 @@ def test_without_gates_nothing_is_loaded(pytester: pytest.Pytester, run_on: Run)
     pytester.makepyfile("""
         import sys
         def test_it(readonly_vm): pass
-        def test_after(readonly_vm): assert "pytest_readonly_vm.machine.health" not in sys.modules
+        def test_after(readonly_vm): assert "pytest_readonly_vm.evidence.health" not in sys.modules
     """)
     run_on("hello").assert_outcomes(passed=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.machine.start.cache import TemplateCache
+from pytest_readonly_vm.start.cache import TemplateCache
 from tests.conftest import SMALL
 from tests.plugin.test_starts import SLOWLY, lines_of_starts
 from tests.qemu.inner_run import InnerRun

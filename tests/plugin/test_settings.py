@@ -221,7 +221,7 @@ def test_an_unknown_environment_variable_names_the_nearest(
 
 
 def test_help_markers_and_fixtures_list_everything(pytester: pytest.Pytester) -> None:
-    from pytest_readonly_vm.config import SCOPES, SETTINGS
+    from pytest_readonly_vm.config.settings import SCOPES, SETTINGS
 
     help_text = pytester.runpytest_subprocess("--help").stdout.str()
     fixtures = pytester.runpytest_subprocess("--fixtures").stdout.str()

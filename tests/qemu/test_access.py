@@ -7,7 +7,7 @@ import pytest
 
 from pytest_readonly_vm import ChannelError, GuestDied, VirtualMachine
 from pytest_readonly_vm.channels.agent import Agent
-from pytest_readonly_vm.machine.access import Access
+from pytest_readonly_vm.channels.choice import Access
 
 
 class Answering(Agent):

@@ -16,9 +16,9 @@ import pytest
 
 from pytest_readonly_vm import ImageError, Lab, VirtualMachine, VmConfig
 from pytest_readonly_vm.errors import CapsuleRefused
-from pytest_readonly_vm.machine.capsule.opened import open_capsule
-from pytest_readonly_vm.machine.capsule.resume import resume_capsule
-from pytest_readonly_vm.machine.capsule.save import save_capsule
+from pytest_readonly_vm.evidence.capsule.opened import open_capsule
+from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
+from pytest_readonly_vm.evidence.capsule.save import save_capsule
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu import image_tools
@@ -284,7 +284,7 @@ class TestAGuestThatStandsStill:
         pytester.makepyfile(
             textwrap.dedent(f"""
             from pathlib import Path
-            from pytest_readonly_vm.machine.capsule.save import save_capsule
+            from pytest_readonly_vm.evidence.capsule.save import save_capsule
 
             def test_it(readonly_vm):
                 ballast = readonly_vm.console.log_path.parent / "ballast"

@@ -12,9 +12,9 @@ import pytest
 
 from pytest_readonly_vm import GuestDied, Lab, StartFailed, VirtualMachine, VmConfig, VmError, WaitTimeout
 from pytest_readonly_vm.errors import CapsuleRefused, ImageError
-from pytest_readonly_vm.machine.capsule.file import CapsuleReader, new_capsule
-from pytest_readonly_vm.machine.capsule.save import save_capsule
-from pytest_readonly_vm.machine.command_line import DiskLayer, chain
+from pytest_readonly_vm.evidence.capsule.file import CapsuleReader, new_capsule
+from pytest_readonly_vm.evidence.capsule.save import save_capsule
+from pytest_readonly_vm.qemu.command_line import DiskLayer, chain
 from tests.qemu import image_tools
 from tests.qemu.test_capsule import resumed
 from tests.qemu.test_templates import boots_again_from_its_own_disk, tiny

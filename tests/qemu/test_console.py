@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Console, GuestDied, VirtualMachine, WaitTimeout
-from pytest_readonly_vm.channels.fate import Fate
+from pytest_readonly_vm.channels.liveness import Fate
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Spawner
 from tests.conftest import READY

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
-from pytest_readonly_vm.machine.doors import close_doors, open_doors
+from pytest_readonly_vm.machine.attach import close_doors, open_doors
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS
 from tests.typist import Typist

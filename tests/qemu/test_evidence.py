@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
-from pytest_readonly_vm.machine.evidence import PIECES, collect
+from pytest_readonly_vm.evidence.collect import PIECES, collect
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import READY, tiny_linux
 from tests.qemu.waiting import GENEROUS, eventually

@@ -13,7 +13,7 @@ from textwrap import dedent, indent
 import pytest
 
 from pytest_readonly_vm import VmError
-from pytest_readonly_vm.host.image import Fingerprint
+from pytest_readonly_vm.image.base import Fingerprint
 from pytest_readonly_vm.host.workspace import COOKIE
 from tests.conftest import PLAIN, SMALL
 from tests.guests.debian import debian

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig, VmError
-from pytest_readonly_vm.machine.health import Mark, begin, complaints
+from pytest_readonly_vm.evidence.health import Mark, begin, complaints
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS, eventually

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Lab, TransferError, VirtualMachine, VmConfig, VmError
-from pytest_readonly_vm.machine.capsule.save import save_capsule
-from pytest_readonly_vm.machine.evidence import collect
+from pytest_readonly_vm.evidence.capsule.save import save_capsule
+from pytest_readonly_vm.evidence.collect import collect
 from tests.conftest import READY
 from tests.guests import bootsector
 from tests.guests.tiny_linux import tiny_linux

@@ -17,8 +17,8 @@ import pytest
 
 from pytest_readonly_vm import ConfigurationError, Lab, VirtualMachine, VmConfig, layer
 from pytest_readonly_vm.cli import main
-from pytest_readonly_vm.host import sparse
-from pytest_readonly_vm.layer import GuestLayer
+from pytest_readonly_vm.image import sparse
+from pytest_readonly_vm.config.layer import GuestLayer
 from tests.conftest import READY
 from tests.guests import bootsector
 from tests.guests.tiny_linux import tiny_linux

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import HostError
-from pytest_readonly_vm.machine.start import making
-from pytest_readonly_vm.machine.start.cache import Damaged, TemplateCache, default_folder
+from pytest_readonly_vm.start import making
+from pytest_readonly_vm.start.cache import Damaged, TemplateCache, default_folder
 from tests.qemu.waiting import GENEROUS, eventually
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -25,7 +25,7 @@ MIB = 1 << 20
 START = """
 import os, sys
 from pathlib import Path
-from pytest_readonly_vm.machine.start.cache import Damaged, TemplateCache
+from pytest_readonly_vm.start.cache import Damaged, TemplateCache
 def memory(data):
     descriptor = os.memfd_create("source")
     os.write(descriptor, data)

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_readonly_vm import WaitTimeout
 from pytest_readonly_vm.errors import CapsuleRefused
-from pytest_readonly_vm.machine.capsule.file import CapsuleReader, new_capsule
+from pytest_readonly_vm.evidence.capsule.file import CapsuleReader, new_capsule
 
 MIB = 1 << 20
 CONTENT = os.urandom(MIB + 5) + bytes(3 * MIB) + b"end"

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_readonly_vm import VmConfig
 from pytest_readonly_vm.errors import CapsuleRefused
-from pytest_readonly_vm.machine.capsule.manifest import (
+from pytest_readonly_vm.evidence.capsule.manifest import (
     BaseLayer,
     Manifest,
     devices_of,

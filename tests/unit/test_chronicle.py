@@ -1,6 +1,6 @@
 """The chronicle keeps the latest happenings, whichever machine they are of."""
 
-from pytest_readonly_vm.channels.chronicle import Chronicle
+from pytest_readonly_vm.channels.history import Chronicle
 
 
 def noted(*whats: object) -> Chronicle:

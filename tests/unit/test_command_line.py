@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.machine.command_line import DiskLayer, PortWire, Wiring, command_line
+from pytest_readonly_vm.qemu.command_line import DiskLayer, PortWire, Wiring, command_line
 
 ONE_LAYER = Wiring(monitor=5, console=6, layers=(DiskLayer(9, "qcow2"),))
 

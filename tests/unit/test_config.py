@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import ConfigurationError, VmConfig
-from pytest_readonly_vm.config import SETTINGS, Given, parse
-from pytest_readonly_vm.values import path
+from pytest_readonly_vm.config.settings import SETTINGS, Given, parse
+from pytest_readonly_vm.config.values import path
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.host.contents import Contents
+from pytest_readonly_vm.image.contents import Contents
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from pytest_readonly_vm.machine.health import Mark, judged
+from pytest_readonly_vm.evidence.health import Mark, judged
 
 MARK = Mark(boot_id="this", uptime=20.0, kernel=20.5)
 

@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from pytest_readonly_vm import ConfigurationError, HostError, TransferError
-from pytest_readonly_vm.host.refusals import is_lack, refusals
+from pytest_readonly_vm.host.os_errors import is_lack, refusals
 
 
 @pytest.mark.parametrize(

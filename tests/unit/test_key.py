@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.machine.start import key
+from pytest_readonly_vm.start import key
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import ConfigurationError, GuestLayer, VmConfig, layer
-from pytest_readonly_vm.layer import code_of
+from pytest_readonly_vm.config.layer import code_of
 
 
 @layer
@@ -85,7 +85,7 @@ def test_layers_are_given_one_by_one_or_in_lists(given: object, count: int) -> N
         ("no-colon", "not of the form MODULE:NAME"),
         ("no_such_module:x", "cannot be had: No module named"),
         ("os:no_such_name", "cannot be had: module 'os' has no attribute"),
-        ("os:path", "is no layer; put @pytest_readonly_vm.layer above"),
+        ("os:path", "is no layer; put @pytest_readonly_vm.config.layer above"),
         (3, "3 is not a text"),
     ],
 )
@@ -97,7 +97,7 @@ def test_what_is_no_layer_is_refused(given: object, complaint: str) -> None:
 PREPARED = """
 import json
 import {helpers}
-from pytest_readonly_vm import layer
+from pytest_readonly_vm.config import layer
 
 PACKAGES = ["nginx"]
 VERSION = 1

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_readonly_vm import CommandFailed, CommandResult, GuestWarning, TransferError, VmError
 from pytest_readonly_vm.channels.command import stream_notes
-from pytest_readonly_vm.legible import line, note, shown, tail
+from pytest_readonly_vm.printable import line, note, shown, tail
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\x00\x08\x7f\u202egnp\u2066\u200b\ufeff\udc80\x85\u2028ok"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.host.not_a_disk import objection
+from pytest_readonly_vm.image.not_a_disk import objection
 from tests.guests import bootsector
 
 DISK = bootsector.writer("hello").ljust(bootsector.SECTOR_SIZE, b"\0") + random.Random(1).randbytes(1 << 16)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_readonly_vm.machine.panic import Belief, PanicWatch
+from pytest_readonly_vm.channels.panic import Belief, PanicWatch
 
 LINE = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009"
 WORDS = "Attempted to kill init! exitcode=0x00000009"

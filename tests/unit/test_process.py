@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import GuestDied
-from pytest_readonly_vm.host import leash
+from pytest_readonly_vm.host import parent_death as leash
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process, Spawner, ending, run_tool
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.machine.prompts import Asked, Prompts, refusal
+from pytest_readonly_vm.guest.prompts import Asked, Prompts, refusal
 
 
 @pytest.mark.parametrize(

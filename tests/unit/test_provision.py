@@ -12,9 +12,9 @@ import pytest
 
 from pytest_readonly_vm import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
-from pytest_readonly_vm.machine.provision import BOOTSTRAP, Provision, boothook, credential, provision, tmpfiles
-from pytest_readonly_vm.machine.provision import with_shell as shell_on
-from pytest_readonly_vm.machine.seed import iso9660, seed
+from pytest_readonly_vm.qemu.provision import BOOTSTRAP, Provision, boothook, credential, provision, tmpfiles
+from pytest_readonly_vm.qemu.provision import with_shell as shell_on
+from pytest_readonly_vm.qemu.seed import iso9660, seed
 
 KEY = "ssh-ed25519 AAAAC3Nz run@host"
 

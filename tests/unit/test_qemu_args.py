@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from pytest_readonly_vm.qemu_args import objection
+from pytest_readonly_vm.config.qemu_args import objection
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pytest_readonly_vm.machine.replay import Started, script
+from pytest_readonly_vm.evidence.replay import Started, script
 
 FOLDER = Path("/var/tmp/run/1")
 ARGV = (

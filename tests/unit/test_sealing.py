@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_readonly_vm.machine.start import template
+from pytest_readonly_vm.start import template
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_readonly_vm.machine.secrets import (
+from pytest_readonly_vm.evidence.redaction import (
     answer_without_secrets,
     arguments_without_secrets,
     option_without_secrets,

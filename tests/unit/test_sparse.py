@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.host import sparse
+from pytest_readonly_vm.image import sparse
 
 SIZES = (0, 1, 4095, 4096, 65535, 65536, 65537, (1 << 20) + 1, (64 << 20) + 5)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.host.outlet import Outlet
-from pytest_readonly_vm.machine.tree import pack, unpack
+from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.guest.tar_folder import pack, unpack
 
 Member = tuple[str, bytes, str]
 """Name, type, and what it links to or contains."""

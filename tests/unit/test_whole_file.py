@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.host.whole_file import whole_file
+from pytest_readonly_vm.host.atomic_file import whole_file
 
 
 @pytest.fixture(params=["without a name", "with one"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.host.image import BaseImage, Fingerprint, open_base
+from pytest_readonly_vm.image.base import BaseImage, Fingerprint, open_base
 from pytest_readonly_vm.host.writers import times_tell
 
 OPENED = "was opened for writing, and may have other content"

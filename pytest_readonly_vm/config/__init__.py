@@ -1,0 +1,1 @@
+"""Settings: what a user may say, and what each value means."""

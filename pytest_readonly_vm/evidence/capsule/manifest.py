@@ -1,0 +1,279 @@
+"""Owns what a capsule says of itself: its manifest, as JSON and back. Pure.
+
+A manifest may come from a stranger. It decides what machine there is, and nothing of this computer: not which program
+is started, nor how it is confined, nor where anything is written. Extra arguments for QEMU are asked for, see `extras`.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pytest_readonly_vm.config.settings import Given, VmConfig, parse
+from pytest_readonly_vm.errors import CapsuleRefused, ConfigurationError
+from pytest_readonly_vm.image.inspection import SUPPORTED
+
+FORMAT = 2
+"""To be raised when earlier versions can no longer read a capsule."""
+
+EMBEDDED = ("kernel", "initrd", "user_data")
+"""Settings whose files are in the capsule."""
+
+_SHAPING: Mapping[str, type] = MappingProxyType(
+    dict.fromkeys(("memory", "cpus"), int)
+    | dict.fromkeys(("cpu_model", "machine", "disk_interface", "network", "append", "channel", "provision"), str)
+    | {"qemu_args": list}
+)
+"""Settings that decide what QEMU is started with, and how JSON has their values; the rest is up to who resumes. None of
+them is a secret."""
+
+_DEVICES = ("-device", "-cpu", "-smp", "-m", "-vga")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ARCH = re.compile(r"[a-z0-9_]{1,32}")
+_MACHINE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_FEATURE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_MEMBER = re.compile(r"state|disk\d{1,2}\.qcow2|kernel|initrd|user_data|ssh-key(\.pub)?")
+_LONGEST_EXCERPT = 300
+_LONGEST_TEXT = 4096
+_LONGEST_ARGUMENT = 1 << 16
+_CONTROLS = {chr(number) for number in range(32)} - {"\t", "\n"} | {"\x7f"}
+_LARGEST = 1 << 60  # bytes
+_READ_WHOLE = {"user_data": 1 << 24, "ssh-key": 1 << 16, "ssh-key.pub": 1 << 16}
+"""Members that somebody reads whole, and how many bytes these may have."""
+_MOST_LAYERS = 200  # as QEMU can have
+_MOST_WORDS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class BaseLayer:
+    """One file of the base image, the topmost first."""
+
+    path: str
+    format: str
+    size: int
+    """Of the file, in bytes."""
+    virtual_size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a capsule is, but for the content of its members."""
+
+    settings: Mapping[str, Any]
+    """The settings of the machine that shape it, as JSON has them."""
+    base: tuple[BaseLayer, ...]
+    """Empty for a machine without a disk."""
+    qemu: str
+    """Version of the QEMU that saved it."""
+    arch: str
+    accelerator: str
+    machine: str
+    """Its machine type with the version that an alias like ``pc`` stands for."""
+    devices: tuple[str, ...]
+    """The arguments that made its devices; see `devices_of`."""
+    status: str
+    """What QEMU called the guest's state: ``running``, ``paused``, ``io-error``, ``guest-panicked``, …"""
+    is_running: bool
+    cpu: tuple[str, ...]
+    """What the guest's processors can do, by QEMU's names of it: ``avx2``, ``pauth``, …"""
+    has_named_ram: bool
+    conversation: tuple[str, Mapping[str, Any]] | None
+    """The channel that was in use, and where it stood."""
+    unread: int
+    """Bytes at the end of the console's text in which no pattern had been found yet."""
+    sizes: Mapping[str, int]
+    """Of the compressed members, in bytes, without compression."""
+    name: str
+    test: str
+    saved: str
+    """When, in ISO 8601."""
+    plugin: str = field(default_factory=lambda: version("pytest-readonly-vm"))
+
+    @property
+    def disks(self) -> int:
+        """How many files of the guest's disk are above the base."""
+        return sum(name.startswith("disk") for name in self.sizes)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What QEMU would be given that is more than devices of the plugin's own, and may be any of its options."""
+        machine = self.settings.get("machine") or ""
+        options = ("-machine", machine) if "," in machine else ()
+        return (*options, *self.settings.get("qemu_args", ()))
+
+    def to_json(self) -> bytes:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1).encode()
+
+    def config(self, local: VmConfig, *, network: bool = False) -> VmConfig:
+        """`local` with what shaped the machine; image and files apart, which have a place here.
+
+        :param network: whether connections lead out of a network card. The guest may be a stranger's.
+        """
+        options = (self.settings.get("machine") or "").partition(",")[2]
+        machine = f"{self.machine},{options}" if options else self.machine
+        is_connected = self.settings.get("network", VmConfig().network) != "none"
+        card = ("user" if network else "restricted") if is_connected else "none"
+        return local.replace(**{**self.settings, "machine": machine, "accel": self.accelerator, "network": card})
+
+
+def settings_of(config: VmConfig) -> dict[str, Any]:
+    """What a manifest keeps of a configuration: what is not as usual."""
+    usual = VmConfig()
+    changed = {name: getattr(config, name) for name in _SHAPING if getattr(config, name) != getattr(usual, name)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
+
+
+def devices_of(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The arguments of a QEMU that must be the same, in the same order, where its state is to be loaded."""
+    pairs = itertools.pairwise(argv)
+    return tuple(f"{option} {value}" for option, value in pairs if option in _DEVICES)
+
+
+def parse_manifest(data: bytes, *, shown: str) -> Manifest:
+    """The manifest of a capsule that is called `shown` in messages.
+
+    :raises CapsuleRefused: it is of a newer format, or no manifest.
+    """
+    try:
+        found = json.loads(data)
+        if not isinstance(found, dict) or not isinstance(found.get("format"), int):
+            raise ValueError("it has no format")
+        if found["format"] != FORMAT:
+            raise CapsuleRefused(
+                f"{shown} has the format {found['format']} and this version of pytest-readonly-vm reads {FORMAT}; it "
+                f"was saved by version {_text(found.get('plugin'))!r}"
+            )
+        return _manifest(found)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except KeyError as error:
+        reason = f"it has no {error}"
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+    raise CapsuleRefused(f"{shown} has a manifest that makes no sense: {reason:.{_LONGEST_EXCERPT}}")
+
+
+def _manifest(found: dict[str, Any]) -> Manifest:
+    sizes = {_fitting(name, _MEMBER): _number(size) for name, size in _mapping(found["sizes"]).items()}
+    for name, most in _READ_WHOLE.items():
+        if sizes.get(name, 0) > most:
+            raise ValueError(f"{sizes[name]} bytes are too many for {name}")
+    base = tuple(_base_layer(_mapping(layer)) for layer in _list(found["base"], _MOST_LAYERS))
+    disks = {name for name in sizes if name.startswith("disk")}
+    if disks != {f"disk{number}.qcow2" for number in range(len(disks))} or bool(disks) != bool(base):
+        files = f"the files {', '.join(sorted(disks))} of a disk" if disks else "no file of a disk"
+        raise ValueError(f"it has {files}, which do not go with {len(base)} files of a base image")
+    return Manifest(
+        settings=_settings(_mapping(found["settings"])),
+        base=base,
+        qemu=_text(found["qemu"]),
+        arch=_fitting(found["arch"], _ARCH),
+        accelerator=_one_of(found["accelerator"], "kvm", "tcg"),
+        machine=_fitting(found["machine"], _MACHINE),
+        devices=tuple(_text(one) for one in _list(found["devices"], _MOST_WORDS)),
+        status=_text(found["status"]),
+        is_running=_flag(found["is_running"]),
+        cpu=tuple(_fitting(one, _FEATURE) for one in _list(found["cpu"], _MOST_WORDS)),
+        has_named_ram=_flag(found["has_named_ram"]),
+        conversation=_conversation(found["conversation"]),
+        unread=_number(found["unread"]),
+        sizes=sizes,
+        name=_text(found["name"]),
+        test=_text(found["test"]),
+        saved=_text(found["saved"]),
+        plugin=_text(found["plugin"]),
+    )
+
+
+def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that shape a machine, each of which could have been given by a user."""
+    if unknown := found.keys() - _SHAPING.keys():
+        raise ValueError(f"settings that are not a capsule's affair: {sorted(unknown)}")
+    for name, value in found.items():
+        if type(value) is not _SHAPING[name]:  # True is no number here
+            raise ValueError(f"the setting {name} cannot be {value!r:.{_LONGEST_EXCERPT}}")
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and (len(word) > _LONGEST_ARGUMENT or not set(word).isdisjoint(_CONTROLS)):
+                raise ValueError(f"the setting {name} has what no program can be given: {word!r:.{_LONGEST_EXCERPT}}")
+        try:
+            parse(name, Given(value, "its settings"))
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from None
+    return dict(found)
+
+
+def _base_layer(found: Mapping[str, Any]) -> BaseLayer:
+    path = Path(_text(found["path"]))
+    if not path.is_absolute():
+        raise ValueError(f"{path} is not absolute")
+    return BaseLayer(
+        path=str(path),
+        format=_one_of(found["format"], *SUPPORTED),
+        size=_number(found["size"]),
+        virtual_size=_number(found["virtual_size"]),
+        sha256=_fitting(found["sha256"], _SHA256),
+    )
+
+
+def _conversation(found: object) -> tuple[str, Mapping[str, Any]] | None:
+    if found is None:
+        return None
+    channel, parted = _list(found, 2)
+    for value in _mapping(parted).values():
+        if not isinstance(value, str | int):
+            raise ValueError(f"{value!r} is nothing that a channel has said")
+    return _one_of(channel, "agent", "shell"), dict(parted)
+
+
+def _text(value: object) -> str:
+    """A text that does nothing to a terminal."""
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not a text, or too long")
+    return printable(value)
+
+
+def printable(value: str) -> str:
+    """A text as a manifest has it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in value)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not a size")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is neither true nor false")
+    return value
+
+
+def _list(value: object, most: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > most:
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not a list, or too long")
+    return value
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not what belongs there")
+    return value
+
+
+def _fitting(value: object, pattern: re.Pattern[str]) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not what belongs there")
+    return value
+
+
+def _one_of(value: object, *choices: str) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is none of {', '.join(choices)}")
+    return value

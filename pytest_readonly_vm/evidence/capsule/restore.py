@@ -1,0 +1,186 @@
+"""Owns the machine that a capsule holds: its files here, a QEMU that has its state, and how the guest goes on."""
+
+import asyncio
+import os
+import re
+import shutil
+import struct
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from pytest_readonly_vm.channels.console import Transcript
+from pytest_readonly_vm.errors import CapsuleRefused, ChannelError, GuestDied, OutOfSpace, StartFailed
+from pytest_readonly_vm.image.base import Layer
+from pytest_readonly_vm.guest.boot import allow_reboots
+from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, devices_of
+from pytest_readonly_vm.evidence.capsule.opened import Capsule
+from pytest_readonly_vm.evidence.capsule.processor import features
+from pytest_readonly_vm.qemu.command_line import RamWire
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.launch import Order, Origin, greet, launch
+from pytest_readonly_vm.start.cold import discard
+from pytest_readonly_vm.start.template import (
+    Template,
+    copies,
+    frozen_layer,
+    migrated,
+    seal,
+    set_capabilities,
+    way_from,
+)
+
+_MOST_OF_DEVICES = 1 << 30  # bytes that a state may have beside the RAM: video memory and the like
+_ANSWER_PATIENCE = 10.0
+_ANNOUNCEMENT = {"announce-rounds": 1, "announce-initial": 100_000, "announce-max": 100_000}  # milliseconds
+_KEY = "ssh-key"
+_PUBLIC_KEY = re.compile(rb"ssh-[a-z0-9-]+ [A-Za-z0-9+/=]+ ?[A-Za-z0-9@._-]*\n?")
+
+# https://www.qemu.org/docs/master/interop/qcow2.html: what a header may say of files beside this one is not obeyed for
+# the backing file, which is stated to QEMU even if there is none, but would be for a data file.
+_QCOW2 = struct.Struct(">4sI24xI36xQ")
+_UNDERSTOOD = 0b11001  # dirty, compression type, extended L2 entries
+
+
+def unpacked(capsule: Capsule, order: Order, opened: ExitStack) -> tuple[Template, dict[str, Path]]:
+    """The frozen guest, and the files that settings name."""
+    manifest, reader = capsule.manifest, capsule.reader
+    folder = order.new_folder()
+    sizes = dict(manifest.sizes)
+    size = sizes.pop("state", 0)
+    if size > order.config.memory + _MOST_OF_DEVICES:
+        raise CapsuleRefused(f"{capsule.path} is damaged: its state is larger than the machine")
+    if size > (available := _available_memory()):
+        raise OutOfSpace(f"{capsule.path} needs {size >> 20} MiB of memory, and {available >> 20} MiB are available")
+    free = shutil.disk_usage(folder).free
+    if sum(sizes.values()) > free:
+        raise OutOfSpace(
+            f"{capsule.path} needs {sum(sizes.values()) >> 20} MiB, and {folder.parent.parent.parent} has "
+            f"{free >> 20} MiB free"
+        )
+    state = os.memfd_create("guest-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    opened.callback(os.close, state)
+    reader.unpack("state", state, size=size)
+    seal(state)
+    for name, size in sizes.items():
+        descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            reader.unpack(name, descriptor, size=size)
+        finally:
+            os.close(descriptor)
+    layers = tuple(_disk(folder / f"disk{number}.qcow2", capsule, opened) for number in range(manifest.disks))
+    text = capsule.console.decode(errors="replace").replace("\r\n", "\n")
+    template = Template(
+        ram=None,
+        state=state,
+        layers=layers,
+        has_named_ram=manifest.has_named_ram,
+        history=Transcript(capsule.console, text[max(len(text) - manifest.unread, 0) :]),
+        conversation=manifest.conversation,
+        ready_after=0.0,
+        ssh_key=_key(folder / _KEY, capsule) if {_KEY, f"{_KEY}.pub"} <= sizes.keys() else None,
+    )
+    return template, {name: folder / name for name in EMBEDDED if name in sizes}
+
+
+def _key(path: Path, capsule: Capsule) -> Path:
+    """:raises CapsuleRefused: its public half is none, which others would take for words of their own."""
+    if not _PUBLIC_KEY.fullmatch(path.with_name(f"{path.name}.pub").read_bytes()):
+        raise CapsuleRefused(f"{capsule.path} is damaged: {path.name}.pub is no public key")
+    return path
+
+
+def _available_memory() -> int:
+    """Bytes that this computer can give without swapping."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found else sys.maxsize
+
+
+def _disk(path: Path, capsule: Capsule, opened: ExitStack) -> Layer:
+    """A file of the guest's disk, which loses its name.
+
+    :raises CapsuleRefused: it is none that QEMU has written for us; such a one could lead it to other files.
+    """
+    try:
+        layer = frozen_layer(path)
+    except FileNotFoundError:
+        raise CapsuleRefused(f"{capsule.path} is damaged: {path.name} is missing") from None
+    opened.callback(os.close, layer.descriptor)
+    path.unlink()
+    header = os.pread(layer.descriptor, _QCOW2.size, 0)
+    if len(header) == _QCOW2.size:
+        magic, version, encryption, features = _QCOW2.unpack(header)
+        if (magic, version, encryption) == (b"QFI\xfb", 3, 0) and not features & ~_UNDERSTOOD:
+            return layer
+    raise CapsuleRefused(f"{capsule.path} is damaged: {path.name} is no disk that a capsule can have")
+
+
+def thawed(order: Order, template: Template, capsule: Capsule) -> Instance:
+    """A machine that stands still, with the state loaded."""
+    state = template.open_state()
+    try:
+        origin = Origin(
+            layers=copies(template.layers),
+            ram=RamWire(None, writable=True) if template.has_named_ram else None,
+            state=state,
+            history=template.history,
+            ssh_key=template.ssh_key,
+        )
+        instance = launch(order, origin)
+    finally:
+        os.close(state)
+    try:
+        _require_same_devices(instance, capsule)
+        order.loop.run(_load(instance, state, capsule))
+    except GuestDied:
+        discard(order.loop, instance)
+        failure = StartFailed(f"QEMU did not accept the state in {capsule.path}: {instance.process.verdict()}")
+        raise instance.process.with_evidence(failure) from None
+    except BaseException:
+        discard(order.loop, instance)
+        raise
+    instance.manner = "capsule"
+    return instance
+
+
+def _require_same_devices(instance: Instance, capsule: Capsule) -> None:
+    """QEMU itself minds only some of the differences, and others show in the guest."""
+    ours, theirs = devices_of(instance.process.argv), capsule.manifest.devices
+    if ours != theirs:
+        differing = [one for one in (*theirs, *ours) if (one in theirs) != (one in ours)] or ["their order"]
+        raise CapsuleRefused(
+            f"{capsule.path} is of a machine that this version of pytest-readonly-vm would build otherwise "
+            f"({', '.join(differing)}); it was saved by version {capsule.manifest.plugin}"
+        )
+
+
+async def _load(instance: Instance, state: int, capsule: Capsule) -> None:
+    qmp = instance.qmp
+    await greet(instance)
+    if missing := sorted(set(capsule.manifest.cpu) - set(await features(qmp))):
+        raise CapsuleRefused(
+            f"{capsule.path} is of a guest whose processor could do what none can here ({', '.join(missing[:10])}"
+            f"{', …' if len(missing) > 10 else ''}); it was saved under {capsule.manifest.accelerator} of QEMU "
+            f"{capsule.manifest.qemu}"
+        )
+    await set_capabilities(qmp, without_shared_ram=False)
+    await qmp.command("migrate-set-parameters", _ANNOUNCEMENT)
+    await qmp.command("migrate-incoming", {"uri": await way_from(qmp, state)})
+    if (await migrated(qmp)).data["status"] != "completed":
+        reason = (await qmp.command("query-migrate")).get("error-desc", "it does not say why")
+        raise StartFailed(f"QEMU did not accept the state in {capsule.path}: {reason}")
+
+
+async def go_on(instance: Instance, template: Template, *, runs: bool) -> None:
+    await allow_reboots(instance)
+    if runs:
+        await instance.qmp.command("cont")
+    else:
+        instance.qmp.fate.look()
+    instance.qmp.forget_events()
+    if runs and template.conversation is not None:
+        try:
+            async with asyncio.timeout(_ANSWER_PATIENCE):
+                await instance.access.resume(*template.conversation)
+        except (TimeoutError, ChannelError, AttributeError, LookupError, TypeError, ValueError):
+            instance.access.lose()  # and whoever needs it finds one anew

@@ -1,0 +1,140 @@
+"""Owns the way back into a capsule: whether this computer has what it needs, and the machine that goes on.
+
+Nothing is done to the guest, as it is to be what it was: its clock too is that of the moment when it was saved, so that
+no timer finds that days have passed.
+"""
+
+import os
+import shlex
+import stat
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import AcceleratorUnavailable, CapsuleRefused, ImageError
+from pytest_readonly_vm.image.base import BaseImage
+from pytest_readonly_vm.host.qemu_binary import host_arch
+from pytest_readonly_vm.evidence.capsule.opened import Capsule
+from pytest_readonly_vm.evidence.capsule.restore import go_on, thawed, unpacked
+from pytest_readonly_vm.start.cold import discard
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+
+def resume_capsule(
+    lab: "Lab",
+    capsule: Capsule,
+    *,
+    image: Path | None = None,
+    run: bool = False,
+    allow_qemu_args: bool = False,
+    network: bool = False,
+    local: VmConfig | None = None,
+) -> "VirtualMachine":
+    """Start a machine that goes on from the moment that the capsule holds. It ends with the lab at the latest.
+
+    A guest that was paused, or had panicked, stays as it was.
+
+    :param image: the base image, if it is not where it was.
+    :param run: let a guest that stood still go on.
+    :param allow_qemu_args: start QEMU with what the capsule has of arguments of its own, which may do anything.
+    :param network: let connections out of the guest, which a stranger may have prepared.
+    :param local: settings of this computer, such as ``qemu``, ``seal`` and ``tmpdir``.
+    :raises CapsuleRefused: this computer cannot resume it; the message is one sentence.
+    :raises ImageError: the base image is not there, or is another.
+    :raises StartFailed: QEMU did not come up, or did not accept the state.
+    """
+    manifest = capsule.manifest
+    if manifest.extras and not allow_qemu_args:
+        raise CapsuleRefused(
+            f"{capsule.path} starts QEMU with arguments of its own: {shlex.join(manifest.extras)}; they may do "
+            "anything, so look at them, and then allow them with --allow-qemu-args"
+        )
+    config = _config(capsule, image, local or VmConfig(), network=network)
+    try:
+        order = lab._order(config, manifest.name)
+    except AcceleratorUnavailable as error:
+        what = f"{capsule.path} was saved under {manifest.accelerator}, whose state no other accelerator can load"
+        raise CapsuleRefused(f"{what}: {error}") from None
+    if order.hypervisor.qemu.arch != manifest.arch:
+        raise CapsuleRefused(
+            f"{capsule.path} is of a {manifest.arch} guest, and {order.hypervisor.qemu.path} runs others"
+        )
+    if order.base is not None:
+        _require_same(order.base, capsule)
+    with ExitStack() as opened:
+        template, files = unpacked(capsule, order, opened)
+        order = replace(order, config=config.replace(**files))
+        order.config.check()
+        instance = thawed(order, template, capsule)
+    try:
+        order.loop.run(go_on(instance, template, runs=run or manifest.is_running))
+    except BaseException:
+        discard(order.loop, instance)
+        raise
+    instance.ready_after = time.monotonic() - instance.started
+    return lab._adopt(order, instance)
+
+
+def _config(capsule: Capsule, image: Path | None, local: VmConfig, *, network: bool) -> VmConfig:
+    manifest = capsule.manifest
+    config = manifest.config(local, network=network)
+    if config.qemu is None and manifest.arch != host_arch():
+        config = config.replace(qemu=f"qemu-system-{manifest.arch}")
+    there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if config.memory > there_is:
+        raise CapsuleRefused(
+            f"{capsule.path} is of a machine with {config.memory >> 20}M of memory, which is more than this computer "
+            f"has ({there_is >> 20}M)"
+        )
+    if not manifest.base:
+        if image is not None:
+            raise CapsuleRefused(f"{capsule.path} is of a machine without a disk, so it needs no image")
+        return config
+    top = manifest.base[0]
+    place = (image or Path(top.path)).absolute()
+    _require_size(place, capsule)
+    return config.replace(image=place, format=top.format)
+
+
+def _require_size(place: Path, capsule: Capsule) -> None:
+    """See, before anything is read, whether a base can be that of a capsule, which may name anything as such.
+
+    :raises ImageError: it cannot.
+    """
+    top = capsule.manifest.base[0]
+    known = f"name it with --image=PATH (its SHA-256 is {top.sha256})"
+    try:
+        found = place.stat()
+    except OSError as error:
+        raise ImageError(f"the base image {place} of {capsule.path} is not there ({error.strerror}); {known}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(f"{place}, the base image that {capsule.path} names, is no file; {known}")
+    if found.st_size != top.size:
+        raise ImageError(
+            f"{place} is not the base image of {capsule.path}: it has {found.st_size} bytes, and that had {top.size}; "
+            f"{known}"
+        )
+
+
+def _require_same(base: BaseImage, capsule: Capsule) -> None:
+    """:raises ImageError: a base is another than that of the capsule."""
+    known = capsule.manifest.base
+    if len(base.layers) != len(known):
+        raise ImageError(
+            f"the base image {base.path} consists of {len(base.layers)} files, and that of {capsule.path} of "
+            f"{len(known)}"
+        )
+    for layer, then in zip(base.layers, known, strict=True):
+        if layer.format != then.format:
+            raise ImageError(f"{layer.path} has the format {layer.format}, and {capsule.path} is for {then.format}")
+        if (digest := layer.sha256()) != then.sha256:
+            raise ImageError(
+                f"{layer.path} is not the base image of {capsule.path}: its SHA-256 is {digest}, and that of the base "
+                f"was {then.sha256}"
+            )

@@ -1,0 +1,296 @@
+"""Owns the evidence of one machine: the files that say, when a test has failed, what the machine was and did.
+
+Nothing here raises: a piece that cannot be had is named in the overview, with the reason. Each has a deadline.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+from pytest_readonly_vm.channels.history import Happening
+from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.printable import line, shown
+from pytest_readonly_vm.evidence.capsule.save import SUFFIX, save_capsule
+from pytest_readonly_vm.evidence.replay import Started, script
+from pytest_readonly_vm.evidence.redaction import (
+    HIDDEN,
+    answer_without_secrets,
+    arguments_without_secrets,
+    option_without_secrets,
+    text_without_secrets,
+)
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+T = TypeVar("T")
+
+OVERVIEW = "overview.txt"
+SCREENSHOT = "screenshot.png"
+PIECES = (
+    *(OVERVIEW, "console.txt", "qmp.jsonl", "timeline.jsonl", "stderr.txt", "command.sh", "config.json"),
+    *(SCREENSHOT, "journal.txt", "kernel.txt", "failed-units.txt", "processes.txt", f"machine{SUFFIX}"),
+)
+"""Every name that a file of evidence can have."""
+
+_MONITOR_PATIENCE = 1.0
+_GUEST_PATIENCE = 3.0
+_CAPSULE_PATIENCE = 120.0
+_AT_ONCE = 1 << 20  # characters
+_SECTION = "=== readonly-vm: "
+
+# One round trip for all, the quick ones first: what has come by the deadline is kept. Journal lines are those since the
+# machine was handed over, as seconds back from the guest's own clock.
+_QUESTIONS = """\
+section() {{ printf '\\n{mark}%s\\n' "$1"; }}
+if [ -d /run/systemd/system ]; then
+section failed-units.txt
+systemctl --no-pager --plain --failed
+section processes.txt
+ps axfww -o pid,user,stat,etime,rss,args || ps
+section journal.txt
+journalctl --no-pager --quiet --boot --since=-{age:.0f}s --lines=5000 -o short-precise
+else
+section processes.txt
+ps axfww -o pid,user,stat,etime,rss,args 2>/dev/null || ps
+section kernel.txt
+dmesg | tail -n 5000
+fi
+section end
+"""
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What was saved of a machine, and what could not be."""
+
+    folder: Path
+    outlet: Outlet
+    saved: list[Path] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    """Pieces by name, and why they are not there."""
+
+
+def collect(
+    vm: "VirtualMachine",
+    folder: Path,
+    *,
+    about: Mapping[str, str],
+    console: BinaryIO | None = None,
+    capsule: bool = False,
+) -> Evidence:
+    """Save what is known of a machine in a folder, made if it is not there. What of the machine has ended is left out.
+
+    :param about: facts for the top of the overview.
+    :param console: the console's log, opened while it had a name.
+    :param capsule: whether to save the machine itself as well, if it lives.
+    """
+    evidence = Evidence(folder, vm._instance.outlet)
+    with _piece(evidence, OVERVIEW):
+        folder.mkdir(parents=True, exist_ok=True)
+    texts: dict[str, Callable[[], Iterable[str]]] = {
+        "qmp.jsonl": lambda: _lines(_messages(vm.chronicle.entries())),
+        "timeline.jsonl": lambda: _lines(_timeline(vm.chronicle.entries())),
+        "console.txt": lambda: _console(vm, console),
+        "stderr.txt": lambda: [vm.stderr],
+        "command.sh": lambda: [_script(vm)],
+        "config.json": lambda: [_configuration(vm.config)],
+    }
+    for name, text in texts.items():
+        with _piece(evidence, name):
+            _write(evidence, name, text())
+    if not vm.closed:
+        with _piece(evidence, "what only QEMU and the guest can tell"):
+            _ask(vm, evidence)
+    with _piece(evidence, OVERVIEW):
+        _write(evidence, OVERVIEW, _overview(vm, evidence, about))
+    if capsule and not vm.closed:
+        name = f"machine{SUFFIX}"
+        with _piece(evidence, name):
+            save_capsule(vm, folder / name, test=about.get("test", ""), timeout=_CAPSULE_PATIENCE)
+            evidence.saved.append(folder / name)
+        with _piece(evidence, OVERVIEW):
+            _write(evidence, OVERVIEW, _overview(vm, evidence, about))
+    return evidence
+
+
+@contextlib.contextmanager
+def _piece(evidence: Evidence, name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever it is: a test has failed for a reason of its own, which is to be seen
+        reason = error.strerror if isinstance(error, OSError) and not isinstance(error, VmError) else None
+        evidence.missing[name] = (reason or str(error) or type(error).__name__).partition("\n")[0]
+
+
+def _write(evidence: Evidence, name: str, text: Iterable[str]) -> None:
+    path = evidence.folder / name
+    with evidence.outlet.file(path, mode=0o777 if path.suffix == ".sh" else 0o666) as file:
+        file.writelines(piece.encode(errors="replace") for piece in text)
+    if path not in evidence.saved:
+        evidence.saved.append(path)
+
+
+# What we know by ourselves.
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _lines(messages: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    return (json.dumps(message, default=repr, ensure_ascii=False) + "\n" for message in messages)
+
+
+def _messages(happenings: Iterable[Happening]) -> list[dict[str, object]]:
+    """What we and QEMU have said to each other, in the order in which it was said."""
+    found: list[tuple[float, dict[str, object]]] = []
+    for one in happenings:
+        if one.kind == "event":
+            message: dict[str, object] = {"event": one.what, "data": arguments_without_secrets("", dict(one.detail))}
+            found.append((one.time, {"from": "QEMU", **message}))
+        elif one.kind == "qmp":
+            arguments = one.detail.get("arguments") or {}
+            said = {"execute": one.what, "arguments": arguments_without_secrets(one.what, arguments)}
+            found.append((one.time, {"from": "us", **said}))
+            end = one.time + one.seconds
+            if one.outcome:
+                found.append((end, {"from": "QEMU", "to": one.what, "error": one.outcome}))
+            elif "return" in one.detail:
+                answer = answer_without_secrets(one.what, arguments, one.detail["return"])
+                found.append((end, {"from": "QEMU", "to": one.what, "return": answer}))
+    found.sort(key=lambda pair: pair[0])
+    return [{"time": _moment(when), **message} for when, message in found]
+
+
+def _timeline(happenings: Iterable[Happening]) -> Iterator[dict[str, object]]:
+    for one in happenings:
+        what = text_without_secrets(one.what)
+        entry = {"time": _moment(one.time), "seconds": round(one.seconds, 6), "kind": one.kind, "what": what}
+        yield entry | ({"outcome": text_without_secrets(one.outcome)} if one.outcome else {})
+
+
+def _console(vm: "VirtualMachine", log: BinaryIO | None) -> Iterator[str]:
+    """What the guest has sent, without what a terminal would obey: all of it, or what is known of one that is gone."""
+    if vm.console.loss:
+        yield f"({vm.console.loss}; what follows is what memory has)\n"
+    if vm.console.loss or (log is None and vm.closed):
+        yield shown(vm.console.text)
+        return
+    # By another descriptor of its own, as a log that was opened before may be read more than once.
+    path = vm.console.log_path if log is None else Path(f"/proc/self/fd/{log.fileno()}")
+    with path.open(encoding="utf-8", errors="replace") as text:
+        while lines := text.readlines(_AT_ONCE):
+            yield shown("".join(lines))
+
+
+def _script(vm: "VirtualMachine") -> str:
+    instance = vm._instance
+    smbios = instance.folder / "smbios"
+    return script(
+        Started(
+            name=vm.name,
+            argv=instance.process.argv,
+            folder=instance.folder,
+            layers=[(layer.descriptor, layer.path, layer.format) for layer in instance.layers],
+            credentials=smbios.read_text() if smbios.exists() else None,
+            is_copy=vm.manner == "clone",
+        )
+    )
+
+
+def _configuration(config: VmConfig) -> str:
+    settings = {}
+    for name in SETTINGS:
+        value = getattr(config, name)
+        if name == "qemu_args":
+            value = _arguments_shown(value)
+        elif name == "password" and value is not None:
+            value = HIDDEN
+        settings[name] = {"value": value, "origin": config.origin(name)}
+    lines = (f"  {json.dumps(name)}: {json.dumps(entry, default=str)}" for name, entry in settings.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _arguments_shown(arguments: tuple[str, ...]) -> list[str]:
+    before = ("", *arguments)
+    return [option_without_secrets(option, value) for option, value in zip(before, arguments, strict=False)]
+
+
+def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]) -> Iterator[str]:
+    instance = vm._instance
+    facts = dict(about)
+    facts["saved"] = _moment(time.time())
+    facts["machine"] = f"{vm.name}: {vm._lineage.order.hypervisor.describe()}"
+    for base in instance.layers[:1]:
+        facts["base"] = f"{base.path} ({base.format}, {base.fingerprint.size} bytes, inode {base.fingerprint.inode})"
+    ready = f"ready after {vm.boot_seconds:.2f} s" if vm.boot_seconds else "never ready"
+    phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in vm.boot_phases.items())
+    facts["start"] = f"{vm.manner}, {ready}{f' ({phases})' if phases else ''}"
+    if vm.reason:
+        facts["not cloned"] = vm.reason
+    facts["channel"] = vm.channel or "none has answered"
+    facts["QEMU"] = f"process {vm.pid}, {instance.process.verdict()}"
+    if (trouble := None if vm.closed else vm.trouble) is not None:
+        facts["trouble"] = f"{type(trouble).__name__}: {trouble}"
+    yield from (f"{name + ':':<12}{line(value)}\n" for name, value in facts.items())
+    if missing := {name: reason for name, reason in evidence.missing.items() if name != OVERVIEW}:
+        yield "\nNot here:\n"
+        yield from (f"  {name}: {line(reason)}\n" for name, reason in missing.items())
+
+
+# What QEMU and the guest are asked for.
+
+
+def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
+    loop = vm._loop
+    status = loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))
+    with _piece(evidence, SCREENSHOT):
+        png = loop.run(_within(_MONITOR_PATIENCE, vm.screen.picture(), "QEMU did not show the screen")).png()
+        with evidence.outlet.file(evidence.folder / SCREENSHOT) as file:
+            file.write(png)
+        evidence.saved.append(evidence.folder / SCREENSHOT)
+    channel = vm._access.found
+    with _piece(evidence, "journal, failed units, processes"):
+        if (trouble := vm.trouble) is not None:
+            raise VmError(f"the guest was not asked: {trouble}")
+        if not status["running"]:
+            raise VmError(f"the guest was not asked: it is {status['status']}")
+        if channel is None:
+            raise VmError("the guest was not asked: no channel has answered")
+        answers = bytearray()
+        text = _QUESTIONS.format(mark=_SECTION, age=_age(vm))
+        asked = channel.execute(text.encode(), input=b"", stdout=answers.extend, stderr=answers.extend)
+        try:
+            loop.run(_within(_GUEST_PATIENCE, vm._fate.race(asked), "the guest did not answer in time"))
+        finally:
+            _divide(answers.decode(errors="replace"), evidence)
+
+
+async def _within(timeout: float, work: Awaitable[T], what: str) -> T:
+    try:
+        async with asyncio.timeout(timeout):
+            return await work
+    except TimeoutError:
+        raise VmError(f"{what} ({timeout:g} s)") from None
+
+
+def _age(vm: "VirtualMachine") -> float:
+    """Seconds since the machine was handed over, and one for the clocks."""
+    begins = [one.time for one in vm.chronicle.entries() if one.kind == "start"]
+    return time.time() - max(begins, default=0.0) + 1
+
+
+def _divide(text: str, evidence: Evidence) -> None:
+    for section in text.split(f"\n{_SECTION}")[1:]:
+        name, _, content = section.partition("\n")
+        if name in PIECES:
+            _write(evidence, name, [shown(content)])

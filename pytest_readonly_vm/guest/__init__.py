@@ -1,0 +1,1 @@
+"""The inside of a guest: its boot, commands, files, waits."""

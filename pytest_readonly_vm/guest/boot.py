@@ -1,0 +1,150 @@
+"""Owns a boot: from QEMU's first sign of life to a guest that is ready, and what is said when it does not get there."""
+
+import asyncio
+import re
+import time
+import warnings
+from dataclasses import dataclass
+
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import BootTimeout, ChannelError, GuestDied, GuestPanicked, GuestReset, GuestWarning
+from pytest_readonly_vm.host.hypervisor import Hypervisor
+from pytest_readonly_vm.guest.commands import Commands
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.launch import Order, greet
+from pytest_readonly_vm.guest.login import Login, login
+from pytest_readonly_vm.guest.prompts import Prompts
+from pytest_readonly_vm.guest.readiness import Booting, Readiness, readiness
+
+_STAGES = (
+    (r"SeaBIOS|iPXE|BdsDxe|UEFI|U-Boot|OpenSBI", "its firmware"),
+    (r"Booting from|GRUB|Welcome to GRUB|SYSLINUX|systemd-boot|Loading Linux", "its boot loader"),
+    (r"Linux version |Copyright .* FreeBSD Project|NetBSD \d|OpenBSD \d", "its kernel"),
+    (r"Run /\S+ as init process|Loading, please wait|dracut", "its initramfs"),
+    (r"systemd\[1\]: |Welcome to |OpenRC|INIT: version|init: ", "its init system"),
+)
+
+
+def stage(console: str) -> str:
+    """How far a boot has come, in words, by what the serial console has shown."""
+    if Prompts().has_login(console):
+        return "a login prompt"
+    reached = [words for pattern, words in _STAGES if re.search(pattern, console, re.MULTILINE)]
+    return reached[-1] if reached else "nothing that the console shows"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long a guest may take to boot."""
+
+    config: VmConfig
+    hypervisor: Hypervisor
+
+    @property
+    def seconds(self) -> float:
+        return self.config.boot_timeout * self.hypervisor.slowness(self.config)
+
+    def explain(self) -> str:
+        """Where the number comes from."""
+        origin = f"boot_timeout, from {self.config.origin('boot_timeout')}"
+        slowness = self.hypervisor.slowness(self.config)
+        if slowness == 1:
+            return origin
+        return f"{origin}: {self.config.boot_timeout:g} s, times {slowness:g} for {self.hypervisor.accelerator.name}"
+
+
+def boot(order: Order, instance: Instance) -> None:
+    """Greet QEMU, then wait until its guest is ready; a systemd that is degraded is a `GuestWarning`.
+
+    :raises StartFailed: QEMU ended or stayed silent.
+    :raises GuestDied: it ended while the guest was booting.
+    :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
+    :raises ChannelError: it refuses the login that is set.
+    """
+    config, access = order.config, instance.access
+    commands = Commands(access, instance.name)
+    guest = Booting(order.handle(instance), instance.qmp, instance.console, access, commands)
+    typist = login(config, instance.console, access, instance.name)
+    limit = Limit(config, order.hypervisor)
+    with instance.qmp.chronicle.noting("boot", "boot"):
+        order.loop.run(_boot(guest, instance, readiness(config.ready), typist, limit))
+    instance.boot_phases = guest.phases
+    instance.ready_after = time.monotonic() - instance.started
+    is_login_unused = config.ready == "auto" and config.login is not None and access.found is None
+    if is_login_unused and typist is not None and typist.refusal:
+        said = f"{instance.name}: it shows a login prompt, and no channel answers: {typist.refusal}"
+        warnings.warn(said, GuestWarning, stacklevel=2)
+    if guest.failed_units:
+        warnings.warn(f"{instance.name}: failed units: {', '.join(guest.failed_units)}", GuestWarning, stacklevel=2)
+
+
+async def _boot(guest: Booting, instance: Instance, ready: Readiness, typist: Login | None, limit: Limit) -> None:
+    process = instance.process
+    await greet(instance)
+    try:
+        async with asyncio.timeout(limit.seconds) as clock:
+            guest.deadline = clock.when() or guest.deadline
+            await instance.qmp.fate.race(_ready(guest, instance, ready, typist))
+            await allow_reboots(instance)
+    except GuestDied as death:
+        raise _boot_failure(instance, death) from None
+    except TimeoutError:
+        raise process.with_evidence(_boot_timeout(instance, ready, typist, limit)) from None
+    instance.qmp.forget_events()
+    if "-S" in instance.config.qemu_args:  # it has not been started, of which QEMU tells nothing
+        instance.qmp.fate.look()
+
+
+async def allow_reboots(instance: Instance) -> None:
+    """From when a guest is ready it may reboot; see the command line for before."""
+    await instance.qmp.command("set-action", {"reboot": "reset"})
+
+
+async def _ready(guest: Booting, instance: Instance, ready: Readiness, typist: Login | None) -> None:
+    """Wait, and meanwhile answer the console's prompts if that may lead to a channel."""
+    guest.typing = typing = asyncio.ensure_future(typist.run()) if typist is not None else None
+    waiting = asyncio.ensure_future(ready.wait(guest))
+    tasks = [waiting] if typing is None else [waiting, typing]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        # A login that fails is an error, unless somebody has opened a port by which another way may lead to a channel.
+        if typing is not None and typing.done() and not waiting.done() and not guest.has_open_port:
+            refusal = typing.exception()
+            if isinstance(refusal, ChannelError):
+                raise instance.process.with_evidence(refusal)
+        await waiting
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _boot_failure(instance: Instance, death: GuestDied) -> GuestDied:
+    said = str(death).removeprefix(f"{instance.name}: ")
+    failure = type(death)(f"{instance.name}: while booting, {said}")
+    if isinstance(failure, GuestPanicked) and isinstance(death, GuestPanicked):
+        failure.panic = death.panic
+    if isinstance(failure, GuestReset):
+        failure.add_note("A reset while booting is a crash (a triple fault, a panic) or a reboot without end.")
+    for note in getattr(death, "__notes__", ()):
+        failure.add_note(note)
+    return failure
+
+
+def _boot_timeout(instance: Instance, ready: Readiness, typist: Login | None, limit: Limit) -> BootTimeout:
+    access = instance.access
+    error = BootTimeout(
+        f"{instance.name}: the guest was not ready within {limit.seconds:g} s ({limit.explain()}): "
+        f"waited for {ready.describe()}"
+    )
+    error.add_note(f"By its console, it got as far as {stage(instance.console.text)}.")
+    if access.found is None and access.is_possible:
+        error.add_note(f"No channel answered: {access.why_none()}")
+    if typist is not None and typist.refusal:
+        error.add_note(f"Login at the console: {typist.refusal}")
+    if not instance.console.tail():
+        error.add_note(
+            "A Linux guest uses its serial console when its kernel command line has console=ttyS0; with ready=none a "
+            "guest counts as ready at once."
+        )
+    return error

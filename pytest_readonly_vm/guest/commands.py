@@ -1,0 +1,81 @@
+"""Owns the running of commands in a guest, over whatever channel the machine has."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+from pytest_readonly_vm.channels.command import Command, CommandResult, shortened, stream_notes
+from pytest_readonly_vm.errors import ChannelLost, CommandTimeout
+from pytest_readonly_vm.channels.choice import PATIENCE, Access
+
+_LAST_WORDS = 2.0
+"""Seconds that the guest has, when a command's time is up, to kill it and to tell what it had printed."""
+
+_MOST_WORDS = 3
+"""How often it has these, if it tells more each time: an emulated one that is busy is slow, and not silent."""
+
+_KILLED = "was killed"
+_NOT_KILLED = "the guest did not answer the request to kill it"
+
+
+class Commands:
+    """Runs commands in one machine; for the loop."""
+
+    def __init__(self, access: Access, name: str) -> None:
+        self._access = access
+        self._name = name
+
+    async def run(
+        self,
+        what: str | Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float | None = None,
+        input: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> CommandResult:
+        """As `VirtualMachine.run`."""
+        command = Command(what, env or {}, cwd, user)
+        script = command.script()
+        data = input.encode() if isinstance(input, str) else input or b""
+        stdout, stderr = bytearray(), bytearray()
+        began = time.perf_counter()
+        channel = await self._access.channel(PATIENCE if timeout is None else min(timeout, PATIENCE))
+        started = time.perf_counter()
+        work = asyncio.ensure_future(channel.execute(script, input=data, stdout=stdout.extend, stderr=stderr.extend))
+        try:
+            await asyncio.wait((work,), timeout=None if timeout is None else max(timeout - (started - began), 0.0))
+            if not work.done():
+                work.cancel()
+                for _ in range(_MOST_WORDS):
+                    told = len(stdout) + len(stderr)
+                    await asyncio.wait((work,), timeout=_LAST_WORDS)
+                    if work.done() or told == len(stdout) + len(stderr):
+                        break
+                fate = _KILLED if work.done() and channel.is_open() else _NOT_KILLED
+                raise self._late(command, timeout, fate, stdout, stderr)
+            code = work.result()
+        except ChannelLost as lost:
+            self._access.lose()
+            lost.add_note(f"It was running: {shortened(str(command))}")
+            raise
+        finally:  # also of one that is left to itself: to take leave of a guest that does not answer may take long
+            work.cancel()
+            work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        result = CommandResult(str(command), code, bytes(stdout), bytes(stderr), time.perf_counter() - started)
+        return result.check(self._name) if check else result
+
+    def _late(
+        self, command: Command, timeout: float | None, fate: str, stdout: bytearray, stderr: bytearray
+    ) -> CommandTimeout:
+        text = [stream.decode(errors="replace") for stream in (stdout, stderr)]
+        error = CommandTimeout(
+            f"{self._name}: the command did not end within {timeout:g} s and {fate}: {shortened(str(command))}",
+            stdout=text[0],
+            stderr=text[1],
+        )
+        for note in stream_notes(*text):
+            error.add_note(note)
+        return error

@@ -1,0 +1,245 @@
+"""Owns what a test does inside a guest: commands, files, waits. The blocking face of what runs on the loop."""
+
+import asyncio
+import os
+import shlex
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pytest_readonly_vm.channels.history import Chronicle
+from pytest_readonly_vm.channels.command import CommandResult
+from pytest_readonly_vm.channels.liveness import Fate
+from pytest_readonly_vm.errors import ChannelLost, VmError, WaitTimeout
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.channels.choice import PATIENCE, Access
+from pytest_readonly_vm.guest.commands import Commands
+from pytest_readonly_vm.guest.files import Files, Progress
+from pytest_readonly_vm.guest.waits import Waits
+
+T = TypeVar("T")
+
+_MOMENT = 0.5
+"""Seconds by which the end of a channel may come before the end of the guest that explains it."""
+
+TRANSFER = 600.0
+"""Seconds that a transfer may take unless told otherwise."""
+
+
+class Guest:
+    """The inside of a machine, over whatever channel it has.
+
+    Each method looks for a channel if none has answered yet, for at most 60 seconds, which count. Beside what they say,
+    all raise `ChannelError` when no channel answers, `ChannelLost` when the guest reboots or ends the channel,
+    `GuestDied` when the guest panics, is reset, shuts down, or QEMU ends, and `GuestPaused` when it stands still: it
+    was paused, is suspended, is in a debugger, its disk has failed. All that at once, and also if it was so before.
+    """
+
+    def __init__(
+        self,
+        *,
+        loop: LoopThread,
+        access: Access,
+        fate: Fate,
+        chronicle: Chronicle,
+        name: str,
+        scratch: Path,
+        outlet: Outlet,
+        progress: Progress,
+    ) -> None:
+        self._loop = loop
+        self._access = access
+        self._fate = fate
+        self._chronicle = chronicle
+        self._name = name
+        self._commands = Commands(access, name)
+        self._on_push: Callable[[str], object] = lambda local: None
+        """Called with what is about to be pushed."""
+        self._files = Files(access, self._commands, name, scratch, outlet, progress)
+        self._waits = Waits(self._commands, name)
+
+    def _do(self, kind: str, what: str, work: Awaitable[T], timeout: float | None = None) -> T:
+        """Have something done in the guest, unless the guest comes to its end meanwhile; a chapter of the chronicle."""
+        with self._chronicle.noting(kind, what):
+            return self._loop.run(self._within(timeout, what, work))
+
+    async def _within(self, timeout: float | None, what: str, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._unless_it_ends(work)
+        except TimeoutError as expired:
+            if isinstance(expired, VmError) or timeout is None:
+                raise
+            raise WaitTimeout(f"{self._name}: not done within {timeout:g} s: {what}") from None
+
+    async def _unless_it_ends(self, work: Awaitable[T]) -> T:
+        try:
+            return await self._fate.race(work)
+        except ChannelLost:
+            await self._fate.race(asyncio.sleep(_MOMENT))  # a guest that goes down takes its programs along first
+            raise
+
+    @property
+    def channel(self) -> str | None:
+        """Which channel is in use: ``agent``, ``shell``, ``ssh``, or None when none has answered so far."""
+        found = self._access.found
+        return found.name if found else None
+
+    # Commands.
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float | None = None,
+        input: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> CommandResult:
+        """Run a command in the guest, as root in root's home folder unless told otherwise, and wait for its end.
+
+        :param command: a text for the guest's ``sh``, or a program and its arguments.
+        :param check: whether another exit code than 0 is an error.
+        :param timeout: seconds that it may take, the search for a channel included, after which it is killed in the
+            guest. That, and what it had printed, is waited for for another 2 s; a guest that has not answered by then
+            is said not to have. By default as long as it takes, or the test's own timeout.
+        :param input: what it reads from its standard input; nothing by default.
+        :param env: environment variables in addition.
+        :param cwd: folder to run in.
+        :param user: run as this user, by ``su``.
+        :raises CommandFailed: with `check`, its exit code is not 0; the notes have the ends of its output.
+        :raises CommandTimeout: it took longer; the notes have what it had printed so far.
+        """
+        work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
+        return self._loop.run(self._ran(command, work))
+
+    async def arun(
+        self,
+        command: str | Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float | None = None,
+        input: str | bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> CommandResult:
+        """As `run`, for async tests: asyncio, pytest-asyncio, anyio, trio. When it is cancelled, so is the command."""
+        work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
+        return await self._loop.run_from_elsewhere(self._ran(command, work))
+
+    async def _ran(self, command: str | Sequence[str], work: Awaitable[CommandResult]) -> CommandResult:
+        with self._chronicle.noting("command", _shown(command)) as happening:
+            result = await self._unless_it_ends(work)
+            happening.outcome = f"exit code {result.exit_code}" if result.exit_code else ""
+        return result
+
+    # Files.
+
+    def push(self, local: str | os.PathLike[str], remote: str, *, timeout: float | None = TRANSFER) -> None:
+        """Copy a file or a folder's contents into the guest, where root owns it; modes and times are kept.
+
+        The folder that a file goes to must be there; a folder is made, or what it has already is kept beside.
+
+        :param timeout: seconds that it may take, checksums included; None for as long as it takes.
+        :raises TransferError: it cannot be read here or written there, or its checksum differs there.
+        :raises WaitTimeout: it took longer.
+        """
+        self._on_push(os.fspath(local))
+        self._do("file", f"push {local} {remote}", self._files.push(Path(local), remote), timeout)
+
+    def pull(self, remote: str, local: str | os.PathLike[str], *, timeout: float | None = TRANSFER) -> None:
+        """Copy a file or a folder's contents out of the guest; modes (not set-user-ID) and times are kept.
+
+        A file may go into a folder, under its own name. Holes of a file stay holes. Devices, pipes and sockets are left
+        out. A file that is there is replaced, unless machines are made of it; nothing is written through a link.
+
+        :param timeout: seconds that it may take, checksums included; None for as long as it takes.
+        :raises TransferError: it cannot be read there or written here, or its checksum differs here.
+        :raises WaitTimeout: it took longer.
+        """
+        self._do("file", f"pull {remote} {local}", self._files.pull(remote, Path(local)), timeout)
+
+    def read_bytes(self, path: str, *, timeout: float | None = TRANSFER) -> bytes:
+        """The content of a file in the guest.
+
+        :param timeout: seconds that it may take.
+        :raises TransferError: it cannot be read.
+        """
+        return self._do("file", f"read {path}", self._files.read(path), timeout)
+
+    def read_text(self, path: str, *, timeout: float | None = TRANSFER) -> str:
+        """As `read_bytes`, as UTF-8.
+
+        :raises UnicodeDecodeError: it is none.
+        """
+        return self.read_bytes(path, timeout=timeout).decode()
+
+    def write_bytes(self, path: str, content: bytes, *, mode: int = 0o644, timeout: float | None = TRANSFER) -> None:
+        """Make or replace a file in the guest, as a whole: nobody there sees half of it.
+
+        :param timeout: seconds that it may take.
+        :raises TransferError: it cannot be written.
+        """
+        self._do("file", f"write {path}", self._files.write(path, content, mode), timeout)
+
+    def write_text(self, path: str, text: str, *, mode: int = 0o644, timeout: float | None = TRANSFER) -> None:
+        """As `write_bytes`, as UTF-8."""
+        self.write_bytes(path, text.encode(), mode=mode, timeout=timeout)
+
+    # Waits.
+
+    def wait_until_succeeds(self, command: str | Sequence[str], timeout: float = 60.0) -> CommandResult:
+        """Run a command again and again until its exit code is 0; return how it ended then.
+
+        :param timeout: seconds.
+        :raises WaitTimeout: it did not succeed in time; the notes have its last result.
+        """
+        return self._do("wait", f"success of {_shown(command)}", self._waits.until_succeeds(command, timeout))
+
+    def wait_for_unit(self, unit: str, timeout: float = 60.0) -> None:
+        """Wait until a systemd unit is active.
+
+        :raises VmError: it failed; the notes have its status.
+        :raises WaitTimeout: it is not active in time; the notes have its state.
+        """
+        self._do("wait", f"unit {unit}", self._waits.for_unit(unit, timeout))
+
+    def wait_for_port(self, port: int, timeout: float = 60.0) -> None:
+        """Wait until somebody in the guest listens on a TCP port.
+
+        :raises WaitTimeout: nobody does in time; the notes have the ports that have a listener.
+        """
+        self._do("wait", f"port {port}", self._waits.for_port(port, timeout))
+
+    def wait_for_file(self, path: str, timeout: float = 60.0) -> None:
+        """Wait until there is a file, folder or whatever at a path.
+
+        :raises WaitTimeout: there is none in time; the notes have what its folder holds.
+        """
+        self._do("wait", f"file {path}", self._waits.for_file(path, timeout))
+
+    def boot_id(self) -> str:
+        """What the guest's kernel calls this boot; another after each reboot."""
+        return self._do("command", "boot id", self._waits.boot_id(), PATIENCE)
+
+    def wait_for_boot(self, before: str, timeout: float = 300.0) -> None:
+        """Wait until the guest has booted anew and a channel answers.
+
+        :param before: what `boot_id` was.
+        :raises WaitTimeout: it has not in time.
+        """
+        with self._fate.expecting_reset(), self._chronicle.noting("wait", "boot"):
+            self._loop.run(self._booted(before, timeout))
+
+    async def _booted(self, before: str, timeout: float) -> None:
+        if not self._fate.has_ended:  # as one is that boots anew
+            self._fate.check()
+        await self._fate.race(self._waits.for_boot(before, timeout), anew=True)
+
+
+def _shown(command: str | Sequence[str]) -> str:
+    return command if isinstance(command, str) else shlex.join(command)

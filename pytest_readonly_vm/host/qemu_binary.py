@@ -1,0 +1,98 @@
+"""Owns finding QEMU and qemu-img, and asking them what they can do. Versions are shown, never reasoned from."""
+
+import os
+import platform
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_readonly_vm.errors import HostError, QemuNotFound
+from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.os_errors import explain, is_lack
+
+_ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+_PACKAGES = {"x86_64": "qemu-system-x86", "i386": "qemu-system-x86", "aarch64": "qemu-system-arm"}
+# Red Hat's distributions ship one emulator, outside PATH.
+_ELSEWHERE = Path("/usr/libexec/qemu-kvm")
+_PATIENCE = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Qemu:
+    """A system emulator on this computer and what it says of itself."""
+
+    path: Path
+    version: str
+    arch: str
+    """Guest architecture in QEMU's words: ``x86_64``, ``aarch64``, ``riscv64``, …"""
+    has_sandbox: bool
+
+    def identity(self) -> str:
+        """Tells this build from any other: real path, size and time of change."""
+        found = self.path.stat()
+        return f"{self.path}:{found.st_size}:{found.st_mtime_ns}"
+
+
+def host_arch() -> str:
+    """This computer's architecture in QEMU's words."""
+    return _ARCHITECTURES.get(platform.machine().lower(), platform.machine())
+
+
+def find_qemu(wanted: str | None, *, origin: str) -> Qemu:
+    """The emulator called `wanted` (a name on PATH or a path), or the one for this computer, asked what it can do.
+
+    :raises QemuNotFound: there is none, or it does not answer; the message names the package to install.
+    :raises HostError: this computer does not let it be started.
+    """
+    name = wanted or f"qemu-system-{host_arch()}"
+    found = shutil.which(name)
+    if found is None and wanted is None and os.access(_ELSEWHERE, os.X_OK):
+        found = str(_ELSEWHERE)
+    if found is None:
+        arch = _guest_arch(name)
+        package = _PACKAGES.get(arch, f"qemu-system-{arch}" if arch else "qemu-system")
+        asked = f" (from {origin})" if wanted else ""
+        raise QemuNotFound(
+            f"{name}{asked} is not installed: on Debian and Ubuntu install {package}, on Fedora qemu-kvm, on Arch "
+            "qemu-base; or name another binary with --vm-qemu"
+        )
+    path = Path(found).resolve()
+    version = _ask(path, "-version")
+    match = re.search(r"emulator version (\S+)", version)
+    if not match:
+        raise QemuNotFound(f"{found} (from {origin}) is not a QEMU system emulator: it says {version.strip()[:80]!r}")
+    return Qemu(
+        path=path,
+        version=match[1],
+        arch=_guest_arch(path.name) or host_arch(),
+        has_sandbox=re.search(r"^-sandbox ", _ask(path, "-help"), re.MULTILINE) is not None,
+    )
+
+
+def find_qemu_img(qemu: Qemu) -> Path:
+    """The qemu-img beside this emulator, or the one on PATH.
+
+    :raises QemuNotFound: there is none.
+    """
+    beside = qemu.path.with_name("qemu-img")
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("qemu-img")
+    if found is None:
+        raise QemuNotFound("qemu-img is not installed: on Debian and Ubuntu install qemu-utils, on Fedora qemu-img")
+    return Path(found)
+
+
+def _guest_arch(name: str) -> str:
+    match = re.search(r"qemu-system-([a-z0-9_]+)", name)
+    return match[1] if match else ""
+
+
+def _ask(path: Path, question: str) -> str:
+    try:
+        done = run_tool([str(path), question], timeout=_PATIENCE)
+    except OSError as error:
+        kind = HostError if is_lack(error) else QemuNotFound
+        raise kind(f"{path} cannot be started: {explain(error)}") from None
+    if done.returncode is None:
+        raise QemuNotFound(f"{path} {question} gave no answer within {_PATIENCE:g} s")
+    return done.stdout + done.stderr

@@ -1,0 +1,183 @@
+"""Owns the output folder: which folder below it is whose, and the removal of what earlier runs have left.
+
+Only what evidence has written is ever removed, from folders with our mark, and only when the run that the mark names is
+over: a run holds a lock on a file there as long as one of its processes lives.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.host.atomic_file import SUFFIX
+
+MARK = ".readonly-vm-evidence"
+"""A file in each folder of evidence; it holds the name of the run."""
+
+_LONGEST_NAME = 100
+_RUN = ".readonly-vm-run-"
+_PATIENCE = 5.0  # seconds
+_NAME = re.compile(r"[0-9a-f]{16}")
+
+
+class Results:
+    """The output folders of one run. Every process of it has one of these, with the same name of the run."""
+
+    def __init__(self, removable: Callable[[], Collection[str]], run: str, outlet: Outlet) -> None:
+        """`removable` gives the names of the files that evidence consists of; `run` are 16 hexadecimal digits."""
+        self.run = run
+        self._removable = removable
+        self._outlet = outlet
+        self._locks: dict[Path, int] = {}
+
+    def enter(self, output: Path) -> None:
+        """Before the first machine: remove what runs that are over have left in an output folder, if there is one."""
+        if output in self._locks:
+            return
+        with contextlib.suppress(OSError), _alone_in(output):  # what cannot be removed stays
+            is_first = not (output / f"{_RUN}{self.run}").exists()
+            self._lock(output)
+            if is_first:
+                for folder in output.iterdir():
+                    if (folder / MARK).is_file() and not self._is_in_use(folder):
+                        _clear(folder, self._removable())
+                for path in output.glob(f"{_RUN}*"):
+                    _remove_if_over(path)
+
+    def claim(self, output: Path, name: str) -> Path:
+        """A folder for a new attempt of a test, without evidence of another; with a number if the name is taken.
+
+        :raises OSError: it cannot be made.
+        """
+        output.mkdir(parents=True, exist_ok=True)
+        with _alone_in(output):
+            self._lock(output)
+            names = (f"{name}-{number}" if number > 1 else name for number in itertools.count(1))
+            folder = next(output / name for name in names if not self._is_in_use(output / name))
+            if (folder / MARK).exists():
+                _clear(folder, self._removable())
+            folder.mkdir(exist_ok=True)
+            self._mark(folder)
+        return folder
+
+    def within(self, folder: Path, name: str) -> Path:
+        """A folder for one of several machines, in one that was claimed.
+
+        :raises OSError: it cannot be made.
+        """
+        for number in itertools.count(1):
+            inner = folder / (f"{name}-{number}" if number > 1 else name)
+            if not inner.exists():
+                break
+        inner.mkdir()
+        self._mark(inner)
+        return inner
+
+    def _mark(self, folder: Path) -> None:
+        with self._outlet.file(folder / MARK) as file:
+            file.write(self.run.encode())
+
+    def hold(self, output: Path) -> None:
+        """Keep others from removing what another process of this run has saved."""
+        with contextlib.suppress(OSError), _alone_in(output):
+            self._lock(output)
+
+    def give_back(self, folder: Path) -> None:
+        """Remove what was saved in a claimed folder: nobody needs it."""
+        _clear(folder, self._removable())
+
+    def close(self) -> None:
+        """Let others remove what this run has left; the last of its processes removes its file."""
+        for output, lock in self._locks.items():
+            os.close(lock)
+            with contextlib.suppress(OSError), _alone_in(output):
+                _remove_if_over(output / f"{_RUN}{self.run}")
+        self._locks.clear()
+
+    def _lock(self, output: Path) -> None:
+        if output not in self._locks:
+            path = output / f"{_RUN}{self.run}"
+            self._locks[output] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            with contextlib.suppress(OSError):  # a file system without locks, so that others take it for in use
+                fcntl.flock(self._locks[output], fcntl.LOCK_SH)
+
+    def _is_in_use(self, folder: Path) -> bool:
+        """Whether the run that wrote to a folder is this one, or another that is not over."""
+        try:
+            run = (folder / MARK).read_text()
+        except OSError:
+            return False
+        if not _NAME.fullmatch(run):
+            return False
+        return run == self.run or not _remove_if_over(folder.parent / f"{_RUN}{run}")
+
+
+@contextlib.contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Keep all other processes from looking for folders in an output folder meanwhile. It takes them milliseconds.
+
+    :raises OSError: there is no such folder.
+    """
+    descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + _PATIENCE
+    try:
+        while not _is_locked(descriptor) and time.monotonic() < deadline:  # by a process that somebody has stopped
+            time.sleep(0.005)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
+
+
+def _remove_if_over(path: Path) -> bool:
+    """Whether a run is over, by the file that its processes lock; the file is removed then."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _clear(folder: Path, names: Collection[str]) -> None:
+    """Remove evidence from a folder and from folders of machines in it, and those that are empty then."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            if (path / MARK).is_file():
+                _clear(path, names)
+        elif path.name in names or (path.name.startswith(".") and path.name.endswith(SUFFIX)):
+            path.unlink()
+    (folder / MARK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else has something there
+        folder.rmdir()
+
+
+def folder_name(text: str) -> str:
+    """A text, such as a node id, as the name of a file: safe, bounded, and different for different texts."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "_"
+    if name == text:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,0 +1,53 @@
+"""Owns what the page of the run gets to know of a machine: its lane, as JSON can say it, also from an xdist worker."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_readonly_vm.printable import shown
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+_LONGEST = 500
+
+
+def lane(vm: "VirtualMachine", *, test: str, scope: str, asked: float, handed: float) -> dict[str, Any]:
+    """The life of a machine that has ended. Times are seconds since the epoch, durations seconds.
+
+    :param test: node id of its owner, a test or what its scope is.
+    :param asked: when it was asked for.
+    :param handed: when its owner got it.
+    """
+    now = time.time()
+    happenings = [
+        {
+            "kind": happening.kind,
+            "what": _sayable(happening.what),
+            "time": happening.time,
+            "seconds": happening.seconds,
+            "outcome": _sayable(happening.outcome),
+        }
+        for happening in vm.chronicle.entries()
+    ]
+    return {
+        "name": vm.name,
+        "test": test,
+        "scope": scope,
+        "manner": vm.manner,
+        "reason": vm.reason,
+        "seconds": vm.boot_seconds,
+        "phases": vm.boot_phases,
+        "accelerator": vm.accelerator,
+        "channel": vm.channel,
+        "image": str(vm.config.image or vm.config.kernel),
+        "started": now - vm.seconds_since_start(),
+        "ended": now,
+        "asked": asked,
+        "handed": handed,
+        "happenings": happenings,
+    }
+
+
+def _sayable(text: str) -> str:
+    """Not too long, and fit to be shown."""
+    return shown(text[:_LONGEST])

@@ -1,0 +1,253 @@
+"""Owns the translation of a configuration into QEMU's arguments. Pure: the same in, the same out."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.host.seal import SANDBOX_ARGUMENT
+
+DISK = "disk0"
+"""QEMU's name for the drive that has the base image below it."""
+
+BELOW = "below"
+"""Its name for what an overlay is above."""
+
+_DEFAULT_MACHINE = {
+    "x86_64": "pc",
+    "i386": "pc",
+    "aarch64": "virt",
+    "arm": "virt",
+    "riscv64": "virt",
+    "riscv32": "virt",
+}
+_BACKED = ("qcow2", "qed", "vmdk")
+"""Formats of which a file can have another one below."""
+
+_X86 = ("x86_64", "i386")
+
+_TRANSLATED = 256
+"""MiB of translated guest code that TCG keeps. With its usual 1024, a library's pages that a thousand processes ran
+gather so many translations that a boot loader, which writes over them byte by byte, takes minutes."""
+
+_DISKS = {
+    "virtio": ("virtio-blk-{bus},drive=disk0",),
+    "scsi": ("virtio-scsi-{bus},id=scsi0", "scsi-hd,drive=disk0,bus=scsi0.0"),
+    "sata": ("ich9-ahci,id=sata0", "ide-hd,drive=disk0,bus=sata0.0"),
+    "ide": ("ide-hd,drive=disk0,bus=ide.0",),
+    "nvme": ("nvme,drive=disk0,serial=disk0",),
+    "usb": ("qemu-xhci,id=usb0", "usb-storage,drive=disk0,bus=usb0.0"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DiskLayer:
+    """One file of the backing chain, as QEMU gets it: an inherited read-only descriptor and its format."""
+
+    descriptor: int
+    format: str
+    is_frozen: bool = False
+    """Whether it is a file of our own that nobody writes any more, though a QEMU may still hold it for writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortWire:
+    """A virtio-serial port: QEMU's id of it, the name by which the guest knows it, an inherited descriptor."""
+
+    device: str
+    name: str
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class RamWire:
+    """The memory that is the guest's RAM, under a name by which a copy of the machine finds it again.
+
+    `descriptor` is an inherited one, or None for memory of QEMU's own. What the guest writes goes there if it is
+    `writable`, otherwise to pages of the process's own, copied when first written.
+    """
+
+    descriptor: int | None
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What a machine is connected to on the host. Descriptors are those that QEMU inherits."""
+
+    monitor: int
+    console: int
+    layers: tuple[DiskLayer, ...] = ()
+    overlay: Path | None = None
+    ram: RamWire | None = None
+    waits_for_state: bool = False
+    """Whether the guest does not boot but waits for a state to go on from."""
+    human_monitor: Path | None = None
+    ports: tuple[PortWire, ...] = ()
+    append: str | None = None
+    provision: tuple[str, ...] = ()
+    sandboxed: bool = False
+
+
+def command_line(
+    config: VmConfig, *, qemu: Path, arch: str, accelerator: str, name: str, wiring: Wiring
+) -> tuple[str, ...]:
+    """The arguments, program first, for a machine that boots `config` under `accelerator`.
+
+    `arch` is the guest's architecture in QEMU's words; `name` is shown by tools that list processes.
+    """
+    machine = _machine(config, arch)
+    cpu = config.cpu_model or _default_cpu(arch, accelerator)
+    bus = virtio_bus(config, arch)
+    return (
+        str(qemu),
+        "-nodefaults",
+        "-no-user-config",
+        "-display", "none",
+        "-vnc", "none",  # so that a display can be opened for a person later
+        "-name", f"guest={_escaped(name)}",
+        *_ram(wiring.ram, config.memory, machine),
+        "-accel", f"tcg,tb-size={_TRANSLATED}" if accelerator == "tcg" else accelerator,
+        *(("-cpu", cpu) if cpu else ()),
+        "-smp", str(config.cpus),
+        "-m", f"size={config.memory >> 10}K",
+        # A guest that reboots by itself while it boots has crashed, or will never be ready. Allowed again once ready.
+        # One that panics is paused, to be looked at; how it tells is below.
+        "-action", "reboot=shutdown,panic=pause",
+        *(("-sandbox", SANDBOX_ARGUMENT) if wiring.sandboxed else ()),
+        "-chardev", f"socket,id=monitor,fd={wiring.monitor}",
+        "-mon", "chardev=monitor,mode=control",
+        "-chardev", f"socket,id=console,fd={wiring.console}",
+        "-serial", "chardev:console",
+        *_human_monitor(wiring.human_monitor),
+        *_ports(wiring.ports, bus),
+        *_direct_boot(config, wiring.append),
+        *_disk(config, wiring, bus),
+        *wiring.provision,
+        *_network(config, bus),
+        "-device", f"virtio-rng-{bus}",
+        *(("-vga", "std") if arch in _X86 and _type_of(machine) != "microvm" else ()),
+        *(("-device", "vmgenid,guid=auto") if _has_device_of_pcs("vmgenid", config, arch, machine) else ()),
+        *(("-device", "pvpanic") if _has_device_of_pcs("pvpanic", config, arch, machine) else ()),
+        *(("-incoming", "defer") if wiring.waits_for_state else ()),
+        *config.qemu_args,
+    )  # fmt: skip
+
+
+def _ram(ram: RamWire | None, size: int, machine: str | None) -> tuple[str, ...]:
+    if ram is None:
+        return ("-machine", machine) if machine else ()
+    backend = "memory-backend-ram"
+    if ram.descriptor is not None:
+        backend = f"memory-backend-file,mem-path=/proc/self/fd/{ram.descriptor},share={'on' if ram.writable else 'off'}"
+    named = f"{machine},memory-backend=ram" if machine else "memory-backend=ram"
+    return ("-machine", named, "-object", f"{backend},id=ram,size={size >> 10}K")
+
+
+def _has_device_of_pcs(device: str, config: VmConfig, arch: str, machine: str | None) -> bool:
+    """Whether the machine gets a device of which it can have but one: ``vmgenid``, by which a guest knows that it is a
+    copy, at which Linux makes its random numbers anew; ``pvpanic``, by which it tells that its kernel has panicked.
+    """
+    users = any(argument.startswith(device) for argument in config.qemu_args)
+    kind = _type_of(machine)  # or one with a version, for which the others are short
+    is_pc = kind in ("pc", "q35") or kind.startswith(("pc-i440fx-", "pc-q35-"))
+    return arch in _X86 and is_pc and not users
+
+
+def _default_cpu(arch: str, accelerator: str) -> str | None:
+    if arch in _X86 and accelerator == "tcg":
+        # Linux then copies memory by string instructions, which TCG is slow at: a Debian boots in 16 s instead of 22.
+        return "max,-erms,-fsrm"
+    return "max" if arch in (*_X86, "aarch64") else None
+
+
+def chain(layers: Sequence[DiskLayer], name: str | None = None) -> str:
+    """A chain of layers as QEMU's block layer has it, each by its descriptor set, with its format and its end stated.
+
+    Without them QEMU opens what is below a layer by the name in that layer's header, and guesses its format. So the
+    last one has nothing below it whatever its header says, for which only JSON has a word.
+
+    :param name: of the topmost node, if it is to have one.
+    """
+    node: dict[str, object] | None = None
+    for layer in reversed(layers):
+        locking = {"locking": "off"} if layer.is_frozen else {}
+        file = {"driver": "file", "filename": f"/dev/fdset/{layer.descriptor}", **locking}
+        below = {"backing": node} if layer.format in _BACKED else {}
+        node = {"driver": layer.format, "file": file, **below}
+    named = {"node-name": name, "read-only": True} if name else {}
+    return json.dumps({**named, **(node or {})}, separators=(",", ":"))
+
+
+def _human_monitor(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    return (
+        "-chardev", f"socket,id=human,path={_escaped(str(path))},server=on,wait=off",
+        "-mon", "chardev=human,mode=control",
+    )  # fmt: skip
+
+
+def _ports(ports: Sequence[PortWire], bus: str) -> tuple[str, ...]:
+    if not ports:
+        return ()
+    arguments = ["-device", f"virtio-serial-{bus},id=serial0"]
+    for number, port in enumerate(ports, start=1):
+        arguments += ["-chardev", f"socket,id={port.device},fd={port.descriptor}"]
+        device = f"virtserialport,bus=serial0.0,nr={number},chardev={port.device},id={port.device},name={port.name}"
+        arguments += ["-device", device]
+    return tuple(arguments)
+
+
+def _direct_boot(config: VmConfig, append: str | None) -> tuple[str, ...]:
+    arguments: list[str] = []
+    for option, value in (("kernel", config.kernel), ("initrd", config.initrd), ("append", append)):
+        if value is not None:
+            arguments += [f"-{option}", str(value)]
+    return tuple(arguments)
+
+
+def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
+    if not wiring.layers:
+        return ()
+    arguments: list[str] = []
+    for layer in wiring.layers:
+        arguments += ["-add-fd", f"fd={layer.descriptor},set={layer.descriptor}"]
+    if wiring.overlay is None:
+        arguments += ["-drive", f"if=none,id={DISK},snapshot=on,file={_escaped('json:' + chain(wiring.layers))}"]
+    else:
+        # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before. Its name is not
+        # said in JSON, which has none for bytes that are no UTF-8.
+        overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={_escaped(str(wiring.overlay))},backing={BELOW}"
+        arguments += ["-blockdev", chain(wiring.layers, BELOW), "-drive", overlay]
+    for device in _DISKS[config.disk_interface]:
+        arguments += ["-device", device.format(bus=bus)]
+    return tuple(arguments)
+
+
+def _network(config: VmConfig, bus: str) -> tuple[str, ...]:
+    if config.network == "none":
+        return ("-nic", "none")
+    no_boot_rom = ",romfile=" if bus == "pci" else ""
+    backend = "user,id=net0,restrict=on" if config.network == "restricted" else "user,id=net0"
+    return ("-netdev", backend, "-device", f"virtio-net-{bus},netdev=net0{no_boot_rom}")
+
+
+def virtio_bus(config: VmConfig, arch: str) -> str:
+    """The end of the names of QEMU's virtio devices on this machine: ``pci``, ``device``, ``ccw``."""
+    if arch == "s390x":
+        return "ccw"
+    return "device" if _type_of(_machine(config, arch)) == "microvm" else "pci"
+
+
+def _machine(config: VmConfig, arch: str) -> str | None:
+    return config.machine or _DEFAULT_MACHINE.get(arch)
+
+
+def _type_of(machine: str | None) -> str:
+    return (machine or "").partition(",")[0]
+
+
+def _escaped(value: str) -> str:
+    return value.replace(",", ",,")

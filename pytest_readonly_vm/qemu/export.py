@@ -1,0 +1,101 @@
+"""Owns what of a machine's disk outlives it: an export that stands alone, an overlay that is kept."""
+
+import errno
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.image import sparse
+from pytest_readonly_vm.image.base import Layer
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.atomic_file import whole_file
+from pytest_readonly_vm.qemu.command_line import DISK
+from pytest_readonly_vm.qemu.instance import Instance
+
+_QEMU_IMG_PATIENCE = 60.0
+_MERGE_PATIENCE = 600.0
+
+
+def export_disk(
+    loop: LoopThread, qmp: Qmp, path: Path, *, format: str, timeout: float, name: str, qemu_img: Path
+) -> None:
+    """Write the disk as it is at this moment to a new file.
+
+    QEMU gets the file as an open descriptor, as its seal lets it open none outside of its own folder for writing.
+
+    :raises VmError: there is no disk, the file is there already, or it cannot be written.
+    :raises WaitTimeout: it took longer than `timeout` seconds.
+    """
+    disks = [device for device in qmp.execute("query-block") if device["device"] == DISK]
+    if not disks:
+        raise VmError(f"{name}: there is no disk to export")
+    _require_nothing(path, name)
+    size = str(disks[0]["inserted"]["image"]["virtual-size"])
+    try:
+        with whole_file(path) as file:
+            descriptor = file.fileno()
+            argv = [str(qemu_img), "create", "-q", "-f", format, f"/proc/self/fd/{descriptor}", size]
+            done = run_tool(argv, timeout=_QEMU_IMG_PATIENCE, pass_fds=(descriptor,))
+            if done.returncode != 0:
+                raise VmError(f"{name}: {path} cannot be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
+            loop.run(_copy(qmp, descriptor, format=format, timeout=timeout, name=name))
+            _require_nothing(path, name)  # somebody may have put something there meanwhile
+    except OSError as error:
+        raise VmError(f"{name}: {path} cannot be made: {error.strerror}") from error
+
+
+def _require_nothing(path: Path, name: str) -> None:
+    if path.exists() or path.is_symlink():
+        raise VmError(f"{name}: {path} exists; an export writes a new file and never another's content")
+
+
+def keep_overlay(instance: Instance, destination: Path, between: Sequence[Layer], *, qemu_img: Path) -> None:
+    """Move the file that took the writes of a machine that has ended, with what is below it down to the base merged.
+
+    :raises VmError: it cannot be merged.
+    :raises OSError: it cannot be moved.
+    """
+    overlay, base = instance.overlay, instance.layers
+    assert overlay is not None
+    instance.outlet.refuse(destination)
+    if between:
+        options = [f"driver=qcow2,file.filename={str(overlay).replace(',', ',,')}"]
+        prefix = "backing"
+        for layer in (*between, *base):
+            options.append(f"{prefix}.driver={layer.format},{prefix}.file.filename=/proc/self/fd/{layer.descriptor}")
+            prefix += ".backing"
+        argv = [str(qemu_img), "rebase", "--image-opts", "-b", str(base[0].path), "-F", base[0].format]
+        inherited = [layer.descriptor for layer in (*between, *base)]
+        done = run_tool([*argv, ",".join(options)], timeout=_MERGE_PATIENCE, pass_fds=inherited)
+        if done.returncode != 0:
+            raise VmError(f"{overlay} cannot be merged: {done.stderr.strip() or 'qemu-img gave no answer'}")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        overlay.rename(destination)  # in the place of a link that is there, not through it
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with overlay.open("rb") as source, whole_file(destination) as target:
+            sparse.copy(source.fileno(), target.fileno())
+
+
+async def _copy(qmp: Qmp, target: int, *, format: str, timeout: float, name: str) -> None:
+    job = f"export-{secrets.token_hex(4)}"
+    fdset = await qmp.hand_over(target)
+    try:
+        file = {"driver": "file", "filename": f"/dev/fdset/{fdset}"}
+        await qmp.command("blockdev-add", {"driver": format, "node-name": job, "file": file})
+        try:
+            await qmp.command("blockdev-backup", {"job-id": job, "device": DISK, "target": job, "sync": "full"})
+            completed = await qmp.next_event("BLOCK_JOB_COMPLETED", {"device": job}, timeout)
+        finally:
+            # A job that is still there holds the node; cancelling one that is not is refused, and so be it.
+            await qmp.attempt("block-job-cancel", {"device": job, "force": True})
+            await qmp.attempt("blockdev-del", {"node-name": job})
+    finally:
+        await qmp.attempt("remove-fd", {"fdset-id": fdset})
+    if error := completed.data.get("error"):
+        raise VmError(f"{name}: the disk could not be exported: {error}")

@@ -1,0 +1,150 @@
+"""Owns one QEMU process with everything that is connected to it, and the orderly end of all that."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_readonly_vm.channels.console import Console
+from pytest_readonly_vm.channels.network import Network
+from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.channels.screen import Screen
+from pytest_readonly_vm.channels.ssh import Ssh
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.cleanup import Cleanup
+from pytest_readonly_vm.image.base import Layer
+from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.host.process import Process
+from pytest_readonly_vm.channels.choice import Access
+from pytest_readonly_vm.qemu.power import shut_down
+
+_POWERDOWN_PATIENCE = 30.0
+_QUIT_PATIENCE = 2.0
+_GOODBYE_PATIENCE = 10.0  # for the connections, once there is nobody at their other end
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Instance:
+    """One run of QEMU. A `VirtualMachine` has one at a time, and another after a reset.
+
+    Whoever ends it also removes its folder.
+    """
+
+    name: str
+    config: VmConfig
+    process: Process
+    monitor: socket.socket
+    """Our end of the line to the monitor; `qmp` takes it over when it connects."""
+    lines: dict[str, socket.socket]
+    """Our ends of the lines to the console and to the ports of channels, of which these have copies.
+
+    A port stays open when its channel is closed, as in the guest the end of a line ends the program that reads it.
+    """
+    qmp: Qmp
+    console: Console
+    screen: Screen
+    network: Network
+    access: Access
+    make_ssh: Callable[[], Ssh]
+    folder: Path
+    """Its own; it goes with it."""
+    layers: tuple[Layer, ...]
+    """The files of the base image."""
+    outlet: Outlet
+    """The way to places of the user's."""
+    own_layers: tuple[Layer, ...] = ()
+    """The files between those and the one that the guest writes to; their descriptors are closed at the end."""
+    overlay: Path | None
+    """The named file that takes the guest's writes; None when they go to one without a name."""
+    human_monitor: Path | None
+    ssh_key: Path | None
+    """The key that the guest was given when it booted."""
+    has_named_ram: bool
+    """Whether its RAM is the object ``ram``, which is so in all copies then."""
+    on_end: list[Callable[[], None]] = field(default_factory=list)
+    """Called when it has ended, the last first."""
+    started: float = field(default_factory=time.monotonic)
+    manner: str = "boot"
+    """How it came to be: ``boot``, ``clone``, ``capsule``."""
+    reason: str = ""
+    """Why it did not come to be in a better way, if there is one."""
+    ready_after: float = 0.0
+    """Seconds from the start of QEMU until the guest was ready."""
+    boot_phases: dict[str, float] = field(default_factory=dict)
+    ssh: Ssh | None = None
+    """A connection beside the channel in use, once somebody wanted one."""
+
+    async def trouble(self) -> VmError | None:
+        """What brought the guest to its end, if something did; on the loop."""
+        if (cause := self.qmp.fate.trouble) is not None:
+            return cause()
+        return None if self.process.returncode is None else self.process.death()
+
+    async def go_on(self) -> None:
+        """Let the guest run, whatever it stands still for; on the loop.
+
+        :raises QmpError: it cannot.
+        """
+        if not await self._is_suspended():
+            await self.qmp.command("cont")
+        if await self._is_suspended():  # as it had been when it was paused
+            await self.qmp.command("system_wakeup")
+            self.qmp.fate.go_on()  # of which QEMU tells a little later
+
+    async def _is_suspended(self) -> bool:
+        return bool((await self.qmp.command("query-status"))["status"] == "suspended")
+
+    async def end(self, *, powerdown: bool = False) -> None:
+        """Ask QEMU to quit, tell it, kill it, each with its own deadline; on the loop.
+
+        :param powerdown: whether to press the guest's power button before and give it time to shut down.
+        Everything else is given back in any case.
+
+        :raises TimeoutError: the process survived all of that.
+        """
+        with Cleanup() as cleanup:
+            with cleanup.step():
+                await self._say_goodbye(powerdown)
+            with cleanup.step():
+                await self.process.end()
+            deadline = asyncio.get_running_loop().time() + _GOODBYE_PATIENCE
+            for close in (*((self.ssh.close,) if self.ssh is not None else ()), self.access.close, self.qmp.disconnect):
+                with cleanup.step(), contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await close()
+            for hang_up in (self.monitor.close, self.console.close, *(line.close for line in self.lines.values())):
+                with cleanup.step():
+                    hang_up()
+            layers, self.own_layers = self.own_layers, ()
+            for layer in layers:
+                with cleanup.step():
+                    os.close(layer.descriptor)
+            while self.on_end:
+                with cleanup.step():
+                    self.on_end.pop()()
+
+    async def _say_goodbye(self, powerdown: bool) -> None:
+        if powerdown:
+            with contextlib.suppress(VmError):
+                await shut_down(self, timeout=_POWERDOWN_PATIENCE)
+        if await self._accepts("quit"):
+            # Before QEMU hangs up: the library makes a traceback of every connection that is broken on it.
+            await self.qmp.disconnect()
+            await self.process.wait_ended(_QUIT_PATIENCE)
+
+    async def _accepts(self, command: str) -> bool:
+        """Give QEMU a command whose effect is its end; False if it has ended already or does not react."""
+        try:
+            await self.qmp.command(command, timeout=_QUIT_PATIENCE)
+        except VmError:
+            return False
+        return True
+
+    def remove_folder(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)

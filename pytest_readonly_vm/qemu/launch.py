@@ -1,0 +1,302 @@
+"""Owns the start of QEMU: its lines to us, its descriptors, its arguments, its confinement. What the guest does then,
+boot or go on from a state, is the business of `start`.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_readonly_vm.channels.agent import Agent
+from pytest_readonly_vm.channels.channel import Channel
+from pytest_readonly_vm.channels.console import NOTHING, Console, Transcript
+from pytest_readonly_vm.channels.network import Network
+from pytest_readonly_vm.channels.port import Port
+from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.channels.screen import Screen
+from pytest_readonly_vm.channels.shell import PORT as SHELL_PORT
+from pytest_readonly_vm.channels.shell import Shell
+from pytest_readonly_vm.channels.ssh import Ssh
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import GuestDied, StartFailed
+from pytest_readonly_vm.host.hypervisor import Hypervisor
+from pytest_readonly_vm.image.base import BaseImage, Layer
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.host.process import Process, Spawner, run_tool
+from pytest_readonly_vm.host.os_errors import explain, refusals
+from pytest_readonly_vm.host.seal import Landlock
+from pytest_readonly_vm.host.slots import Slot
+from pytest_readonly_vm.host.ssh_key import public_key
+from pytest_readonly_vm.host.workspace import COOKIE
+from pytest_readonly_vm.channels.choice import Access
+from pytest_readonly_vm.qemu.command_line import DiskLayer, PortWire, RamWire, Wiring, command_line, virtio_bus
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.provision import Provision, provision
+from pytest_readonly_vm.channels.crash_detector import Vitals
+from pytest_readonly_vm.config.qemu_args import may_use_tcp
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+_QEMU_IMG_PATIENCE = 60.0
+_MONITOR_PATIENCE = 30.0
+_PORTS = {"agent": "org.qemu.guest_agent.0", "shell": SHELL_PORT}
+_CHANNELS: dict[str, Callable[[Port, str], Channel]] = {"agent": Agent, "shell": Shell}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """One machine as it is wanted, and what the lab gives it."""
+
+    config: VmConfig
+    name: str
+    hypervisor: Hypervisor
+    base: BaseImage | None
+    new_folder: Callable[[], Path]
+    """Makes a folder that is the machine's own."""
+    loop: LoopThread
+    spawner: Spawner
+    outlet: Outlet
+    ssh_key: Callable[[], Path]
+    """Gives the run's key, made when first asked for."""
+    handle: "Callable[[Instance], VirtualMachine]"
+    """Makes of an instance what a user's function of readiness or of a layer gets."""
+    slot: Callable[[], Slot]
+    """Waits until this computer has room for one more machine."""
+    usual_channel: str | None = None
+    """The channel that such a machine had before."""
+    on_launch: Callable[[Instance], object] = lambda instance: None
+    """Called with each machine whose QEMU has been started."""
+    on_failure: Callable[[Instance, BaseException], object] = lambda instance, error: None
+    """Called with a machine that did not become what was ordered, before it is discarded."""
+    on_unmade: Callable[[VmConfig, BaseException], object] = lambda config, error: None
+    """Called when a layer could not be made, or not be frozen, with the configuration up to that one."""
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The files of the base image."""
+        return self.base.layers if self.base else ()
+
+    def provision(self, folder: Path, *, key: str | None) -> Provision:
+        """What such a guest is told from outside, with its files in `folder`."""
+        arch = self.hypervisor.qemu.arch
+        return provision(self.config, key=key, folder=folder, arch=arch, bus=virtio_bus(self.config, arch))
+
+    def command_line(self, wiring: Wiring) -> tuple[str, ...]:
+        """QEMU's arguments for such a machine."""
+        return command_line(
+            self.config,
+            qemu=self.hypervisor.qemu.path,
+            arch=self.hypervisor.qemu.arch,
+            accelerator=self.hypervisor.accelerator.name,
+            name=self.name,
+            wiring=wiring,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """From what a machine comes to be: the files below its disk, and for one that does not boot its RAM and state."""
+
+    layers: tuple[Layer, ...] = ()
+    """Above those of the base; `launch` takes the descriptors over."""
+    named_overlay: bool = False
+    """Whether the guest's writes go to a file with a name, in the machine's folder."""
+    ram: RamWire | None = None
+    state: int | None = None
+    """A descriptor of what ``migrate-incoming`` is to read."""
+    history: Transcript = NOTHING
+    ssh_key: Path | None = None
+    """The key that the guest knows already."""
+
+
+@refusals("no machine can be started")
+def launch(order: Order, origin: Origin) -> Instance:
+    """Start QEMU; what was begun is undone when anything fails. Its monitor has not been greeted yet.
+
+    :raises ConfigurationError: the way of provisioning does not fit the machine.
+    :raises HostError: this computer refuses what it takes.
+    :raises StartFailed: QEMU could not be started.
+    """
+    config, name, loop = order.config, order.name, order.loop
+    with ExitStack() as undo, ExitStack() as sockets:
+        for layer in origin.layers:
+            undo.callback(os.close, layer.descriptor)
+        slot = order.slot()
+        undo.callback(slot.release)
+        folder = order.new_folder()
+        undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        overlay = _overlay(order, folder) if order.base and origin.named_overlay else None
+        ssh_key = origin.ssh_key or (order.ssh_key() if config.channel == "ssh" else None)
+        given = order.provision(folder, key=public_key(ssh_key) if ssh_key and config.channel == "ssh" else None)
+        given.write_files()
+        monitor, qemu_monitor = (sockets.enter_context(end) for end in socket.socketpair())
+        console, qemu_console = (sockets.enter_context(end) for end in socket.socketpair())
+        ports, lines = _ports(config, sockets)
+        wiring = Wiring(
+            monitor=qemu_monitor.fileno(),
+            console=qemu_console.fileno(),
+            layers=(
+                *(DiskLayer(layer.descriptor, layer.format, is_frozen=True) for layer in origin.layers),
+                *(DiskLayer(layer.descriptor, layer.format) for layer in order.layers),
+            ),
+            overlay=overlay,
+            ram=origin.ram,
+            waits_for_state=origin.state is not None,
+            human_monitor=folder / "monitor" if config.monitor else None,
+            ports=ports,
+            append=given.append,
+            provision=given.qemu_args,
+            sandboxed=order.hypervisor.seal.sandbox,
+        )
+        process = _spawn(order, wiring, folder, extra=() if origin.state is None else (origin.state,))
+        undo.callback(process.kill)
+        qmp = Qmp(loop, process, name)
+        lines["console"] = console
+        instance = _connect(
+            order,
+            process,
+            qmp,
+            {device: line.dup() for device, line in lines.items()},
+            folder=folder,
+            history=origin.history,
+            ssh_key=ssh_key,
+            monitor=monitor.dup(),
+            own_layers=origin.layers,
+            overlay=overlay,
+            human_monitor=wiring.human_monitor,
+            has_named_ram=origin.ram is not None,
+        )
+        instance.on_end.append(slot.release)
+        undo.pop_all()
+    order.on_launch(instance)
+    return instance
+
+
+def _connect(
+    order: Order,
+    process: Process,
+    qmp: Qmp,
+    lines: dict[str, socket.socket],
+    *,
+    folder: Path,
+    history: Transcript,
+    ssh_key: Path | None,
+    **others: Any,
+) -> Instance:
+    """Everything that a running QEMU has to talk to, by our ends of its lines, which the instance closes in the end.
+
+    :param others: further attributes of the instance.
+    """
+    config, name, loop = order.config, order.name, order.loop
+    log = folder / "console.log"
+    console = Console(loop, process, qmp.fate, lines["console"].dup(), log, name, history, qmp.chronicle)
+
+    async def answers(patience: float) -> bool | None:
+        return await access.answers(patience)
+
+    patterns = config.panic_pattern
+    Vitals(process, qmp, console, folder=folder, name=name, answers=answers, panic_patterns=patterns)
+    network = Network(loop, qmp, name)
+    channels: dict[str, Channel] = {
+        device: make(Port(process, qmp, lines[device].dup(), device=device, name=name), name)
+        for device, make in _CHANNELS.items()
+        if device in lines
+    }
+
+    def ssh() -> Ssh:
+        key = ssh_key or order.ssh_key()
+        return Ssh(order.spawner, process, qmp, network, folder=folder, name=name, key=key)
+
+    if config.channel == "ssh":
+        channels["ssh"] = ssh()
+    access = Access(channels, process, console, name, usual=order.usual_channel)
+    return Instance(
+        name=name,
+        config=config,
+        process=process,
+        lines=lines,
+        qmp=qmp,
+        console=console,
+        screen=Screen(loop, qmp, folder=folder, name=name, outlet=order.outlet),
+        network=network,
+        access=access,
+        make_ssh=ssh,
+        folder=folder,
+        layers=order.layers,
+        outlet=order.outlet,
+        ssh_key=ssh_key,
+        **others,
+    )
+
+
+async def greet(instance: Instance) -> None:
+    """Connect to QEMU's monitor; on the loop.
+
+    :raises StartFailed: QEMU ended or stayed silent.
+    """
+    process = instance.process
+    try:
+        async with asyncio.timeout(_MONITOR_PATIENCE):
+            await instance.qmp.connect(instance.monitor)
+    except GuestDied:
+        failure = StartFailed(f"{instance.name}: QEMU {process.verdict()}")
+        if "Permission denied" in process.stderr():
+            failure.add_note("QEMU may write only below its own folder; if it must write elsewhere, use seal=off")
+        raise process.with_evidence(failure) from None
+    except TimeoutError:
+        silence = StartFailed(f"{instance.name}: QEMU's monitor did not answer within {_MONITOR_PATIENCE:g} s")
+        raise process.with_evidence(silence) from None
+
+
+def _spawn(order: Order, wiring: Wiring, folder: Path, extra: tuple[int, ...]) -> Process:
+    argv = order.command_line(wiring)
+    ports = (port.descriptor for port in wiring.ports)
+    ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
+    inherited = (wiring.monitor, wiring.console, *ports, *(layer.descriptor for layer in wiring.layers), *ram, *extra)
+    # QEMU puts its temporary snapshots into TMPDIR.
+    env = {**os.environ, "TMPDIR": str(folder), COOKIE: str(folder.parent)}
+    tcp = order.config.network != "none" or may_use_tcp(order.config.qemu_args)
+    landlock = Landlock(folder, tcp=tcp) if order.hypervisor.seal.landlock else None
+    try:
+        return order.spawner.start(
+            argv, name=order.name, env=env, pass_fds=inherited, ruleset=landlock.fd if landlock else None
+        )
+    except OSError as error:
+        raise StartFailed(f"{order.name}: {argv[0]} could not be started: {explain(error) or error}") from None
+    finally:
+        if landlock:
+            landlock.close()
+
+
+def port_names(config: VmConfig) -> list[tuple[str, str]]:
+    """The virtio-serial ports that the channels need: QEMU's id of each and the guest's name for it."""
+    return [(device, name) for device, name in _PORTS.items() if config.channel in ("auto", device)]
+
+
+def _ports(config: VmConfig, sockets: ExitStack) -> tuple[tuple[PortWire, ...], dict[str, socket.socket]]:
+    """What QEMU gets of the virtio-serial ports that the channels need, and our ends of their lines."""
+    wires, lines = [], {}
+    for device, name in port_names(config):
+        ours, qemus = (sockets.enter_context(end) for end in socket.socketpair())
+        wires.append(PortWire(device, name, qemus.fileno()))
+        lines[device] = ours
+    return tuple(wires), lines
+
+
+def _overlay(order: Order, folder: Path) -> Path:
+    """A file for the guest's writes. Its header names the base, which is right when all between is merged into it."""
+    assert order.base is not None
+    base = order.base
+    path = folder / "overlay.qcow2"
+    argv = [str(order.hypervisor.qemu_img), "create", "-q", "-f", "qcow2", "-F", base.format, "-b", str(base.path)]
+    done = run_tool([*argv, str(path)], timeout=_QEMU_IMG_PATIENCE)
+    if done.returncode != 0:
+        raise StartFailed(f"the overlay could not be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
+    return path

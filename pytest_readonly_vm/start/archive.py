@@ -1,0 +1,159 @@
+"""Owns the passage of templates into the cache on disk and out of it, from one run to another."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+from pytest_readonly_vm.channels.console import Transcript
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.image.base import Fingerprint, Layer
+from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.host.os_errors import explain
+from pytest_readonly_vm.qemu.launch import Order
+from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache, default_folder
+from pytest_readonly_vm.start.layers import Reads
+from pytest_readonly_vm.start.template import Template
+
+_RAM, _STATE, _CONSOLE, _KEY, _DISK = "ram", "state", "console", "ssh-key", "disk{}"
+
+
+class Archive:
+    """The templates of earlier runs, and of others at this moment."""
+
+    def __init__(self, cache: TemplateCache, tell: Callable[[str], None]) -> None:
+        """`tell` is given sentences for people: that another process is waited for, that something was not kept."""
+        self._cache = cache
+        self._tell = tell
+
+    def lock(self, key: str, *, patience: float) -> AbstractContextManager[bool]:
+        """Nobody else makes or loads the template of this key meanwhile, in whatever process, if this gives True.
+
+        Others are waited for; not those that stand still, and none for longer than `patience`, in seconds.
+        """
+        return self._cache.lock(key, on_wait=self._tell, patience=patience)
+
+    def load(self, key: str, order: Order, is_current: Callable[[Reads], bool]) -> Template | None:
+        """The template of a key, if it is there, whole, and made of files that are still the same; else it is removed.
+
+        `is_current` tells of files that were read whether they are.
+        """
+        entry = self._cache.find(key)
+        if entry is None:
+            return None
+        with ExitStack() as opened:
+            try:
+                if not is_current(entry.facts["reads"]):
+                    raise Damaged("it is made of files that have changed since")
+                template = _template(entry, order, opened)
+            except OSError as error:
+                self._tell(f"the frozen guest of an earlier run is not used: {explain(error)}")
+                return None
+            except (Damaged, KeyError, TypeError, ValueError, AttributeError):
+                self._cache.remove(key)
+                return None
+            opened.pop_all()
+        return template
+
+    def remove(self, key: str) -> None:
+        """Have the template of a key made anew by whoever needs it next."""
+        self._cache.remove(key)
+
+    def save(self, key: str, template: Template, order: Order, *, layers: int) -> None:
+        """Keep a template for later runs; where that is not possible, say why, and go on without."""
+        config = order.config
+        with ExitStack() as opened:
+            files = {_STATE: template.state, _CONSOLE: _memory(template.history.data, opened)}
+            if template.ram is not None:
+                files[_RAM] = template.ram
+            if config.channel == "ssh" and template.ssh_key is not None:
+                files[_KEY] = _memory(template.ssh_key.read_bytes(), opened)
+                files[f"{_KEY}.pub"] = _memory(template.ssh_key.with_suffix(".pub").read_bytes(), opened)
+            files |= {_DISK.format(number): layer.descriptor for number, layer in enumerate(template.layers)}
+            description = {
+                "image": str(config.image or config.kernel),
+                "machine": f"{config.memory >> 20}M, {config.cpus} CPU, {order.hypervisor.accelerator.name}",
+                "qemu": f"{order.hypervisor.qemu.version} {order.hypervisor.qemu.arch}",
+            }
+            if layers:
+                description["layer"] = " + ".join(map(str, config.layers[:layers]))
+            facts = {
+                "layers": len(template.layers),
+                "has_named_ram": template.has_named_ram,
+                "unread": template.history.unread,
+                "conversation": template.conversation,
+                "ready_after": template.ready_after,
+                "boot_phases": template.boot_phases,
+                "reads": dict(template.reads),
+            }
+            try:
+                self._cache.add(key, files, description=description, facts=facts)
+            except OSError as error:
+                self._tell(f"the frozen guest is not kept for later runs: {error.strerror or error}")
+
+
+class Archives:
+    """The archive that a configuration asks for."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._opened: Once[tuple[Path | None, int], Archive | None] = Once()
+
+    def of(self, config: VmConfig) -> Archive | None:
+        """None if there is to be none, and where it cannot be had, which is said once."""
+        if config.no_cache:
+            return None
+        return self._opened.get((config.cache, config.cache_size), lambda: self._open(config))
+
+    def _open(self, config: VmConfig) -> Archive | None:
+        try:
+            return Archive(TemplateCache(config.cache or default_folder(), limit=config.cache_size), self._tell)
+        except VmError as error:
+            self._tell(f"frozen guests are not kept for later runs: {error}")
+            return None
+
+
+def _template(entry: Entry, order: Order, opened: ExitStack) -> Template:
+    def kept(descriptor: int) -> int:
+        opened.callback(os.close, descriptor)
+        return descriptor
+
+    facts = entry.facts
+    layers = []
+    for number in range(facts["layers"]):
+        descriptor = kept(entry.open_verified(_DISK.format(number)))
+        fingerprint = Fingerprint.of(os.fstat(descriptor))
+        layers.append(Layer(entry.folder / _DISK.format(number), "qcow2", descriptor, fingerprint))
+    key = None
+    if _KEY in entry.digests:
+        key = order.new_folder() / _KEY
+        for name in (_KEY, f"{_KEY}.pub"):
+            with os.fdopen(os.open(key.with_name(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(_content(entry.load_sealed(name)))
+    name, *parted = facts["conversation"] or [None]
+    return Template(
+        ram=kept(entry.load_sealed(_RAM)) if _RAM in entry.digests else None,
+        state=kept(entry.load_sealed(_STATE)),
+        layers=tuple(layers),
+        has_named_ram=bool(facts["has_named_ram"]),
+        history=Transcript(_content(entry.load_sealed(_CONSOLE)), str(facts["unread"])),
+        conversation=(name, parted[0]) if name else None,
+        ready_after=float(facts["ready_after"]),
+        boot_phases=dict(facts["boot_phases"]),
+        reads=facts["reads"],
+        ssh_key=key,
+    )
+
+
+def _memory(data: bytes, opened: ExitStack) -> int:
+    descriptor = os.memfd_create("template", os.MFD_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    os.write(descriptor, data)
+    return descriptor
+
+
+def _content(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read()

@@ -1,0 +1,104 @@
+"""Owns the names of templates: a digest of everything that shapes a guest until it is ready. Pure, but for `stat`."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from pytest_readonly_vm.image.base import Fingerprint
+from pytest_readonly_vm.config.layer import code_of
+from pytest_readonly_vm.qemu.command_line import DiskLayer, PortWire, Wiring
+from pytest_readonly_vm.qemu.launch import Order, port_names
+
+_FORMAT = 2
+"""To be raised when a template of before can no longer be used."""
+
+_FOLDER = Path("/machine")
+_SEEN_BY_GUESTS = ("nested", "enable_pmu", "ignore_msrs", "ept", "npt", "avic", "enable_apicv", "vgif", "vls")
+"""Parameters of KVM's modules that decide what processor a guest has; others, and counters, change from day to day."""
+
+
+def key_of(order: Order) -> str:
+    """The key of the template of a machine that has just become ready, as hexadecimal digits."""
+    config, qemu = order.config, order.hypervisor.qemu
+    given = order.provision(_FOLDER, key=None)
+    wiring = Wiring(
+        monitor=0,
+        console=0,
+        layers=tuple(DiskLayer(number, layer.format) for number, layer in enumerate(order.layers)),
+        ports=tuple(PortWire(device, name, 0) for device, name in port_names(config)),
+        append=given.append,
+        provision=given.qemu_args,
+        sandboxed=order.hypervisor.seal.sandbox,
+    )
+    arguments = dataclasses.replace(order, name="").command_line(wiring)
+    return digest(
+        _FORMAT,
+        _plugin(),
+        qemu.version,
+        qemu.identity(),
+        _processor(),
+        _kernel(Path("/")) if order.hypervisor.accelerator.name == "kvm" else None,
+        arguments,
+        [hashlib.sha256(content).hexdigest() for content in given.files.values()],
+        [dataclasses.astuple(layer.fingerprint) for layer in order.layers],
+        [_file(path) for path in (config.kernel, config.initrd, *_files_of(config.qemu_args)) if path],
+        [config.channel, config.login, config.login_prompt, config.password_prompt, code_of(config.ready)],
+    )
+
+
+def keys_of(order: Order) -> list[str]:
+    """The keys of the guest that has booted, and of each of its layers upon those before."""
+    keys = [key_of(order)]
+    for layer in order.config.layers:
+        keys.append(digest(keys[-1], layer.key()))
+    return keys
+
+
+def digest(*parts: object) -> str:
+    """A digest of things that JSON can say."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _file(path: Path) -> object:
+    return (str(path), dataclasses.astuple(Fingerprint.of(path.stat())))
+
+
+def _files_of(arguments: Iterable[str]) -> list[Path]:
+    """What extra arguments may name of files: their content shapes the guest as well."""
+    words = (word for argument in arguments for word in re.split("[,=:]", argument))
+    return [path for path in map(Path, words) if path.is_absolute() and path.is_file()]
+
+
+@cache
+def _plugin() -> str:
+    return version("pytest-readonly-vm")
+
+
+@cache
+def _kernel(root: Path) -> object:
+    """The kernel whose KVM runs a guest, and how that is set: the state of its processor and clocks is this KVM's.
+
+    One that is emulated has seen nothing of it: QEMU, which is in the key, makes all of its computer.
+    """
+    told = {}
+    for module in sorted(root.glob("sys/module/kvm*")):
+        told[module.name] = ""
+        for name in _SEEN_BY_GUESTS:
+            with contextlib.suppress(OSError):  # not every module has it
+                told[f"{module.name}.{name}"] = (module / "parameters" / name).read_text(errors="replace").strip()
+    return [platform.release(), platform.version(), told]
+
+
+@cache
+def _processor() -> str:
+    """What the host's processor is; a guest under KVM has seen it, and a home folder may be on several computers."""
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    wanted = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU implementer", "CPU part", "Features")
+    return f"{platform.machine()} {sorted({line for line in lines if line.startswith(wanted)})}"

@@ -1,0 +1,112 @@
+"""Owns the script that repairs a clone as soon as it runs: its clock stands at the moment when its template was frozen,
+and the kernel's random numbers would be the same in all clones of a template. Pure, but for the host's random numbers.
+
+What it cannot mend is what programs in the guest have drawn already: keys, names, seeds of generators of their own.
+"""
+
+import os
+import uuid
+
+from pytest_readonly_vm.start.repair_program import CREDITED, ENTROPY, mender
+
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/ .,:;@_+=")
+
+_PLACES = "/dev/shm /run /tmp /var/tmp /root"  # memory first; in a hardened guest all but the last are mounted noexec
+_NAME = ".readonly-vm-mender"
+
+PREPARE = f"""\
+for f in {_PLACES}; do
+    f=$f/{_NAME}
+    echo '#!/bin/sh' >"$f" && chmod 700 "$f" && "$f" && break
+    [ -e "$f" ] && rm -f "$f"
+done 2>/dev/null
+:
+""".encode()
+"""Shell text for root to run before a guest is frozen: then its clones need start one program instead of two.
+
+It leaves an executable file in a place for such. The repair overwrites it, which keeps its mode, and removes it.
+"""
+
+_MEND = """\
+for f in {places}; do [ -x "$f/{name}" ] && prepared=$f; done
+for f in $prepared {places}; do
+    f=$f/{name}
+    printf '{mender}' >"$f" && {{ [ -x "$f" ] || chmod 700 "$f"; }} && "$f" </dev/urandom && mended=1 && break
+    [ -e "$f" ] && rm -f "$f"
+done 2>/dev/null
+"""
+
+# What is written to the device is mixed in, but drawn from only after the kernel's next reseeding.
+_OTHERWISE = """\
+[ "$mended" ] || {{
+    why=$(date -u -s @{seconds} 2>&1 >/dev/null) || {{ echo "the clock could not be set: $why" >&2; failed=1; }}
+    {{ printf '{entropy}' >/dev/urandom; }} 2>/dev/null
+    if command -v perl >/dev/null; then
+        why=$(perl -e '
+            $pool = pack("iiH*", {bits}, {bytes}, "{hex}");
+            ioctl(STDIN, {add}, $pool) && ioctl(STDIN, {reseed}, 0) or die "$!\\n"
+        ' </dev/urandom 2>&1)
+    elif command -v python3 >/dev/null; then
+        why=$(python3 -ISc 'import fcntl, struct
+try:
+    fcntl.ioctl(0, {add}, struct.pack("ii", {bits}, {bytes}) + bytes.fromhex("{hex}"))
+    fcntl.ioctl(0, {reseed})
+except OSError as error:
+    exit(error.strerror)' </dev/urandom 2>&1)
+    else
+        why="there is neither perl nor python3 to do it"
+        false
+    fi || {{ echo "the random numbers could not be reseeded and may repeat for a minute: $why" >&2; failed=1; }}
+}}
+"""
+
+# /etc/machine-id is empty or missing in a guest that does without. Where it cannot be written, it stays.
+_MACHINE_ID = """\
+{{
+    [ -s /etc/machine-id ] && echo {id} >/etc/machine-id
+    [ -f /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ] && echo {id} >/var/lib/dbus/machine-id
+}} 2>/dev/null
+"""
+
+
+def repair_script(*, arch: str, now: float, machine_id: str = "keep", entropy: bytes | None = None) -> bytes:
+    """POSIX shell text, ASCII, that root runs in a Linux guest just after it was resumed.
+
+    It sets the clock, and makes the kernel's random numbers differ from those of any other clone. Its exit status is 0
+    if both were done; otherwise it is 1, and a line on stderr for each says why it was not.
+
+    :param arch: the guest's processor in QEMU's words. There is a fast way for x86_64, i386, aarch64 and riscv64; for
+        others, a few programs of the guest.
+    :param now: the time to be set, seconds of the Unix epoch; the later the script is made, the righter the clock.
+    :param machine_id: ``keep``, or ``new`` for another one if the guest has one. Services that run have read it.
+    :param entropy: 64 random bytes; by default the host's.
+    """
+    entropy = os.urandom(ENTROPY) if entropy is None else entropy
+    script = "prepared= mended= failed=0\n"
+    if program := mender(arch, now, entropy):
+        script += _MEND.format(places=_PLACES, name=_NAME, mender=_printable(program))
+    add, reseed = _ioctls(arch)
+    script += _OTHERWISE.format(
+        seconds=round(now),
+        entropy=_printable(entropy),
+        add=add,
+        reseed=reseed,
+        bits=CREDITED,
+        bytes=len(entropy),
+        hex=entropy.hex(),
+    )
+    if machine_id == "new":
+        script += _MACHINE_ID.format(id=uuid.uuid4().hex)
+    return f"{script}exit $failed\n".encode()
+
+
+def _ioctls(arch: str) -> tuple[int, int]:
+    """RNDADDENTROPY and RNDRESEEDCRNG: a few architectures number the directions of an ioctl differently."""
+    if arch.startswith(("alpha", "mips", "ppc", "sparc")):
+        return 0x80085203, 0x20005207
+    return 0x40085203, 0x5207
+
+
+def _printable(data: bytes) -> str:
+    """The format for which ``printf`` prints these bytes."""
+    return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in data)

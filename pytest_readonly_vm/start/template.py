@@ -1,0 +1,317 @@
+"""Owns templates: a guest frozen at one moment, as memory and files from which any number of machines can go on.
+
+The guest's RAM is a memfd that the kernel has sealed, the state of its devices another, its disk a file below the
+layers of which is the base. A template outlives the QEMU that it was made of. How QEMU does it:
+https://www.qemu.org/docs/master/devel/migration/main.html (``x-ignore-shared``: shared RAM is left where it is).
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pytest_readonly_vm.channels.console import Transcript
+from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
+from pytest_readonly_vm.errors import ChannelError, QmpError, StartFailed, VmError
+from pytest_readonly_vm.image.base import Fingerprint, Layer
+from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.os_errors import refusals
+from pytest_readonly_vm.qemu.command_line import DISK
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.start.repair import PREPARE
+
+_MIGRATION_PATIENCE = 120.0
+_FULL_SPEED = 10**12  # bytes per second; the default is 128 MiB
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_SEAL_PATIENCE = 10.0
+_SEAL_PAUSE = 0.01
+_STATE = "state"
+_QEMU_IMG_PATIENCE = 60.0
+_PREPARE_PATIENCE = 10.0
+
+
+class Unfrozen(Exception):
+    """A machine cannot be frozen, for a reason that is the exception's text; if it is running, it runs on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Template:
+    """A frozen guest."""
+
+    ram: int | None
+    """Descriptor of its RAM; None when that is in `state` as well."""
+    state: int
+    """Descriptor of what QEMU has written of its devices."""
+    layers: tuple[Layer, ...]
+    """The files of its disk that are above those of the base, the topmost first."""
+    has_named_ram: bool
+    history: Transcript
+    conversation: tuple[str, Mapping[str, Any]] | None
+    """The channel that was in use and where it stood."""
+    ready_after: float
+    """Seconds that the boot took."""
+    boot_phases: dict[str, float] = field(default_factory=dict)
+    ssh_key: Path | None = None
+    reads: Mapping[str, str] = field(default_factory=dict)
+    """What layers have read of the host's files; see `layering`."""
+
+    @refusals("a frozen guest cannot be used")
+    def open_state(self) -> int:
+        """A descriptor of the state with a position of its own, for one QEMU to read."""
+        return os.open(f"/proc/self/fd/{self.state}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def difference(self) -> str | None:
+        """What happened to the files of the disk since the freeze, or None. RAM and state are the kernel's to keep."""
+        for layer in self.layers:
+            if found := layer.fingerprint.difference_of_content(Fingerprint.of(os.fstat(layer.descriptor))):
+                return f"the template's {layer.path.name} {found}"
+        return None
+
+    def close(self) -> None:
+        for descriptor in (self.ram, self.state, *(layer.descriptor for layer in self.layers)):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+@refusals("a guest's memory cannot be had")
+def new_ram(size: int) -> int:
+    """Memory of so many bytes that can be sealed, as a descriptor."""
+    descriptor = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def seal(memory: int) -> None:
+    """Have the kernel refuse every further change, for all time. Blocks while something has pages of it in hand.
+
+    :raises OSError: something still had after ten seconds: a device's transfer, or whoever has it mapped.
+    """
+    deadline = time.monotonic() + _SEAL_PATIENCE
+    while True:
+        try:
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(_SEAL_PAUSE)  # the kernel itself waits for a moment, and tells nobody when it would do
+
+
+def frozen_layer(path: Path) -> Layer:
+    """A qcow2 file that nobody writes any more, open read-only; it may lose its name from now on."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return Layer(path, "qcow2", descriptor, Fingerprint.of(os.fstat(descriptor)))
+
+
+@refusals("a frozen guest cannot be used")
+def copies(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The same files, by descriptors that live and are closed on their own."""
+    return tuple(replace(layer, descriptor=os.dup(layer.descriptor)) for layer in layers)
+
+
+def close_all(layers: tuple[Layer, ...]) -> None:
+    for layer in layers:
+        os.close(layer.descriptor)
+
+
+async def save_state(qmp: Qmp, *, without_shared_ram: bool) -> int:
+    """Have a stopped QEMU write its state into sealed memory; a descriptor of that. On the loop.
+
+    :raises Unfrozen: something of the machine cannot be saved.
+    """
+    state = os.memfd_create("guest-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        try:
+            await set_capabilities(qmp, without_shared_ram=without_shared_ram)
+            await qmp.command("migrate-set-parameters", {"max-bandwidth": _FULL_SPEED})
+            await qmp.command("migrate", {"uri": await _way_to(qmp, state)})
+        except QmpError as error:
+            raise Unfrozen(error.description) from None
+        if (await migrated(qmp)).data["status"] != "completed":
+            reason = (await qmp.command("query-migrate")).get("error-desc", "QEMU does not say why")
+            raise Unfrozen(str(reason))
+    except BaseException:
+        os.close(state)
+        raise
+    return state
+
+
+async def _way_to(qmp: Qmp, state: int) -> str:
+    """Where ``migrate`` is to write to reach a file that we have open."""
+    if not await _migrates_files(qmp):
+        await qmp.give(state, _STATE)
+        return f"fd:{_STATE}"
+    written = os.open(f"/proc/self/fd/{state}", os.O_WRONLY | os.O_CLOEXEC)  # it takes no descriptor that reads as well
+    try:
+        return f"file:/dev/fdset/{await qmp.hand_over(written)}"
+    finally:
+        os.close(written)
+
+
+async def way_from(qmp: Qmp, state: int) -> str:
+    """From where ``migrate-incoming`` is to read a file that QEMU has inherited as this descriptor; on the loop."""
+    return f"file:/proc/self/fd/{state}" if await _migrates_files(qmp) else f"fd:{state}"
+
+
+async def _migrates_files(qmp: Qmp) -> bool:
+    """Whether QEMU has ``file:`` for what ``fd:`` is deprecated since 9.1 and refused since 11.0.
+
+    It has, if it has mapped-ram, which works by nothing else; that answer is small, unlike QMP's whole schema.
+    """
+    return any(one["capability"] == "mapped-ram" for one in await qmp.command("query-migrate-capabilities"))
+
+
+async def set_capabilities(qmp: Qmp, *, without_shared_ram: bool) -> None:
+    wanted = {"events": True, "x-ignore-shared": without_shared_ram}
+    capabilities = [{"capability": name, "state": state} for name, state in wanted.items()]
+    await qmp.command("migrate-set-capabilities", {"capabilities": capabilities})
+
+
+async def migrated(qmp: Qmp) -> QmpEvent:
+    """The event of the end of a migration, be it well or not."""
+
+    def is_end(event: QmpEvent) -> bool:
+        return event.data.get("status") in ("completed", "failed", "cancelled")
+
+    return await qmp.next_event("MIGRATION", is_end, _MIGRATION_PATIENCE)
+
+
+async def freeze(instance: Instance, *, ram: int | None) -> Template:
+    """Make a template of a machine that writes to a named overlay, and end the machine. On the loop.
+
+    :param ram: the memory that QEMU shares as its RAM; None if it has its own.
+    :raises Unfrozen: it cannot be frozen. It runs on, but for its channel, which may have to be opened anew.
+    :raises StartFailed: it could not be made sure that nobody changes what was frozen. It has ended.
+    """
+    await _prepare_copies(instance)
+    conversation = await _parted(instance)
+    with instance.qmp.fate.expecting_stop():
+        await instance.qmp.command("stop")
+        try:
+            state = await save_state(instance.qmp, without_shared_ram=ram is not None)
+        except Unfrozen:
+            await _go_on(instance.qmp)
+            raise
+    layers = copies(instance.own_layers)
+    try:
+        await instance.end()
+        if instance.overlay is not None:
+            layers = (frozen_layer(instance.overlay), *layers)
+        for memory in (state, ram):
+            if memory is not None:
+                await asyncio.to_thread(seal, memory)
+    except BaseException as error:
+        os.close(state)
+        close_all(layers)
+        if isinstance(error, OSError):
+            raise StartFailed(f"{instance.name}: the frozen guest cannot be kept as it is: {error}") from error
+        raise
+    template = _template(instance, conversation, ram, state, layers)
+    instance.remove_folder()
+    return template
+
+
+async def freeze_running(instance: Instance, *, qemu_img: Path) -> Template:
+    """Make a template of a machine that runs on afterwards, with a further overlay above its disk. On the loop.
+
+    :raises Unfrozen: it cannot be frozen. It runs on.
+    """
+    conversation = await _parted(instance)
+    is_running = (await instance.qmp.command("query-status"))["running"]
+    with instance.qmp.fate.expecting_stop():
+        await instance.qmp.command("stop")
+        try:
+            if instance.layers:
+                await _put_overlay_on_top(instance, qemu_img)
+            state = await save_state(instance.qmp, without_shared_ram=False)
+            seal(state)
+        finally:
+            if is_running:
+                await _go_on(instance.qmp)
+    return _template(instance, conversation, None, state, copies(instance.own_layers))
+
+
+async def _prepare_copies(instance: Instance) -> None:
+    """Make the repair of a copy faster, if the guest has a channel; see `repair`."""
+    if (channel := instance.access.found) is not None:
+        with contextlib.suppress(TimeoutError, ChannelError):
+            async with asyncio.timeout(_PREPARE_PATIENCE):
+                await channel.execute(PREPARE, input=b"", stdout=bytes, stderr=bytes)
+
+
+async def _go_on(qmp: Qmp) -> None:
+    """Let the guest run again, which QEMU refuses for a moment after it has told that it is done, without an event."""
+    while (await qmp.command("query-status"))["status"] == "finish-migrate":
+        await asyncio.sleep(0.001)
+    await qmp.command("cont")
+
+
+async def _parted(instance: Instance) -> tuple[str, Mapping[str, Any]] | None:
+    if instance.ssh is not None:
+        await instance.ssh.part()
+        instance.ssh = None
+    return await instance.access.part()
+
+
+def _template(
+    instance: Instance,
+    conversation: tuple[str, Mapping[str, Any]] | None,
+    ram: int | None,
+    state: int,
+    layers: tuple[Layer, ...],
+) -> Template:
+    return Template(
+        ram=ram,
+        state=state,
+        layers=layers,
+        has_named_ram=instance.has_named_ram,
+        history=instance.console.transcript(),
+        conversation=conversation,
+        ready_after=instance.ready_after,
+        boot_phases=instance.boot_phases,
+        ssh_key=instance.ssh_key,
+    )
+
+
+async def _put_overlay_on_top(instance: Instance, qemu_img: Path) -> None:
+    """From now on the guest writes to a new file; what it wrote to so far becomes one of the machine's own layers."""
+    qmp = instance.qmp
+    [disk] = [device for device in await qmp.command("query-block") if device["device"] == DISK]
+    node = f"overlay{len(instance.own_layers) + 1}"
+    path = instance.folder / f"{node}.qcow2"
+    size = str(disk["inserted"]["image"]["virtual-size"])
+    done = await asyncio.to_thread(
+        run_tool, [str(qemu_img), "create", "-q", "-f", "qcow2", str(path), size], timeout=_QEMU_IMG_PATIENCE
+    )
+    if done.returncode != 0:
+        raise VmError(f"{instance.name}: an overlay cannot be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
+    written = _written_file(instance)
+    file = {"driver": "file", "filename": str(path), "locking": "off"}
+    await qmp.command("blockdev-add", {"driver": "qcow2", "node-name": node, "file": file, "backing": None})
+    await qmp.command("blockdev-snapshot", {"node": disk["inserted"]["node-name"], "overlay": node})
+    instance.own_layers = (frozen_layer(written), *instance.own_layers)
+    if instance.overlay is None:
+        path.unlink()
+    else:
+        instance.overlay = path
+
+
+def _written_file(instance: Instance) -> Path:
+    """The file that takes a guest's writes; one without a name is reached through the process that has it open."""
+    if instance.overlay is not None:
+        return instance.overlay
+    known = {layer.fingerprint.inode for layer in instance.own_layers}
+    for link in Path(f"/proc/{instance.process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found = link.stat()
+            ours = link.readlink().is_relative_to(instance.folder) and found.st_ino not in known
+            if ours and stat.S_ISREG(found.st_mode) and not found.st_nlink:
+                return link
+    raise VmError(f"{instance.name}: the file with the guest's writes cannot be found")
