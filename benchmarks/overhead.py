@@ -21,13 +21,13 @@ from benchmarks.table import Table
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.guest.readiness import ConsolePattern
 from pytest_readonly_vm.host.process import Process, Spawner
 from pytest_readonly_vm.host.seal import Landlock
 from pytest_readonly_vm.host.workspace import Workspace
 from pytest_readonly_vm.machine import lab as lab_module
-from pytest_readonly_vm.qemu import launch
 from pytest_readonly_vm.machine.lab import Lab
-from pytest_readonly_vm.guest.readiness import ConsolePattern
+from pytest_readonly_vm.qemu import launch
 
 RUNS = 100
 

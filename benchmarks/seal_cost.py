@@ -18,8 +18,8 @@ from benchmarks.stopwatch import Stopwatch
 from benchmarks.table import Table
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.hypervisor import find_hypervisor
-from pytest_readonly_vm.image.base import BaseImage, open_base
 from pytest_readonly_vm.host.seal import Landlock, landlock_abi
+from pytest_readonly_vm.image.base import BaseImage, open_base
 from pytest_readonly_vm.machine.lab import Lab
 
 RUNS = 50

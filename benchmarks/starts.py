@@ -12,9 +12,9 @@ from benchmarks.probes import Probe
 from benchmarks.samples import Samples, total
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.table import Table
+from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.channels.choice import Access
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.start import clone, templates
 from pytest_readonly_vm.start.archive import Archive
@@ -34,7 +34,7 @@ _PHASES = (
     Probe(clone, "greet", "QEMU up to the monitor's greeting"),
     Probe(Qmp, "command", lambda _self, name, *_, **__: _LOADED if name in _LOADING else _FREED),
     Probe(clone, "migrated", _LOADED),
-    Probe(Access, "resume", _ANSWERED),
+    Probe(ChannelChoice, "resume", _ANSWERED),
     Probe(clone, "resume", _RESUMED),
 )
 _MAKING = (

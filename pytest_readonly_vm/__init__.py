@@ -6,6 +6,7 @@ The public names. They are looked up when first used, so that pytest loads the p
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pytest_readonly_vm.config.layer import GuestLayer, layer
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import (
     AcceleratorUnavailable,
@@ -39,15 +40,12 @@ from pytest_readonly_vm.errors import (
     VmError,
     WaitTimeout,
 )
-from pytest_readonly_vm.config.layer import GuestLayer, layer
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.channels.command import CommandResult
     from pytest_readonly_vm.channels.console import Console
     from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
     from pytest_readonly_vm.channels.screen import Screen
-    from pytest_readonly_vm.machine.lab import Lab
-    from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
     from pytest_readonly_vm.guest.readiness import (
         AllOf,
         AnyOf,
@@ -60,6 +58,8 @@ if TYPE_CHECKING:
         SystemdFinished,
         UnitActive,
     )
+    from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
+    from pytest_readonly_vm.machine.lab import Lab
     from pytest_readonly_vm.machine.vm import VirtualMachine
     from pytest_readonly_vm.plugin.fixtures import VmFactory
 

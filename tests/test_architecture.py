@@ -50,7 +50,7 @@ def test_imports_go_downhill(module: Path) -> None:
     [
         ("subprocess", {"host/process.py"}),
         ("qemu.qmp", {"channels/qmp.py"}),
-        ("ctypes", {"host/parent_death.py", "host/seal.py", "host/writers.py"}),
+        ("ctypes", {"host/confinement.py", "host/seal.py", "host/writers.py"}),
         (
             "threading",
             {
@@ -90,7 +90,7 @@ def makes_files(module: Path) -> bool:
 
 
 def test_files_come_to_places_of_the_users_by_the_outlet() -> None:
-    """All others write in folders of the plugin's own, or ask the outlet first."""
+    """All others write in folders of the plugin's own, or ask the output_guard first."""
     own = {"channels/console.py", "channels/screen.py", "host/accel.py", "host/slots.py", "qemu/provision.py"}
     own |= {"evidence/capsule/restore.py", "plugin/output_folder.py"}
     asking = {"guest/tar_folder.py", "plugin/integrations.py"}

@@ -1,6 +1,6 @@
 """States of the guest from which tests start. Each is made once, kept, and made anew when it would be another."""
 
-from pytest_readonly_vm.config import layer
+from pytest_readonly_vm import layer
 
 
 @layer

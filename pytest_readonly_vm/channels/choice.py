@@ -17,7 +17,7 @@ _LEAD = 2.0
 """Seconds by which another channel must be earlier than the usual one to be taken in its place."""
 
 
-class Access:
+class ChannelChoice:
     """The channels that one machine may have, and the one that it has. For the loop."""
 
     def __init__(

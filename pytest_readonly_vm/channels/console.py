@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.channels.history import Chronicle
-from pytest_readonly_vm.channels.liveness import Fate
+from pytest_readonly_vm.channels.history import History
+from pytest_readonly_vm.channels.liveness import Liveness
 from pytest_readonly_vm.errors import ConnectionLost, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
@@ -43,27 +43,27 @@ class Console:
         self,
         loop: LoopThread,
         process: Process,
-        fate: Fate,
+        liveness: Liveness,
         port: socket.socket,
         log: Path,
         name: str,
-        history: Transcript = NOTHING,
-        chronicle: Chronicle | None = None,
+        transcript: Transcript = NOTHING,
+        history: History | None = None,
     ) -> None:
-        """`history` is what the guest sent before it came to this process."""
+        """`transcript` is what the guest sent before it came to this process."""
         self._loop = loop
         self._process = process
-        self._fate = fate
-        self._chronicle = chronicle or Chronicle()
+        self._liveness = liveness
+        self._history = history or History()
         self.listeners: list[Callable[[str], None]] = []
         """Functions, called on the loop with every piece of text that comes."""
         self._port = port
         self._name = name
         utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._decode = io.IncrementalNewlineDecoder(utf8, translate=True).decode
-        recent = history.data.decode(errors="replace").replace("\r\n", "\n")
+        recent = transcript.data.decode(errors="replace").replace("\r\n", "\n")
         self._recent = _Latest(recent)
-        self._unread = _Latest(history.unread)
+        self._unread = _Latest(transcript.unread)
         self._position = len(recent)
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -72,7 +72,7 @@ class Console:
         self.loss = ""
         """Why the log, and with it `text`, does not have all that the guest has sent; empty if it has."""
         self._log = log.open("wb", buffering=0)
-        self._write(history.data)
+        self._write(transcript.data)
         port.setblocking(False)
         process.drains.append(self._read_rest)
         process.witnesses.append(self._testify)
@@ -109,7 +109,7 @@ class Console:
                 data = data[self._log.write(data) :]
         except OSError as error:
             self.loss = f"the log of the console ends early: {error.strerror}: {self.log_path}"
-            self._chronicle.note("moment", self.loss)
+            self._history.note("state", self.loss)
 
     def catch_up(self) -> None:
         """Take in what the guest has sent by now; on the loop."""
@@ -142,8 +142,8 @@ class Console:
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (match := look(pattern)):
                     try:
-                        self._fate.check()
-                        await self._fate.news(self._news)
+                        self._liveness.check()
+                        await self._liveness.news(self._news)
                     except VmError:
                         if match := look(pattern):  # which may be of what has stopped the guest
                             return match
@@ -228,7 +228,7 @@ class Console:
         :raises GuestDied, GuestPaused: the guest was stopped while waiting.
         """
         compiled = re.compile(pattern, re.MULTILINE) if isinstance(pattern, str) else pattern
-        with self._chronicle.noting("wait", f"console: {compiled.pattern}"):
+        with self._history.noting("wait", f"console: {compiled.pattern}"):
             return self._loop.run(self.found(compiled, timeout))
 
     def send(self, text: str | bytes, timeout: float = 30.0) -> None:

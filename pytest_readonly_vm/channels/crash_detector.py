@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from pytest_readonly_vm.channels.console import Console
+from pytest_readonly_vm.channels.panic import Belief, PanicWatch
 from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
+from pytest_readonly_vm.channels.run_state import is_trouble, standstill
 from pytest_readonly_vm.errors import (
     GuestDied,
     GuestPanicked,
@@ -23,8 +25,6 @@ from pytest_readonly_vm.errors import (
     VmError,
 )
 from pytest_readonly_vm.host.process import Process
-from pytest_readonly_vm.channels.panic import Belief, PanicWatch
-from pytest_readonly_vm.channels.run_state import is_trouble, standstill
 
 _ORDERLY = re.compile(r"reboot: |Rebooting|Requesting system reboot|The system will reboot|syncing disks")
 """Words that a guest says when it reboots as somebody told it to."""
@@ -47,8 +47,8 @@ _LOOKED_BACK = 8192
 _MONITOR_PATIENCE = 5.0
 
 
-class Vitals:
-    """Hears of everything that one machine reports, and tells its fate. For the loop."""
+class CrashDetector:
+    """Hears of everything that one machine reports, and tells its liveness. For the loop."""
 
     def __init__(
         self,
@@ -84,43 +84,43 @@ class Vitals:
         self._is_silent_since_reset = False
         self._shutdown: QmpEvent | None = None
         qmp.listeners.append(self._hear)
-        qmp.fate.look = self._look
+        qmp.liveness.look = self._look
         console.listeners.append(self._read)
         process.coroner = self._cause_of_death
 
     def _hear(self, event: QmpEvent) -> None:
         # Not as a mapping of functions: what an event means is best read where it is told.
-        fate, data = self._qmp.fate, event.data
+        liveness, data = self._qmp.liveness, event.data
         if event.name == "GUEST_PANICKED" and data.get("action") != "run":  # which somebody has asked for
             self._console.catch_up()  # the kernel says it on its console first
             self._die_of_panic()
         elif event.name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
-            fate.halts += 1
+            liveness.halts += 1
             self._io_error = self._sentence_of(event)
             self._stand_still("io-error")
         elif event.name in ("STOP", "SUSPEND"):
-            fate.halts += 1
+            liveness.halts += 1
             self._look()
         elif event.name in ("RESUME", "WAKEUP"):
             self._changes += 1
             self._state = self._io_error = ""
-            fate.go_on()
+            liveness.go_on()
         elif event.name == "SHUTDOWN":
             self._shutdown = event
         elif event.name == "RESET":
             self._console.catch_up()
-            is_orderly = fate.expects_reset or _ORDERLY.search(self._recent)
+            is_orderly = liveness.expects_reset or _ORDERLY.search(self._recent)
             by_guest = bool(data.get("guest"))
             least = (Belief.PLAUSIBLE if is_orderly else Belief.DOUBTFUL) if by_guest else Belief.PROVEN
             if self._is_believed(least):
                 self._die_of_panic()
-            had_ended = fate.cause is not None
-            fate.begin_anew()
+            had_ended = liveness.cause is not None
+            liveness.begin_anew()
             # A PC's firmware that finds itself run before asks for one more reset, before it says anything.
             if by_guest and not self._is_silent_since_reset and not had_ended and not is_orderly:
                 sentence = _RESET.format(name=self._name)
-                self._qmp.chronicle.note("death", sentence)
-                fate.befall(self._evident(GuestReset, sentence), passing=True)
+                self._qmp.history.note("death", sentence)
+                liveness.report_end(self._evident(GuestReset, sentence), passing=True)
             self._recent, self._is_silent_since_reset, self._panic_said = "", True, None
             self._acquit()
             self._panics.begin_anew()
@@ -147,10 +147,10 @@ class Vitals:
         self._state = state
         words = self._io_error if state == "io-error" and self._io_error else standstill(state)
         sentence = f"{self._name}: {words}"
-        if is_trouble(state) and not self._qmp.fate.has_ended:
-            self._qmp.chronicle.note("death", sentence)
+        if is_trouble(state) and not self._qmp.liveness.has_ended:
+            self._qmp.history.note("death", sentence)
         cause = self._evident(lambda text: GuestPaused(text, state=state), sentence)
-        self._qmp.fate.stand_still(cause, is_trouble=is_trouble(state))
+        self._qmp.liveness.stand_still(cause, is_trouble=is_trouble(state))
 
     # A guest that panics.
 
@@ -182,10 +182,10 @@ class Vitals:
             if found is None or found.belief is Belief.DOUBTFUL:
                 break
             if found.belief is not Belief.CERTAIN:
-                while self._qmp.fate.stands_still:
+                while self._qmp.liveness.stands_still:
                     await asyncio.sleep(_TRACE)
                 lives = await self._answers(_LAST_ANSWER[found.belief])
-                if self._qmp.fate.stands_still or (lives and self._said_more.is_set()):
+                if self._qmp.liveness.stands_still or (lives and self._said_more.is_set()):
                     continue  # since it was asked
                 if lives or (lives is None and (is_talking or self._panics.is_asked_for_input())):
                     break
@@ -221,10 +221,10 @@ class Vitals:
         if self._panic_said is None:
             self._panic_said = found.words if found is not None else ""
         said = self._panic_said
-        if not self._qmp.fate.has_ended:
+        if not self._qmp.liveness.has_ended:
             sentence = _PANICKED.format(name=self._name, why=said or "it did not say why")
-            self._qmp.chronicle.note("death", sentence)
-            self._qmp.fate.befall(self._evident(lambda text: GuestPanicked(text, panic=said), sentence))
+            self._qmp.history.note("death", sentence)
+            self._qmp.liveness.report_end(self._evident(lambda text: GuestPanicked(text, panic=said), sentence))
 
     # The end.
 

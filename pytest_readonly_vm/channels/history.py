@@ -1,4 +1,4 @@
-"""Owns the chronicle of one machine: what was done to it and what it reported, each with its time."""
+"""Owns the history of one machine: what was done to it and what it reported, each with its time."""
 
 import contextlib
 import time
@@ -11,11 +11,11 @@ _KEPT = 5_000
 
 
 @dataclass(slots=True)
-class Happening:
+class HistoryEntry:
     """One entry. Times are seconds: `time` since the epoch, of the beginning, `seconds` how long it took."""
 
     kind: str
-    """``start``, ``boot``, ``command``, ``file``, ``wait``, ``qmp``, ``event``, ``screen``, ``death``, ``moment``."""
+    """``start``, ``boot``, ``command``, ``file``, ``wait``, ``qmp``, ``event``, ``screen``, ``death``, ``state``."""
     what: str
     time: float
     seconds: float = 0.0
@@ -23,41 +23,41 @@ class Happening:
     """How it ended, if not well: an error's first line, ``exit code 1``."""
     detail: Mapping[str, object] = field(default_factory=dict)
     """What the entry's kind has beside: for ``qmp`` the arguments and the answer, for ``event`` its data, for
-    a ``moment`` that goes back the time of what it goes back to."""
+    a ``state`` that goes back the time of what it goes back to."""
 
 
-class Chronicle:
-    """The latest happenings of one machine, oldest first. Adding one costs about a microsecond; any thread may."""
+class History:
+    """The latest entries of one machine, oldest first. Adding one costs about a microsecond; any thread may."""
 
     def __init__(self) -> None:
-        self._happenings: deque[Happening] = deque(maxlen=_KEPT)
+        self._entries: deque[HistoryEntry] = deque(maxlen=_KEPT)
 
     def note(
         self, kind: str, what: str, *, seconds: float = 0.0, detail: Mapping[str, object] = MappingProxyType({})
-    ) -> Happening:
+    ) -> HistoryEntry:
         """Add something that has just ended, or that took no time."""
-        happening = Happening(kind, what, time.time() - seconds, seconds, detail=detail)
-        self._happenings.append(happening)
-        return happening
+        entry = HistoryEntry(kind, what, time.time() - seconds, seconds, detail=detail)
+        self._entries.append(entry)
+        return entry
 
     @contextlib.contextmanager
-    def noting(self, kind: str, what: str) -> Iterator[Happening]:
+    def noting(self, kind: str, what: str) -> Iterator[HistoryEntry]:
         """Add what happens meanwhile, with its duration and, if it raises, the error."""
-        happening = self.note(kind, what)
+        entry = self.note(kind, what)
         started = time.perf_counter()
         try:
-            yield happening
+            yield entry
         except BaseException as error:
-            happening.outcome = happening.outcome or (str(error) or type(error).__name__).partition("\n")[0]
+            entry.outcome = entry.outcome or (str(error) or type(error).__name__).partition("\n")[0]
             raise
         finally:
-            happening.seconds = time.perf_counter() - started
+            entry.seconds = time.perf_counter() - started
 
-    def follow(self, earlier: "Chronicle") -> None:
-        """Begin with what another chronicle has, as far as there is room beside what is in this one."""
-        if (room := _KEPT - len(self._happenings)) > 0:
-            self._happenings.extendleft(reversed(earlier.entries()[-room:]))
+    def follow(self, earlier: "History") -> None:
+        """Begin with what another history has, as far as there is room beside what is in this one."""
+        if (room := _KEPT - len(self._entries)) > 0:
+            self._entries.extendleft(reversed(earlier.entries()[-room:]))
 
-    def entries(self) -> tuple[Happening, ...]:
+    def entries(self) -> tuple[HistoryEntry, ...]:
         """All that is kept."""
-        return tuple(self._happenings)
+        return tuple(self._entries)

@@ -1,4 +1,4 @@
-"""Owns the fate of a guest: whether it goes on, and the error for whoever waits for it if it does not."""
+"""Owns the liveness of a guest: whether it goes on, and the error for whoever waits for it if it does not."""
 
 import asyncio
 import contextlib
@@ -14,12 +14,12 @@ Cause = Callable[[], VmError]
 """Makes the error, anew for everybody who gets it, as each gets a traceback of its own."""
 
 
-class Fate:
+class Liveness:
     """Wakes who waits for a guest as soon as there is nothing more to wait for. For the loop."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self._blow: asyncio.Future[Cause] | None = None
+        self._interruption: asyncio.Future[Cause] | None = None
         self._resets_expected = 0
         self._stops_expected = 0
         self._rests_expected = 0
@@ -41,7 +41,7 @@ class Fate:
         """What has brought the guest to its end; one that has booted anew since, or was healed, the first time."""
         return self._end or self._first
 
-    def befall(self, cause: Cause, *, passing: bool = False) -> None:
+    def report_end(self, cause: Cause, *, passing: bool = False) -> None:
         """Wake everybody with this error; unless it is `passing`, also give it to those who come later."""
         self._first = self._first or cause
         if not passing and self._end is None:
@@ -62,9 +62,9 @@ class Fate:
             self._wake(cause)
 
     def _wake(self, cause: Cause) -> None:
-        if self._blow is not None and not self._blow.done():
-            self._blow.set_result(cause)
-        self._blow = None
+        if self._interruption is not None and not self._interruption.done():
+            self._interruption.set_result(cause)
+        self._interruption = None
 
     def go_on(self) -> None:
         """The guest runs again, as if it had not stood still."""
@@ -133,7 +133,7 @@ class Fate:
         try:
             if not anew:
                 self.check()
-            cause = await self._blow_or(task)
+            cause = await self._interrupted_or(task)
             if cause is not None and not task.done():
                 raise cause()
             return task.result()
@@ -147,18 +147,18 @@ class Fate:
         """
         task = asyncio.ensure_future(event.wait())
         try:
-            if (cause := await self._blow_or(task)) is not None:
+            if (cause := await self._interrupted_or(task)) is not None:
                 raise cause()
         finally:
             _leave(task)
 
-    async def _blow_or(self, task: asyncio.Future[Any]) -> Cause | None:
-        """Wait for the task or for a blow; that, if it came."""
-        if self._blow is None:
-            self._blow = asyncio.get_running_loop().create_future()
-        blow = self._blow
-        await self._process.race(asyncio.wait((task, blow), return_when=asyncio.FIRST_COMPLETED))
-        return blow.result() if blow.done() else None
+    async def _interrupted_or(self, task: asyncio.Future[Any]) -> Cause | None:
+        """Wait for the task or for a interruption; that, if it came."""
+        if self._interruption is None:
+            self._interruption = asyncio.get_running_loop().create_future()
+        interruption = self._interruption
+        await self._process.race(asyncio.wait((task, interruption), return_when=asyncio.FIRST_COMPLETED))
+        return interruption.result() if interruption.done() else None
 
 
 def _leave(task: asyncio.Future[Any]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from pytest_readonly_vm.channels.channel import Sink
-from pytest_readonly_vm.channels.ssh_mux import Refused
 from pytest_readonly_vm.channels.porter import Porter, Retired, Vanished
+from pytest_readonly_vm.channels.ssh_mux import Refused
 
 _AT_ONCE = 8  # sshd allows ten sessions on a connection (MaxSessions); to kill a script takes another one
 _MOST = 9

@@ -19,8 +19,8 @@ from typing import Any, Self, TypeVar, cast
 from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, Runstate, StateError
 from qemu.qmp.message import Message
 
-from pytest_readonly_vm.channels.history import Chronicle, Happening
-from pytest_readonly_vm.channels.liveness import Fate
+from pytest_readonly_vm.channels.history import History, HistoryEntry
+from pytest_readonly_vm.channels.liveness import Liveness
 from pytest_readonly_vm.errors import ConnectionLost, GuestPaused, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
@@ -63,9 +63,9 @@ class Qmp:
     def __init__(self, loop: LoopThread, process: Process, name: str) -> None:
         self._loop = loop
         self._process = process
-        self.fate = Fate(process)
+        self.liveness = Liveness(process)
         """What becomes of the guest; others of the machine wait by it, too."""
-        self.chronicle = Chronicle()
+        self.history = History()
         """Of the machine; others of the machine write to it, too."""
         self.name = name
         """The machine's, for messages."""
@@ -84,7 +84,7 @@ class Qmp:
         """Functions, called on the loop with every event."""
         self._watch: asyncio.Task[None] | None = None
         process.drains.append(self._hear_out)
-        process.witnesses.append(self._history)
+        process.witnesses.append(self._events_so_far)
 
     # On the loop's thread.
 
@@ -101,7 +101,7 @@ class Qmp:
         """Wake everybody when the connection ends while QEMU lives: nobody would hear of the guest's end any more."""
         await self._hear_out()
         if not await self._process.wait_ended(_PATIENCE_WITH_THE_DYING):
-            self.fate.befall(lambda: self._process.with_evidence(self._lost("QEMU lives")))
+            self.liveness.report_end(lambda: self._process.with_evidence(self._lost("QEMU lives")))
 
     async def _greet(self, monitor: socket.socket) -> None:
         try:
@@ -116,7 +116,7 @@ class Qmp:
         event = QmpEvent(str(message["event"]), data if isinstance(data, dict) else {}, at, self.heard)
         self._events.append(event)
         self.heard += 1
-        self.chronicle.note("event", event.name, detail=event.data)
+        self.history.note("event", event.name, detail=event.data)
         for listener in self.listeners:
             listener(event)
         if self._taken and (oldest := self._events[0].number) > min(self._taken):
@@ -136,14 +136,14 @@ class Qmp:
             raise WaitTimeout(f"{self.name}: QEMU did not answer {name} within {timeout:g} s") from None
 
     async def _exchange(self, name: str, arguments: Mapping[str, object]) -> Any:
-        with self.chronicle.noting("qmp", name) as happening:
-            answer = await self._execute(name, arguments, happening)
+        with self.history.noting("qmp", name) as entry:
+            answer = await self._execute(name, arguments, entry)
             is_long = isinstance(answer, list) and len(answer) > _LONGEST_KEPT
-            happening.detail = {"arguments": arguments, "return": f"{len(answer)} items" if is_long else answer}
+            entry.detail = {"arguments": arguments, "return": f"{len(answer)} items" if is_long else answer}
         return answer
 
-    async def _execute(self, name: str, arguments: Mapping[str, object], happening: Happening) -> Any:
-        happening.detail = {"arguments": arguments}
+    async def _execute(self, name: str, arguments: Mapping[str, object], entry: HistoryEntry) -> Any:
+        entry.detail = {"arguments": arguments}
         try:
             return await self._client.execute(name, arguments or None)
         except ExecuteError as error:
@@ -183,28 +183,28 @@ class Qmp:
         """As `wait_event`, on the loop; the guest's end ends the wait only if it is for an event `of_guest`."""
         try:
             async with asyncio.timeout(timeout):
-                halts = self.fate.halts
+                halts = self.liveness.halts
                 is_of_qemu = _OF_QEMU.fullmatch(name) is not None
-                known = self.fate.cause if is_of_qemu or not self.fate.has_ended else None
+                known = self.liveness.cause if is_of_qemu or not self.liveness.has_ended else None
                 # Taken here and not in the race, whose result is lost when the deadline comes in the same moment.
                 while not (event := self._take(name, match)):
                     if not of_guest:
                         await self._process.race(self._news.wait())
                         continue
                     try:
-                        if self.fate.cause is not known:  # since the last turn
-                            self.fate.check()
-                        await self.fate.news(self._news)
+                        if self.liveness.cause is not known:  # since the last turn
+                            self.liveness.check()
+                        await self.liveness.news(self._news)
                     except VmError as end:
                         if event := self._take(name, match):  # which may be what has stopped the guest
                             return event
-                        if not (isinstance(end, GuestPaused) and (is_of_qemu or halts == self.fate.halts)):
+                        if not (isinstance(end, GuestPaused) and (is_of_qemu or halts == self.liveness.halts)):
                             raise
-                        known = self.fate.cause
+                        known = self.liveness.cause
                 return event
         except TimeoutError:
             error = WaitTimeout(f"{self.name}: no event {name} came within {timeout:g} s")
-            error.add_note(self._history())
+            error.add_note(self._events_so_far())
             raise error from None
 
     def _take(self, name: str, match: Match) -> QmpEvent | None:
@@ -215,7 +215,7 @@ class Qmp:
                 return event
         return None
 
-    def _history(self) -> str:
+    def _events_so_far(self) -> str:
         events = [f"{event.name} {dict(event.data)}" if event.data else event.name for event in self._events]
         return "Events so far: " + (", ".join(events[-10:]) or "none")
 
@@ -265,7 +265,7 @@ class Qmp:
         :raises GuestPaused: it has begun to stand still meanwhile. Events of QEMU's own (``JOB_…``, ``MIGRATION``,
             ``RESUME``, ``RESET``, …) are waited for all the same, after the end of a guest whose QEMU lives as well.
         """
-        with self.chronicle.noting("wait", f"event: {name}"):
+        with self.history.noting("wait", f"event: {name}"):
             return self._loop.run(self.next_event(name, match, timeout, of_guest=True))
 
     async def await_event(self, name: str, match: Match = None, timeout: float = 30.0) -> QmpEvent:

@@ -14,8 +14,8 @@ from pytest_readonly_vm.channels.picture import Picture
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import DisplayError, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.image.output_guard import Outlet
 from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.image.output_guard import OutputGuard
 
 _HOLD = 0.02  # seconds
 _OCR_PATIENCE = 10.0
@@ -31,12 +31,12 @@ class Screen:
     `qemu_args`. Keys for a keyboard that is not there are lost without a word.
     """
 
-    def __init__(self, loop: LoopThread, qmp: Qmp, *, folder: Path, name: str, outlet: Outlet) -> None:
+    def __init__(self, loop: LoopThread, qmp: Qmp, *, folder: Path, name: str, output_guard: OutputGuard) -> None:
         self._loop = loop
         self._qmp = qmp
         self._folder = folder
         self._name = name
-        self._outlet = outlet
+        self._output_guard = output_guard
         self._typing = asyncio.Lock()
         self._keys: Sequence[str] = ()
 
@@ -95,7 +95,7 @@ class Screen:
         png = self._loop.run(self.picture()).png()
         path = Path(path).absolute()
         try:
-            with self._outlet.file(path) as file:
+            with self._output_guard.file(path) as file:
                 file.write(png)
         except OSError as error:
             raise VmError(f"{self._name}: {path} cannot be written: {error.strerror}") from error
@@ -166,7 +166,7 @@ class Screen:
             if (left := deadline - time.monotonic()) <= 0:
                 raise self._not_shown(wanted, timeout, text)
             try:
-                self._loop.run(self._qmp.fate.race(asyncio.sleep(min(pause, left))))
+                self._loop.run(self._qmp.liveness.race(asyncio.sleep(min(pause, left))))
             except VmError as error:  # once more, as what has stopped the guest may be what is shown
                 end = error
             pause = min(2 * pause, _POLLS[1])

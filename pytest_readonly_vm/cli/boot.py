@@ -58,7 +58,7 @@ async def _connected(vm: VirtualMachine, line: socket.socket) -> None:
         process = vm._instance.process
         while process.returncode is None:
             try:
-                await vm.qmp.fate.race(process.ended(), anew=True)
+                await vm.qmp.liveness.race(process.ended(), anew=True)
             except GuestPanicked:
                 break
             except VmError:  # a reset, which a guest may do, or a pause; or the end of QEMU

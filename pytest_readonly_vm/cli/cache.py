@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_readonly_vm.config.values import path
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.start.cache import Entry, TemplateCache, default_folder
-from pytest_readonly_vm.config.values import path
 
 HELP = "list or remove the templates that are kept between runs"
 

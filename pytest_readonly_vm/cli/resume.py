@@ -8,9 +8,9 @@ from pathlib import Path
 from pytest_readonly_vm.cli.shell import execute, session
 from pytest_readonly_vm.config.settings import Given, VmConfig
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.terminal import Terminal
 from pytest_readonly_vm.evidence.capsule.opened import Capsule, open_capsule
 from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
+from pytest_readonly_vm.host.terminal import Terminal
 from pytest_readonly_vm.machine.attach import open_doors
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine

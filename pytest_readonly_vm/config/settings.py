@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
-from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.config.qemu_args import objection
 from pytest_readonly_vm.config.values import (
@@ -34,6 +33,7 @@ from pytest_readonly_vm.config.values import (
     text,
     whole_number_or,
 )
+from pytest_readonly_vm.errors import ConfigurationError
 
 SCOPES = ("function", "class", "module", "package", "session")
 

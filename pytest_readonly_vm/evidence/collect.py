@@ -13,13 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from pytest_readonly_vm.channels.history import Happening
+from pytest_readonly_vm.channels.history import HistoryEntry
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.image.output_guard import Outlet
-from pytest_readonly_vm.printable import line, shown
 from pytest_readonly_vm.evidence.capsule.save import SUFFIX, save_capsule
-from pytest_readonly_vm.evidence.replay import Started, script
 from pytest_readonly_vm.evidence.redaction import (
     HIDDEN,
     answer_without_secrets,
@@ -27,6 +24,9 @@ from pytest_readonly_vm.evidence.redaction import (
     option_without_secrets,
     text_without_secrets,
 )
+from pytest_readonly_vm.evidence.replay import Started, script
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.printable import line, shown
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -73,7 +73,7 @@ class Evidence:
     """What was saved of a machine, and what could not be."""
 
     folder: Path
-    outlet: Outlet
+    output_guard: OutputGuard
     saved: list[Path] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     """Pieces by name, and why they are not there."""
@@ -93,12 +93,12 @@ def collect(
     :param console: the console's log, opened while it had a name.
     :param capsule: whether to save the machine itself as well, if it lives.
     """
-    evidence = Evidence(folder, vm._instance.outlet)
+    evidence = Evidence(folder, vm._instance.output_guard)
     with _piece(evidence, OVERVIEW):
         folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, Callable[[], Iterable[str]]] = {
-        "qmp.jsonl": lambda: _lines(_messages(vm.chronicle.entries())),
-        "timeline.jsonl": lambda: _lines(_timeline(vm.chronicle.entries())),
+        "qmp.jsonl": lambda: _lines(_messages(vm.history.entries())),
+        "timeline.jsonl": lambda: _lines(_timeline(vm.history.entries())),
         "console.txt": lambda: _console(vm, console),
         "stderr.txt": lambda: [vm.stderr],
         "command.sh": lambda: [_script(vm)],
@@ -133,7 +133,7 @@ def _piece(evidence: Evidence, name: str) -> Iterator[None]:
 
 def _write(evidence: Evidence, name: str, text: Iterable[str]) -> None:
     path = evidence.folder / name
-    with evidence.outlet.file(path, mode=0o777 if path.suffix == ".sh" else 0o666) as file:
+    with evidence.output_guard.file(path, mode=0o777 if path.suffix == ".sh" else 0o666) as file:
         file.writelines(piece.encode(errors="replace") for piece in text)
     if path not in evidence.saved:
         evidence.saved.append(path)
@@ -150,10 +150,10 @@ def _lines(messages: Iterable[Mapping[str, object]]) -> Iterator[str]:
     return (json.dumps(message, default=repr, ensure_ascii=False) + "\n" for message in messages)
 
 
-def _messages(happenings: Iterable[Happening]) -> list[dict[str, object]]:
+def _messages(entries: Iterable[HistoryEntry]) -> list[dict[str, object]]:
     """What we and QEMU have said to each other, in the order in which it was said."""
     found: list[tuple[float, dict[str, object]]] = []
-    for one in happenings:
+    for one in entries:
         if one.kind == "event":
             message: dict[str, object] = {"event": one.what, "data": arguments_without_secrets("", dict(one.detail))}
             found.append((one.time, {"from": "QEMU", **message}))
@@ -171,8 +171,8 @@ def _messages(happenings: Iterable[Happening]) -> list[dict[str, object]]:
     return [{"time": _moment(when), **message} for when, message in found]
 
 
-def _timeline(happenings: Iterable[Happening]) -> Iterator[dict[str, object]]:
-    for one in happenings:
+def _timeline(entries: Iterable[HistoryEntry]) -> Iterator[dict[str, object]]:
+    for one in entries:
         what = text_without_secrets(one.what)
         entry = {"time": _moment(one.time), "seconds": round(one.seconds, 6), "kind": one.kind, "what": what}
         yield entry | ({"outcome": text_without_secrets(one.outcome)} if one.outcome else {})
@@ -200,7 +200,7 @@ def _script(vm: "VirtualMachine") -> str:
             name=vm.name,
             argv=instance.process.argv,
             folder=instance.folder,
-            layers=[(layer.descriptor, layer.path, layer.format) for layer in instance.layers],
+            layers=[(layer.descriptor, layer.path, layer.format) for layer in instance.chain],
             credentials=smbios.read_text() if smbios.exists() else None,
             is_copy=vm.manner == "clone",
         )
@@ -230,7 +230,7 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
     facts = dict(about)
     facts["saved"] = _moment(time.time())
     facts["machine"] = f"{vm.name}: {vm._lineage.order.hypervisor.describe()}"
-    for base in instance.layers[:1]:
+    for base in instance.chain[:1]:
         facts["base"] = f"{base.path} ({base.format}, {base.fingerprint.size} bytes, inode {base.fingerprint.inode})"
     ready = f"ready after {vm.boot_seconds:.2f} s" if vm.boot_seconds else "never ready"
     phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in vm.boot_phases.items())
@@ -255,10 +255,10 @@ def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
     status = loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))
     with _piece(evidence, SCREENSHOT):
         png = loop.run(_within(_MONITOR_PATIENCE, vm.screen.picture(), "QEMU did not show the screen")).png()
-        with evidence.outlet.file(evidence.folder / SCREENSHOT) as file:
+        with evidence.output_guard.file(evidence.folder / SCREENSHOT) as file:
             file.write(png)
         evidence.saved.append(evidence.folder / SCREENSHOT)
-    channel = vm._access.found
+    channel = vm._channels.found
     with _piece(evidence, "journal, failed units, processes"):
         if (trouble := vm.trouble) is not None:
             raise VmError(f"the guest was not asked: {trouble}")
@@ -270,7 +270,7 @@ def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
         text = _QUESTIONS.format(mark=_SECTION, age=_age(vm))
         asked = channel.execute(text.encode(), input=b"", stdout=answers.extend, stderr=answers.extend)
         try:
-            loop.run(_within(_GUEST_PATIENCE, vm._fate.race(asked), "the guest did not answer in time"))
+            loop.run(_within(_GUEST_PATIENCE, vm._liveness.race(asked), "the guest did not answer in time"))
         finally:
             _divide(answers.decode(errors="replace"), evidence)
 
@@ -285,7 +285,7 @@ async def _within(timeout: float, work: Awaitable[T], what: str) -> T:
 
 def _age(vm: "VirtualMachine") -> float:
     """Seconds since the machine was handed over, and one for the clocks."""
-    begins = [one.time for one in vm.chronicle.entries() if one.kind == "start"]
+    begins = [one.time for one in vm.history.entries() if one.kind == "start"]
     return time.time() - max(begins, default=0.0) + 1
 
 

@@ -201,9 +201,7 @@ def _deadly(vm: "VirtualMachine", mark: Mark) -> list[tuple[str, str, str]]:
     trouble = vm.trouble
     if not isinstance(trouble, GuestPanicked | GuestReset | GuestPaused) or str(trouble) == mark.trouble:
         return []
-    expected = any(
-        (one.kind, one.what) == ("wait", "panic") and one.time >= mark.taken for one in vm.chronicle.entries()
-    )
+    expected = any((one.kind, one.what) == ("wait", "panic") and one.time >= mark.taken for one in vm.history.entries())
     is_minded = "kernel" in vm.config.health and not (expected and isinstance(trouble, GuestPanicked))
     return [("", "kernel: ", _reason(vm, trouble))] if is_minded else []
 
@@ -215,7 +213,7 @@ def _reason(vm: "VirtualMachine", error: Exception) -> str:
 
 def _can_answer(vm: "VirtualMachine") -> bool:
     """Whether the guest goes on, as far as QEMU knows."""
-    if vm.closed or not vm.is_running() or vm._fate.cause is not None:
+    if vm.closed or not vm.is_running() or vm._liveness.cause is not None:
         return False
     with contextlib.suppress(VmError):  # a monitor that is lost does not keep a guest from answering
         return bool(vm._loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))["running"])
@@ -241,11 +239,11 @@ def _asked(vm: "VirtualMachine", questions: str, mark: Mark, patience: float) ->
     async def answered() -> CommandResult:
         try:
             async with asyncio.timeout(patience):
-                return await vm._fate.race(vm._commands.run(head + questions, check=False))
+                return await vm._liveness.race(vm._commands.run(head + questions, check=False))
         except TimeoutError:
             raise TimeoutError(f"it did not answer within {patience:g} s") from None
 
-    with vm.chronicle.noting("wait", "health gates"):
+    with vm.history.noting("wait", "health gates"):
         result = vm._loop.run(answered())
     if result.exit_code:
         said = result.stderr.strip().splitlines() or [f"exit code {result.exit_code}"]

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.qemu.command_line import BELOW, DISK
 from pytest_readonly_vm.evidence.redaction import option_without_secrets
+from pytest_readonly_vm.qemu.command_line import BELOW, DISK
 
 _BY_DESCRIPTOR = re.compile(r"socket,id=(\w+),fd=(\d+)")
 _MEMORY = re.compile(r",?memory-backend=ram\b")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import BootTimeout, ChannelError, GuestDied, GuestPanicked, GuestReset, GuestWarning
-from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.guest.commands import Commands
-from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.launch import Order, greet
 from pytest_readonly_vm.guest.login import Login, login
 from pytest_readonly_vm.guest.prompts import Prompts
 from pytest_readonly_vm.guest.readiness import Booting, Readiness, readiness
+from pytest_readonly_vm.host.hypervisor import Hypervisor
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.launch import Order, greet
 
 _STAGES = (
     (r"SeaBIOS|iPXE|BdsDxe|UEFI|U-Boot|OpenSBI", "its firmware"),
@@ -61,16 +61,16 @@ def boot(order: Order, instance: Instance) -> None:
     :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
     :raises ChannelError: it refuses the login that is set.
     """
-    config, access = order.config, instance.access
-    commands = Commands(access, instance.name)
-    guest = Booting(order.handle(instance), instance.qmp, instance.console, access, commands)
-    typist = login(config, instance.console, access, instance.name)
+    config, channels = order.config, instance.channels
+    commands = Commands(channels, instance.name)
+    guest = Booting(order.handle(instance), instance.qmp, instance.console, channels, commands)
+    typist = login(config, instance.console, channels, instance.name)
     limit = Limit(config, order.hypervisor)
-    with instance.qmp.chronicle.noting("boot", "boot"):
+    with instance.qmp.history.noting("boot", "boot"):
         order.loop.run(_boot(guest, instance, readiness(config.ready), typist, limit))
     instance.boot_phases = guest.phases
     instance.ready_after = time.monotonic() - instance.started
-    is_login_unused = config.ready == "auto" and config.login is not None and access.found is None
+    is_login_unused = config.ready == "auto" and config.login is not None and channels.found is None
     if is_login_unused and typist is not None and typist.refusal:
         said = f"{instance.name}: it shows a login prompt, and no channel answers: {typist.refusal}"
         warnings.warn(said, GuestWarning, stacklevel=2)
@@ -84,7 +84,7 @@ async def _boot(guest: Booting, instance: Instance, ready: Readiness, typist: Lo
     try:
         async with asyncio.timeout(limit.seconds) as clock:
             guest.deadline = clock.when() or guest.deadline
-            await instance.qmp.fate.race(_ready(guest, instance, ready, typist))
+            await instance.qmp.liveness.race(_ready(guest, instance, ready, typist))
             await allow_reboots(instance)
     except GuestDied as death:
         raise _boot_failure(instance, death) from None
@@ -92,7 +92,7 @@ async def _boot(guest: Booting, instance: Instance, ready: Readiness, typist: Lo
         raise process.with_evidence(_boot_timeout(instance, ready, typist, limit)) from None
     instance.qmp.forget_events()
     if "-S" in instance.config.qemu_args:  # it has not been started, of which QEMU tells nothing
-        instance.qmp.fate.look()
+        instance.qmp.liveness.look()
 
 
 async def allow_reboots(instance: Instance) -> None:
@@ -132,14 +132,14 @@ def _boot_failure(instance: Instance, death: GuestDied) -> GuestDied:
 
 
 def _boot_timeout(instance: Instance, ready: Readiness, typist: Login | None, limit: Limit) -> BootTimeout:
-    access = instance.access
+    channels = instance.channels
     error = BootTimeout(
         f"{instance.name}: the guest was not ready within {limit.seconds:g} s ({limit.explain()}): "
         f"waited for {ready.describe()}"
     )
     error.add_note(f"By its console, it got as far as {stage(instance.console.text)}.")
-    if access.found is None and access.is_possible:
-        error.add_note(f"No channel answered: {access.why_none()}")
+    if channels.found is None and channels.is_possible:
+        error.add_note(f"No channel answered: {channels.why_none()}")
     if typist is not None and typist.refusal:
         error.add_note(f"Login at the console: {typist.refusal}")
     if not instance.console.tail():

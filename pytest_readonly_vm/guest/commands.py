@@ -4,9 +4,9 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 
+from pytest_readonly_vm.channels.choice import PATIENCE, ChannelChoice
 from pytest_readonly_vm.channels.command import Command, CommandResult, shortened, stream_notes
 from pytest_readonly_vm.errors import ChannelLost, CommandTimeout
-from pytest_readonly_vm.channels.choice import PATIENCE, Access
 
 _LAST_WORDS = 2.0
 """Seconds that the guest has, when a command's time is up, to kill it and to tell what it had printed."""
@@ -21,8 +21,8 @@ _NOT_KILLED = "the guest did not answer the request to kill it"
 class Commands:
     """Runs commands in one machine; for the loop."""
 
-    def __init__(self, access: Access, name: str) -> None:
-        self._access = access
+    def __init__(self, channels: ChannelChoice, name: str) -> None:
+        self._channels = channels
         self._name = name
 
     async def run(
@@ -42,7 +42,7 @@ class Commands:
         data = input.encode() if isinstance(input, str) else input or b""
         stdout, stderr = bytearray(), bytearray()
         began = time.perf_counter()
-        channel = await self._access.channel(PATIENCE if timeout is None else min(timeout, PATIENCE))
+        channel = await self._channels.channel(PATIENCE if timeout is None else min(timeout, PATIENCE))
         started = time.perf_counter()
         work = asyncio.ensure_future(channel.execute(script, input=data, stdout=stdout.extend, stderr=stderr.extend))
         try:
@@ -54,11 +54,11 @@ class Commands:
                     await asyncio.wait((work,), timeout=_LAST_WORDS)
                     if work.done() or told == len(stdout) + len(stderr):
                         break
-                fate = _KILLED if work.done() and channel.is_open() else _NOT_KILLED
-                raise self._late(command, timeout, fate, stdout, stderr)
+                liveness = _KILLED if work.done() and channel.is_open() else _NOT_KILLED
+                raise self._late(command, timeout, liveness, stdout, stderr)
             code = work.result()
         except ChannelLost as lost:
-            self._access.lose()
+            self._channels.lose()
             lost.add_note(f"It was running: {shortened(str(command))}")
             raise
         finally:  # also of one that is left to itself: to take leave of a guest that does not answer may take long
@@ -68,11 +68,11 @@ class Commands:
         return result.check(self._name) if check else result
 
     def _late(
-        self, command: Command, timeout: float | None, fate: str, stdout: bytearray, stderr: bytearray
+        self, command: Command, timeout: float | None, liveness: str, stdout: bytearray, stderr: bytearray
     ) -> CommandTimeout:
         text = [stream.decode(errors="replace") for stream in (stdout, stderr)]
         error = CommandTimeout(
-            f"{self._name}: the command did not end within {timeout:g} s and {fate}: {shortened(str(command))}",
+            f"{self._name}: the command did not end within {timeout:g} s and {liveness}: {shortened(str(command))}",
             stdout=text[0],
             stderr=text[1],
         )

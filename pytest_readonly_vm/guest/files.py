@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pytest_readonly_vm.channels.channel import Channel
+from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.jobs import PLACES, folder_name
 from pytest_readonly_vm.errors import ChannelLost, TransferError
-from pytest_readonly_vm.image.output_guard import Outlet
-from pytest_readonly_vm.printable import tail
-from pytest_readonly_vm.channels.choice import Access
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.tar_folder import pack, unpack, write_sparse
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.printable import tail
 
 _PIECE = 1 << 20  # bytes
 _NUMBERS = re.compile(r"[0-7]{1,4} -?\d{1,15} \d{1,18}")  # mode, time, size
@@ -57,13 +57,19 @@ class Files:
     """Moves files to and from one machine; for the loop."""
 
     def __init__(
-        self, access: Access, commands: Commands, name: str, scratch: Path, outlet: Outlet, progress: Progress
+        self,
+        channels: ChannelChoice,
+        commands: Commands,
+        name: str,
+        scratch: Path,
+        output_guard: OutputGuard,
+        progress: Progress,
     ) -> None:
-        self._access = access
+        self._channels = channels
         self._commands = commands
         self._name = name
         self._scratch = scratch
-        self._outlet = outlet
+        self._output_guard = output_guard
         self._progress = progress
 
     async def read(self, path: str) -> bytes:
@@ -96,7 +102,7 @@ class Files:
     async def pull(self, remote: str, local: Path) -> None:
         """As `VirtualMachine.pull`."""
         with _local(local):
-            self._outlet.refuse(local)  # before the guest is asked for anything
+            self._output_guard.refuse(local)  # before the guest is asked for anything
         quoted = shlex.quote(remote)
         kind = await self._commands.run(
             f"if [ -d {quoted} ]; then echo folder; elif [ -f {quoted} ]; then stat -L -c 'file %a %Y %s' -- {quoted}; "
@@ -128,8 +134,8 @@ class Files:
         partial = f"{remote}.{secrets.token_hex(4)}.partial"
         quoted, name = shlex.quote(partial), shlex.quote(remote)
         folder = shlex.quote(remote.rpartition("/")[0] + "/" if "/" in remote else ".")
-        refusals = f"[ ! -d {name} ] || fail 'it is a folder'; [ -d {folder} ] || fail 'its folder is not there'"
-        await self._guest(f'fail() {{ echo "$*" >&2; exit 1; }}; {refusals}; umask 077; true >{quoted}', remote)
+        host_errors = f"[ ! -d {name} ] || fail 'it is a folder'; [ -d {folder} ] || fail 'its folder is not there'"
+        await self._guest(f'fail() {{ echo "$*" >&2; exit 1; }}; {host_errors}; umask 077; true >{quoted}', remote)
         try:
             async with self._told(remote) as channel:
                 await channel.write_file(_encoded(partial), content)
@@ -146,7 +152,7 @@ class Files:
         target = local / Path(remote).name if local.is_dir() else local
         digest = hashlib.sha256()
         done = 0
-        with _local(target), self._outlet.file(target, mode=0o600) as file:
+        with _local(target), self._output_guard.file(target, mode=0o600) as file:
 
             def take(piece: bytes) -> None:
                 nonlocal done
@@ -189,7 +195,7 @@ class Files:
                 await self._pull_file(archive, arrived, mode=0o600, modified=0, size=int(size))
             finally:
                 await self._commands.run(["rm", "-f", archive], check=False, timeout=10)
-            await asyncio.to_thread(unpack, arrived, local, self._outlet)
+            await asyncio.to_thread(unpack, arrived, local, self._output_guard)
 
     # What they share.
 
@@ -215,9 +221,9 @@ class Files:
     async def _told(self, path: str) -> AsyncIterator[Channel]:
         """The channel, whose errors about a path in the guest are told as ours."""
         try:
-            yield await self._access.channel()
+            yield await self._channels.channel()
         except ChannelLost as lost:
-            self._access.lose()
+            self._channels.lose()
             lost.add_note(f"It was transferring {path}")
             raise
         except OSError as error:

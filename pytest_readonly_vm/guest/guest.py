@@ -7,16 +7,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pytest_readonly_vm.channels.history import Chronicle
+from pytest_readonly_vm.channels.choice import PATIENCE, ChannelChoice
 from pytest_readonly_vm.channels.command import CommandResult
-from pytest_readonly_vm.channels.liveness import Fate
+from pytest_readonly_vm.channels.history import History
+from pytest_readonly_vm.channels.liveness import Liveness
 from pytest_readonly_vm.errors import ChannelLost, VmError, WaitTimeout
-from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.image.output_guard import Outlet
-from pytest_readonly_vm.channels.choice import PATIENCE, Access
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.files import Files, Progress
 from pytest_readonly_vm.guest.waits import Waits
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.image.output_guard import OutputGuard
 
 T = TypeVar("T")
 
@@ -40,28 +40,28 @@ class Guest:
         self,
         *,
         loop: LoopThread,
-        access: Access,
-        fate: Fate,
-        chronicle: Chronicle,
+        channels: ChannelChoice,
+        liveness: Liveness,
+        history: History,
         name: str,
         scratch: Path,
-        outlet: Outlet,
+        output_guard: OutputGuard,
         progress: Progress,
     ) -> None:
         self._loop = loop
-        self._access = access
-        self._fate = fate
-        self._chronicle = chronicle
+        self._channels = channels
+        self._liveness = liveness
+        self._history = history
         self._name = name
-        self._commands = Commands(access, name)
+        self._commands = Commands(channels, name)
         self._on_push: Callable[[str], object] = lambda local: None
         """Called with what is about to be pushed."""
-        self._files = Files(access, self._commands, name, scratch, outlet, progress)
+        self._files = Files(channels, self._commands, name, scratch, output_guard, progress)
         self._waits = Waits(self._commands, name)
 
     def _do(self, kind: str, what: str, work: Awaitable[T], timeout: float | None = None) -> T:
-        """Have something done in the guest, unless the guest comes to its end meanwhile; a chapter of the chronicle."""
-        with self._chronicle.noting(kind, what):
+        """Have something done in the guest, unless the guest comes to its end meanwhile; a chapter of the history."""
+        with self._history.noting(kind, what):
             return self._loop.run(self._within(timeout, what, work))
 
     async def _within(self, timeout: float | None, what: str, work: Awaitable[T]) -> T:
@@ -75,15 +75,15 @@ class Guest:
 
     async def _unless_it_ends(self, work: Awaitable[T]) -> T:
         try:
-            return await self._fate.race(work)
+            return await self._liveness.race(work)
         except ChannelLost:
-            await self._fate.race(asyncio.sleep(_MOMENT))  # a guest that goes down takes its programs along first
+            await self._liveness.race(asyncio.sleep(_MOMENT))  # a guest that goes down takes its programs along first
             raise
 
     @property
     def channel(self) -> str | None:
         """Which channel is in use: ``agent``, ``shell``, ``ssh``, or None when none has answered so far."""
-        found = self._access.found
+        found = self._channels.found
         return found.name if found else None
 
     # Commands.
@@ -132,9 +132,9 @@ class Guest:
         return await self._loop.run_from_elsewhere(self._ran(command, work))
 
     async def _ran(self, command: str | Sequence[str], work: Awaitable[CommandResult]) -> CommandResult:
-        with self._chronicle.noting("command", _shown(command)) as happening:
+        with self._history.noting("command", _shown(command)) as entry:
             result = await self._unless_it_ends(work)
-            happening.outcome = f"exit code {result.exit_code}" if result.exit_code else ""
+            entry.outcome = f"exit code {result.exit_code}" if result.exit_code else ""
         return result
 
     # Files.
@@ -232,13 +232,13 @@ class Guest:
         :param before: what `boot_id` was.
         :raises WaitTimeout: it has not in time.
         """
-        with self._fate.expecting_reset(), self._chronicle.noting("wait", "boot"):
+        with self._liveness.expecting_reset(), self._history.noting("wait", "boot"):
             self._loop.run(self._booted(before, timeout))
 
     async def _booted(self, before: str, timeout: float) -> None:
-        if not self._fate.has_ended:  # as one is that boots anew
-            self._fate.check()
-        await self._fate.race(self._waits.for_boot(before, timeout), anew=True)
+        if not self._liveness.has_ended:  # as one is that boots anew
+            self._liveness.check()
+        await self._liveness.race(self._waits.for_boot(before, timeout), anew=True)
 
 
 def _shown(command: str | Sequence[str]) -> str:

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Set
 
+from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ChannelError
-from pytest_readonly_vm.printable import shown
-from pytest_readonly_vm.channels.choice import Access
 from pytest_readonly_vm.guest.prompts import Asked, Prompts, last_line, refusal
+from pytest_readonly_vm.printable import shown
 from pytest_readonly_vm.qemu.provision import BOOTSTRAP
 
 _QUIET = 0.3
@@ -28,20 +28,20 @@ _AFTER_NAME = _FIRST | {Asked.PASSWORD, Asked.QUESTION}
 _AFTER_PASSWORD = _FIRST | {Asked.PASSWORD}
 
 
-def login(config: VmConfig, console: Console, access: Access, name: str, *, since: int = 0) -> "Login | None":
+def login(config: VmConfig, console: Console, channels: ChannelChoice, name: str, *, since: int = 0) -> "Login | None":
     """What answers the prompts that a console shows from a position on, where that may lead to a channel."""
     is_wanted = config.channel in ("auto", "shell") and (config.provision != "none" or config.login is not None)
-    return Login(config, console, access, name, since) if is_wanted else None
+    return Login(config, console, channels, name, since) if is_wanted else None
 
 
 class Login:
     """Answers the prompts of one machine's console until a channel answers. For the loop."""
 
-    def __init__(self, config: VmConfig, console: Console, access: Access, name: str, since: int) -> None:
+    def __init__(self, config: VmConfig, console: Console, channels: ChannelChoice, name: str, since: int) -> None:
         self._config = config
         self._prompts = Prompts.of(config)
         self._console = console
-        self._access = access
+        self._channels = channels
         self._machine = name
         self._mark = since
         """Where on the console the answer to what was typed last begins."""
@@ -58,7 +58,7 @@ class Login:
         for _ in range(_TRIES):  # a getty that begins anew, as its line or the kernel makes it do, forgets what it read
             while (asked := await self._asked(_FIRST)) is Asked.NAME and user is None:
                 await self._console.next_news().wait()
-            if self._access.found is not None:
+            if self._channels.found is not None:
                 return
             if asked is Asked.NAME:
                 await self._type(user or "")

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_readonly_vm.channels.channel import Channel
+from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import ChannelError
-from pytest_readonly_vm.channels.choice import Access
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.inits import AGAIN, HAS_BOOTED
 from pytest_readonly_vm.guest.prompts import Prompts, last_line
@@ -39,7 +39,7 @@ class Booting:
     vm: "VirtualMachine"
     qmp: Qmp
     console: Console
-    access: Access
+    channels: ChannelChoice
     commands: Commands
     phases: dict[str, float] = field(default_factory=dict)
     """Seconds by phase, in order."""
@@ -219,7 +219,7 @@ class Usual:
         return f"{SystemdFinished().describe()}, or a login prompt on the console"
 
     async def wait(self, guest: Booting) -> None:
-        if not guest.access.is_possible:
+        if not guest.channels.is_possible:
             await _login_prompt(guest)
             return
         booted = asyncio.ensure_future(SystemdFinished().wait(guest))
@@ -293,7 +293,7 @@ def _time_left(guest: Booting) -> float:
 
 
 async def _found(guest: Booting, channel: str | None) -> Channel:
-    return await guest.access.channel(_NO_DEADLINE, only=channel)
+    return await guest.channels.channel(_NO_DEADLINE, only=channel)
 
 
 async def _first(waits: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.image.output_guard import OutputGuard
 
 _PIECE = 1 << 20  # bytes
 _BLOCK = 4096
@@ -56,7 +56,7 @@ def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def unpack(archive: Path, folder: Path, outlet: Outlet | None = None) -> None:
+def unpack(archive: Path, folder: Path, output_guard: OutputGuard | None = None) -> None:
     """Unpack what a guest sent: folders, files, links; nothing else, and all of it ours.
 
     :raises tarfile.TarError: it would write elsewhere than into the folder, or is no whole archive.
@@ -66,7 +66,7 @@ def unpack(archive: Path, folder: Path, outlet: Outlet | None = None) -> None:
     with archive.open("rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                planned = list(_plan(tar, folder, outlet or Outlet()))
+                planned = list(_plan(tar, folder, output_guard or OutputGuard()))
                 folder.mkdir(parents=True, exist_ok=True)
                 top = os.open(folder, _OPEN_FOLDER & ~os.O_NOFOLLOW)
                 try:
@@ -82,7 +82,7 @@ def unpack(archive: Path, folder: Path, outlet: Outlet | None = None) -> None:
 # What is to be made.
 
 
-def _plan(tar: tarfile.TarFile, folder: Path, outlet: Outlet) -> Iterator[_Planned]:
+def _plan(tar: tarfile.TarFile, folder: Path, output_guard: OutputGuard) -> Iterator[_Planned]:
     """What an archive would become in a folder, in its order; nothing is done yet."""
     kinds: dict[Parts, str] = {(): "folder"}
     for member in _members(tar):
@@ -100,7 +100,7 @@ def _plan(tar: tarfile.TarFile, folder: Path, outlet: Outlet) -> Iterator[_Plann
             raise _elsewhere(member.name)
         if "file" in above or (known[parts] != "nothing" and (known[parts] == "folder") != (kind == "folder")):
             raise tarfile.TarError(f"{member.name!r} is a folder in one place and none in the other")
-        if kind != "folder" and (why := outlet.why_not(folder.joinpath(*parts), is_link=kind == "link")):
+        if kind != "folder" and (why := output_guard.why_not(folder.joinpath(*parts), is_link=kind == "link")):
             raise tarfile.TarError(f"{member.name!r} would be replaced, and {why}; nothing was written")
         kinds |= {above: "folder" for above in known if above != parts}
         kinds[parts] = "file" if kind == "name" else kind

@@ -19,7 +19,7 @@ _LACKS = (errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def refusals(doing: str) -> Iterator[None]:
+def host_errors(doing: str) -> Iterator[None]:
     """While something is done that is ours alone, as no code of users is called there. A decorator as well.
 
     :raises HostError: the kernel has refused; `doing` is the beginning of the sentence.

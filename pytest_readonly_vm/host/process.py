@@ -1,4 +1,4 @@
-"""Owns every process that the package starts: the leash, the drained stderr, the verdict, the certain end.
+"""Owns every process that the package starts: the confinement, the drained stderr, the verdict, the certain end.
 
 The only file that starts processes. A process started here dies with this one, however this one dies.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pytest_readonly_vm.errors import GuestDied, QemuDied, VmError
-from pytest_readonly_vm.host.parent_death import Leash
+from pytest_readonly_vm.host.confinement import Confinement
 from pytest_readonly_vm.host.loop import LoopThread
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def run_tool(
 
     :raises OSError: it cannot be started.
     """
-    leash = Leash(None)
+    confinement = Confinement(None)
     try:
         done = subprocess.run(
             argv,
@@ -58,12 +58,12 @@ def run_tool(
             check=False,
             env=env,
             pass_fds=tuple(pass_fds),
-            preexec_fn=leash,
+            preexec_fn=confinement,
         )
     except subprocess.TimeoutExpired as expired:
         return Completed(tuple(argv), None, _decoded(expired.stdout), _decoded(expired.stderr))
     except subprocess.SubprocessError:
-        raise leash.failure() from None
+        raise confinement.failure() from None
     return Completed(tuple(argv), done.returncode, _decoded(done.stdout), _decoded(done.stderr))
 
 
@@ -108,7 +108,7 @@ class Spawner:
         pass_fds: Sequence[int],
         ruleset: int | None,
     ) -> "Process":
-        """Start a process on the leash, in a session of its own so that a Ctrl-C in the terminal does not reach it.
+        """Start a confined process, in a session of its own so that a Ctrl-C in the terminal does not reach it.
 
         :raises OSError: it cannot be started.
         """
@@ -117,7 +117,7 @@ class Spawner:
     def _start(
         self, argv: tuple[str, ...], name: str, env: Mapping[str, str], pass_fds: tuple[int, ...], ruleset: int | None
     ) -> "Process":
-        leash = Leash(ruleset)
+        confinement = Confinement(ruleset)
         try:
             popen = subprocess.Popen(
                 argv,
@@ -127,10 +127,10 @@ class Spawner:
                 env=env,
                 pass_fds=pass_fds,
                 start_new_session=True,
-                preexec_fn=leash,
+                preexec_fn=confinement,
             )
         except subprocess.SubprocessError:
-            raise leash.failure() from None
+            raise confinement.failure() from None
         try:
             process = Process(self._loop, popen, name, argv, self._alive.discard)
         except BaseException:  # no descriptor is left for it, for one: then nobody would ever hear of it again

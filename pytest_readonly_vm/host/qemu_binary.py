@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_readonly_vm.errors import HostError, QemuNotFound
-from pytest_readonly_vm.host.process import run_tool
 from pytest_readonly_vm.host.os_errors import explain, is_lack
+from pytest_readonly_vm.host.process import run_tool
 
 _ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 _PACKAGES = {"x86_64": "qemu-system-x86", "i386": "qemu-system-x86", "aarch64": "qemu-system-arm"}

@@ -108,7 +108,7 @@ def _sweep(parent: Path) -> None:
 
 
 def _kill_carriers(folder: Path) -> None:
-    """Kill processes that carry the dead run's cookie: those that lost their leash, as a child of QEMU may."""
+    """Kill processes that carry the dead run's cookie: those that lost their confinement, as a child of QEMU may."""
     cookie = f"{COOKIE}={folder}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():

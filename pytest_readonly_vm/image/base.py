@@ -1,6 +1,6 @@
-"""Owns the base image: its layers, open read-only, and the fingerprint by which they are proved untouched.
+"""Owns the base image: its chain, open read-only, and the fingerprint by which they are proved untouched.
 
-Every layer of the backing chain is opened here, once a run, and QEMU gets the descriptors. So what is booted, what is
+Every file of the backing chain is opened here, once a run, and QEMU gets the descriptors. So what is booted, what is
 checked and what is proved are the same files, whatever happens to their names.
 """
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.image.inspection import inspect_chain, refuse_writers
 from pytest_readonly_vm.host.writers import Watch, times_tell
+from pytest_readonly_vm.image.inspection import inspect_chain, refuse_writers
 
 _SMALL = 64 << 20
 """Bytes: where times do not tell all, so much is read once more when somebody may have written it; 50 ms."""
@@ -52,7 +52,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class ImageFile:
     """One file of a backing chain, open read-only."""
 
     path: Path
@@ -80,56 +80,56 @@ class Layer:
 
 
 class BaseImage:
-    """A base image with its backing chain, open and believed sound. `layers` begins with the image itself."""
+    """A base image with its backing chain, open and believed sound. `chain` begins with the image itself."""
 
-    def __init__(self, layers: tuple[Layer, ...], watch: Watch, watched: dict[Layer, int]) -> None:
+    def __init__(self, chain: tuple[ImageFile, ...], watch: Watch, watched: dict[ImageFile, int]) -> None:
         """`watched` are the files whose times do not tell all, with their numbers in the watch for writers."""
-        self.layers = layers
+        self.chain = chain
         self._watch = watch
         self._watched = watched
-        self._digests = {layer: layer.sha256() for layer in watched if layer.fingerprint.size <= _SMALL}
+        self._digests = {file: file.sha256() for file in watched if file.fingerprint.size <= _SMALL}
         self.broken: str | None = None
         """Set by whoever finds a difference: why no further machine may start from this image."""
 
     @property
     def path(self) -> Path:
-        return self.layers[0].path
+        return self.chain[0].path
 
     @property
     def format(self) -> str:
-        return self.layers[0].format
+        return self.chain[0].format
 
     def difference(self) -> str | None:
         """The first difference between now and when the image was opened, naming the file, or None."""
-        for layer in self.layers:
-            if found := layer.difference():
-                return f"{layer.path} {found}"
-        for layer, number in self._watched.items():
-            if self._watch.came(number, layer.descriptor):
-                if layer not in self._digests:
-                    return f"{layer.path} was opened for writing, and may have other content ({_TIMES})"
-                if layer.sha256() != self._digests[layer]:
-                    return f"{layer.path} was written ({_TIMES})"
+        for file in self.chain:
+            if found := file.difference():
+                return f"{file.path} {found}"
+        for file, number in self._watched.items():
+            if self._watch.came(number, file.descriptor):
+                if file not in self._digests:
+                    return f"{file.path} was opened for writing, and may have other content ({_TIMES})"
+                if file.sha256() != self._digests[file]:
+                    return f"{file.path} was written ({_TIMES})"
         return None
 
     def sha256(self) -> tuple[str, ...]:
-        """The digest of each layer's bytes. Reads everything: 0.3 s for 500 MB that are in memory."""
-        return tuple(layer.sha256() for layer in self.layers)
+        """The digest of each file's bytes. Reads everything: 0.3 s for 500 MB that are in memory."""
+        return tuple(file.sha256() for file in self.chain)
 
     def close(self) -> None:
         self._watch.close()
-        for layer in self.layers:
-            os.close(layer.descriptor)
+        for file in self.chain:
+            os.close(file.descriptor)
 
 
 def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) -> BaseImage:
-    """Look at an image and every layer below it, refuse what cannot be a base, and open the rest read-only.
+    """Look at an image and every file below it, refuse what cannot be a base, and open the rest read-only.
 
     :raises ImageError: missing, unreadable, damaged, encrypted, open for writing elsewhere, or of an unsupported kind.
     """
     shown = f"base image {path} (from {origin})"
-    layers: list[Layer] = []
-    watched: dict[Layer, int] = {}
+    chain: list[ImageFile] = []
+    watched: dict[ImageFile, int] = {}
     watch = Watch()
     try:
         for found in inspect_chain(path, format=format, shown=shown, qemu_img=qemu_img):
@@ -137,12 +137,12 @@ def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) ->
                 descriptor = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise ImageError(f"{shown}: {found.path}: {error.strerror}") from None
-            layers.append(Layer(found.path, found.format, descriptor, Fingerprint.of(os.fstat(descriptor))))
+            chain.append(ImageFile(found.path, found.format, descriptor, Fingerprint.of(os.fstat(descriptor))))
             # The watch first, and then the question who is there already: so nobody can come between the two.
             if not times_tell(descriptor):
-                watched[layers[-1]] = watch.add(descriptor)
+                watched[chain[-1]] = watch.add(descriptor)
             refuse_writers(descriptor, f"{shown}: {found.path}")
     except BaseException:
-        BaseImage(tuple(layers), watch, {}).close()
+        BaseImage(tuple(chain), watch, {}).close()
         raise
-    return BaseImage(tuple(layers), watch, watched)
+    return BaseImage(tuple(chain), watch, watched)

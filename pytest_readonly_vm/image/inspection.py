@@ -1,4 +1,4 @@
-"""Owns the questions put to an image before anything starts, and the refusals, each a sentence with a next step."""
+"""Owns the questions put to an image before anything starts, and the host_errors, each a sentence with a next step."""
 
 import json
 import stat
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.image.not_a_disk import objection
 from pytest_readonly_vm.host.process import Completed, ending, run_tool
 from pytest_readonly_vm.host.writers import has_writer
+from pytest_readonly_vm.image.not_a_disk import objection
 
 SUPPORTED = ("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc")
 

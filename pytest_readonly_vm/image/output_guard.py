@@ -18,7 +18,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.atomic_file import whole_file
 
 if TYPE_CHECKING:
-    from pytest_readonly_vm.image.base import Layer
+    from pytest_readonly_vm.image.base import ImageFile
 
 _OTHERS = "the {} that machines are started with"
 _READ = {
@@ -34,7 +34,7 @@ def _layer(image: Path | None) -> str:
     return f"a layer of the base image {image}"
 
 
-class Outlet:
+class OutputGuard:
     """What a run must not touch, and how it writes all the rest. Several threads may use it."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Outlet:
         self._opened: dict[tuple[int, int], str] = {}
         self._unopened: set[Path | None] = set()
 
-    def protect(self, config: VmConfig, layers: "Sequence[Layer]" = ()) -> None:
+    def protect(self, config: VmConfig, layers: "Sequence[ImageFile]" = ()) -> None:
         """Keep the files that a machine of this configuration reads, whether one has been started or not.
 
         :param layers: of its base image, if that has been opened.

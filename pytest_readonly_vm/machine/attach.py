@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.errors import QmpError, VmError
-from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.machine.vm import VirtualMachine
+from pytest_readonly_vm.qemu.instance import Instance
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ async def ssh_door(instance: Instance) -> str:
 
     :raises VmError: nobody has opened the connection so far: whether a guest has sshd shows only after a while.
     """
-    found = instance.access.found
+    found = instance.channels.found
     ssh = found if isinstance(found, Ssh) else instance.ssh
     if ssh is None and instance.config.network == "none":
         raise VmError("the machine has no network")

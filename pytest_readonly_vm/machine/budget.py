@@ -5,17 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.values import size
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.folders import make_private
 from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.host.slots import Budget, Slot, Slots
-from pytest_readonly_vm.config.values import size
 
 _PLACE = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
 """The same for all processes of a user on this computer, whatever their TMPDIR."""
 
 
-class Room:
+class Admission:
     """Gives slots to machines, for one run."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:

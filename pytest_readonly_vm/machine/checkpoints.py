@@ -64,12 +64,12 @@ class Panic:
 def expecting_panic(vm: "VirtualMachine", timeout: float) -> Iterator[Panic]:
     """As `VirtualMachine.expect_panic`."""
     panic = Panic()
-    fate = vm._fate
+    liveness = vm._liveness
     with contextlib.suppress(GuestPanicked, ChannelLost):
         yield panic
     try:
-        with vm.chronicle.noting("wait", "panic"):
-            vm._loop.run(fate.race(asyncio.sleep(timeout)))
+        with vm.history.noting("wait", "panic"):
+            vm._loop.run(liveness.race(asyncio.sleep(timeout)))
     except GuestPanicked as panicked:
         panic.text = panicked.panic
     else:

@@ -9,10 +9,10 @@ from pathlib import Path
 from pytest_readonly_vm.channels.network import Forward
 from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.guest.guest import Guest
-from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.guest.login import login
+from pytest_readonly_vm.host.ssh_key import public_key
+from pytest_readonly_vm.qemu.instance import Instance
 
 
 class Reachable(Guest):
@@ -35,7 +35,7 @@ class Reachable(Guest):
         """
         instance = self._instance
         console = instance.console
-        again = login(instance.config, console, instance.access, self.name, since=console.position)
+        again = login(instance.config, console, instance.channels, self.name, since=console.position)
         typing = asyncio.run_coroutine_threadsafe(again.run(), self._loop.loop) if again is not None else None
         try:
             super().wait_for_boot(before, timeout)
@@ -73,7 +73,7 @@ class Reachable(Guest):
         """
         written = Path(path)
         try:
-            with self._instance.outlet.file(written) as file:
+            with self._instance.output_guard.file(written) as file:
                 file.write(self._opened_ssh().ssh_config(alias).encode())
         except PermissionError as error:
             raise VmError(f"{self.name}: {written} cannot be written: {error.strerror}") from error
@@ -81,14 +81,14 @@ class Reachable(Guest):
 
     def _opened_ssh(self) -> Ssh:
         instance = self._instance
-        found = instance.access.found
+        found = instance.channels.found
         if isinstance(found, Ssh):
             return found
         if instance.ssh is None:
             ssh = instance.make_ssh()
             key = public_key(ssh.key)
             self.run("umask 077; mkdir -p ~/.ssh && cat >>~/.ssh/authorized_keys", input=f"\n{key}\n")
-            self._loop.run(self._fate.race(instance.access.opened(ssh)))
+            self._loop.run(self._liveness.race(instance.channels.opened(ssh)))
             instance.ssh = ssh
         return instance.ssh
 

@@ -13,27 +13,27 @@ from typing import Self, TypeVar
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmError
+from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
-from pytest_readonly_vm.image.base import BaseImage, open_base
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.once import Once
-from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.process import Spawner
-from pytest_readonly_vm.host.os_errors import refusals
 from pytest_readonly_vm.host.ssh_key import make_key
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.guest.files import Progress
+from pytest_readonly_vm.image.base import BaseImage, open_base
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.machine.budget import Admission
+from pytest_readonly_vm.machine.lineage import Lineage
+from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import Order
-from pytest_readonly_vm.machine.lineage import Lineage
-from pytest_readonly_vm.machine.budget import Room
 from pytest_readonly_vm.start.archive import Archives
 from pytest_readonly_vm.start.cold import discard
 from pytest_readonly_vm.start.prefetch import Prefetch
 from pytest_readonly_vm.start.strategies import Auto, Clone, Cold, Start
 from pytest_readonly_vm.start.templates import Templates
-from pytest_readonly_vm.machine.vm import VirtualMachine
 
 T = TypeVar("T")
 
@@ -65,21 +65,21 @@ class Lab:
         tell: Callable[[str], None] = lambda sentence: None,
         on_failure: Callable[[VirtualMachine, BaseException], None] = lambda vm, error: None,
         on_unmade: Callable[[VmConfig, BaseException], None] = lambda config, error: None,
-        outlet: Outlet | None = None,
+        output_guard: OutputGuard | None = None,
     ) -> None:
         """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
 
         `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`, if
-        it is for a layer, the configuration up to that one. `outlet` knows what else is not to be written over, beside
-        what the lab reads.
+        it is for a layer, the configuration up to that one. `output_guard` knows what else is not to be written over,
+        beside what the lab reads.
         """
-        self.outlet = outlet or Outlet()
+        self.output_guard = output_guard or OutputGuard()
         self.boots: list[Boot] = []
         self._progress = progress
         self._tell = tell
         self._on_failure = on_failure
         self._on_unmade = on_unmade
-        self._room = Room(tell)
+        self._admission = Admission(tell)
         self._users = ExitStack()
         self._machines: list[VirtualMachine] = []
         self._launched: dict[Instance, Order] = {}
@@ -157,7 +157,7 @@ class Lab:
 
         Nothing is started where that would be no gain: if a machine is not a copy of one that has booted.
         """
-        with contextlib.suppress(VmError), refusals("nothing is started ahead"):  # which `start` does then
+        with contextlib.suppress(VmError), host_errors("nothing is started ahead"):  # which `start` does then
             self._prefetch.expect([one for one in wanted if self._has_template(one[0])])
 
     def _has_template(self, config: VmConfig) -> bool:
@@ -166,11 +166,11 @@ class Lab:
         except (VmError, OSError):  # which `start` will raise for who wants the machine
             return False
 
-    @refusals("no machine can be started")
+    @host_errors("no machine can be started")
     def _order(self, config: VmConfig, name: str, *, spare: bool = False) -> Order:
         hypervisor = self._hypervisor(config)
         base = self._base(config, hypervisor)
-        self.outlet.protect(config, base.layers if base else ())
+        self.output_guard.protect(config, base.chain if base else ())
         workspace, loop, spawner = self._workspace(config), self._loop, self._spawner
         order = Order(
             config=config,
@@ -180,10 +180,10 @@ class Lab:
             new_folder=lambda: workspace.machine_folder(next(self._numbers)),
             loop=loop,
             spawner=spawner,
-            outlet=self.outlet,
+            output_guard=self.output_guard,
             ssh_key=lambda: self._ssh_key(workspace),
             handle=lambda instance: self._handle(order, instance),
-            slot=lambda: self._room.slot(config, name, spare=spare),
+            slot=lambda: self._admission.slot(config, name, spare=spare),
             usual_channel=self._usual_channels.get((config.image, config.kernel)),
             on_launch=lambda instance: None if spare else self._note_launch(order, instance),
             on_failure=lambda instance, error: spare or self._on_failure(self._handle(order, instance), error),
@@ -219,9 +219,9 @@ class Lab:
         return vm
 
     def _record(self, order: Order, instance: Instance) -> None:
-        start = instance.qmp.chronicle.note("start", instance.manner, seconds=instance.ready_after)
+        start = instance.qmp.history.note("start", instance.manner, seconds=instance.ready_after)
         start.time = time.time() - (time.monotonic() - instance.started)  # it may have been started ahead
-        found = instance.access.found
+        found = instance.channels.found
         times = (instance.ready_after, instance.boot_phases)
         means = (order.hypervisor.accelerator.describe(), found.name if found else None)
         self.boots.append(Boot(instance.name, instance.manner, instance.reason, *times, *means))
@@ -287,7 +287,7 @@ class Lab:
             if base.path == image:
                 if base in digests:
                     return {"sha256": digests[base][0]}
-                found = base.layers[0].fingerprint
+                found = base.chain[0].fingerprint
                 return {"fingerprint": f"size={found.size} mtime_ns={found.mtime_ns} inode={found.inode}"}
         return {}
 
@@ -295,7 +295,7 @@ class Lab:
         """Read every base that was opened with ``verify=hash`` once more: what is to complain of each, or nothing."""
         complaints = {}
         for base, before in self._digests.made().items():
-            compared = zip(base.layers, before, base.sha256(), strict=True)
+            compared = zip(base.chain, before, base.sha256(), strict=True)
             changed = [f"{at.path} has the SHA-256 {new} and had {old}" for at, old, new in compared if old != new]
             complaints[base.path] = f"{'; '.join(changed)} when it was opened" if changed else ""
         return complaints

@@ -171,9 +171,9 @@ class RootShell:
         """Run a script in the guest: its exit status and what it printed."""
         instance = self._instance
         try:
-            channel = await instance.access.channel(_PATIENCE_WITH_THE_CHANNEL)
+            channel = await instance.channels.channel(_PATIENCE_WITH_THE_CHANNEL)
         except ChannelError:
-            raise VmError(f"the guest does not answer ({instance.access.why_none()})") from None
+            raise VmError(f"the guest does not answer ({instance.channels.why_none()})") from None
         rows, columns = self._size
         terminal = os.environ.get("TERM", "")
         env = {

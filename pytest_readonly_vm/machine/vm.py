@@ -5,16 +5,16 @@ import os
 import time
 from pathlib import Path
 
-from pytest_readonly_vm.channels.history import Chronicle
+from pytest_readonly_vm.channels.history import History
 from pytest_readonly_vm.errors import ChannelLost, GuestShutDown, VmError
-from pytest_readonly_vm.qemu.export import export_disk, keep_overlay
 from pytest_readonly_vm.guest.files import Progress
-from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.machine.lineage import Lineage
 from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks, Panic, expecting_panic
-from pytest_readonly_vm.qemu.power import shut_down
 from pytest_readonly_vm.machine.connections import Reachable
+from pytest_readonly_vm.machine.lineage import Lineage
 from pytest_readonly_vm.machine.pristine import prove_pristine
+from pytest_readonly_vm.qemu.export import export_disk, keep_overlay
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.power import shut_down
 from pytest_readonly_vm.start.template import close_all, copies
 
 
@@ -42,12 +42,12 @@ class VirtualMachine(Reachable):
     def _move_into(self, instance: Instance) -> None:
         super().__init__(
             loop=self._loop,
-            access=instance.access,
-            fate=instance.qmp.fate,
-            chronicle=instance.qmp.chronicle,
+            channels=instance.channels,
+            liveness=instance.qmp.liveness,
+            history=instance.qmp.history,
             name=self.name,
             scratch=instance.folder,
-            outlet=instance.outlet,
+            output_guard=instance.output_guard,
             progress=self._progress,
         )
         self._instance = instance
@@ -56,14 +56,14 @@ class VirtualMachine(Reachable):
         self.boot_phases = instance.boot_phases
 
     def _follow(self, old: Instance, new: Instance, how: str, *, to: float = 0.0) -> None:
-        new.qmp.chronicle.follow(old.qmp.chronicle)
-        new.qmp.chronicle.note("moment", how, detail={"to": to})
+        new.qmp.history.follow(old.qmp.history)
+        new.qmp.history.note("state", how, detail={"to": to})
         self._move_into(new)
 
     @property
-    def chronicle(self) -> Chronicle:
-        """What was done to the machine and what it reported, with times: the last 5000 happenings."""
-        return self._chronicle
+    def history(self) -> History:
+        """What was done to the machine and what it reported, with times: the last 5000 entries."""
+        return self._history
 
     @property
     def trouble(self) -> VmError | None:
@@ -153,7 +153,7 @@ class VirtualMachine(Reachable):
         :raises ChannelError: no channel answers, by which it could be asked or heard; see `hard` and `wait`.
         """
         deadline = time.monotonic() + timeout
-        before = self.boot_id() if not hard or (wait and self._fate.cause is None) else ""
+        before = self.boot_id() if not hard or (wait and self._liveness.cause is None) else ""
         if hard:
             self.qmp.execute("system_reset")
             self.qmp.execute("cont")  # one that has panicked stands still
@@ -172,7 +172,7 @@ class VirtualMachine(Reachable):
         """
         press = shut_down(self._instance, timeout=timeout) if wait else self.qmp.command("system_powerdown")
         with contextlib.suppress(GuestShutDown):
-            self._loop.run(self._fate.race(press) if wait else press)
+            self._loop.run(self._liveness.race(press) if wait else press)
 
     def expect_panic(self, timeout: float = 60.0) -> contextlib.AbstractContextManager[Panic]:
         """A context in which the guest is to panic; when it has, the rest of the context is left, without an error.
@@ -234,7 +234,7 @@ class VirtualMachine(Reachable):
 
         :raises VmError: something of the machine cannot be saved: some devices, such as nvme, block it.
         """
-        with self._chronicle.noting("moment", "checkpoint"):
+        with self._history.noting("state", "checkpoint"):
             checkpoint = Checkpoint(self, self._lineage.freeze(self._instance))
         self._checkpoints.append(checkpoint)
         return checkpoint
@@ -266,7 +266,7 @@ class VirtualMachine(Reachable):
 
         :raises VmError: as `checkpoint`.
         """
-        with self._chronicle.noting("moment", f"fork of {count}"):
+        with self._history.noting("state", f"fork of {count}"):
             template = self._lineage.freeze(self._instance)
         forks: list[VirtualMachine] = []
         try:
@@ -300,7 +300,7 @@ class VirtualMachine(Reachable):
             self.forget(checkpoint)
         instance = self._instance
         try:
-            lower = copies(instance.own_layers) if keep_overlay_as is not None else ()
+            lower = copies(instance.frozen_overlays) if keep_overlay_as is not None else ()
             try:
                 self._loop.run(instance.end(powerdown=keep_overlay_as is not None))
                 if keep_overlay_as is not None and instance.overlay is not None:

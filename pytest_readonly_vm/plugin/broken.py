@@ -40,7 +40,7 @@ class _Breach:
         return wants and self.node in item.listchain() and self.variant == variant(item) and self.first != item.nodeid
 
 
-class Trust:
+class BrokenMachines:
     """What the tests of one run have lost their trust in."""
 
     def __init__(self) -> None:

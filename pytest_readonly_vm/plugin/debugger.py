@@ -39,7 +39,7 @@ class Debugger:
         for line in (*vm.how_to_connect().splitlines(), *(f"  {line}" for line in open_doors(vm))):
             run.tell(line)
         if vm.qmp.execute("query-status")["running"]:
-            self._standing.enter_context(vm.qmp.fate.expecting_stop(for_long=True))
+            self._standing.enter_context(vm.qmp.liveness.expecting_stop(for_long=True))
             vm.pause()
             self._paused.append(vm)
             run.tell(

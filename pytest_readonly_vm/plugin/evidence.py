@@ -17,9 +17,9 @@ import pytest
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.once import Once
-from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin import integrations
-from pytest_readonly_vm.plugin.output_folder import Results, folder_name
+from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.evidence.collect import Evidence
@@ -70,21 +70,21 @@ class _Attempt:
 class Keeper:
     """Saves the evidence of what one pytest process runs. It changes no test's outcome, whatever happens to it."""
 
-    def __init__(self, config: pytest.Config, outlet: Outlet) -> None:
+    def __init__(self, config: pytest.Config, output_guard: OutputGuard) -> None:
         self._config = config
-        self._outlet = outlet
+        self._output_guard = output_guard
         self._run: str = getattr(config, "workerinput", {}).get(_RUN_KEY) or secrets.token_hex(8)
-        self._opened: Once[None, Results] = Once()
+        self._opened: Once[None, OutputFolder] = Once()
         self._attempt: _Attempt | None = None
         self._is_ending = False
         self._is_saving = False
 
     @property
-    def _results(self) -> Results:
+    def _results(self) -> OutputFolder:
         return self._opened.get(None, self._new_results)
 
-    def _new_results(self) -> Results:
-        results = Results(_pieces, self._run, self._outlet)
+    def _new_results(self) -> OutputFolder:
+        results = OutputFolder(_pieces, self._run, self._output_guard)
         self._config.add_cleanup(results.close)
         return results
 

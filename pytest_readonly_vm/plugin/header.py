@@ -2,10 +2,10 @@
 
 import pytest
 
+from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 from pytest_readonly_vm.config.settings import Given, VmConfig
 from pytest_readonly_vm.errors import HostError, VmError
 from pytest_readonly_vm.plugin.options import given_images, given_settings
-from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 
 
 def lines(config: pytest.Config) -> list[str]:
@@ -28,12 +28,12 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
     # These load asyncio and more, which a run without machines is not to pay for.
     from pytest_readonly_vm.host.folders import require_cache
     from pytest_readonly_vm.host.hypervisor import find_hypervisor
+    from pytest_readonly_vm.host.os_errors import host_errors
     from pytest_readonly_vm.image.inspection import inspect_chain
-    from pytest_readonly_vm.host.os_errors import refusals
     from pytest_readonly_vm.start.cache import default_folder
 
     try:
-        with refusals("QEMU cannot be asked"):
+        with host_errors("QEMU cannot be asked"):
             hypervisor = find_hypervisor(wanted)
     except VmError as error:
         return [f"vm: {error}"]
@@ -52,7 +52,7 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
         assert path is not None
         shown = f"base image {path} (from {image.origin})"
         try:
-            with refusals(f"{shown} cannot be looked at"):
+            with host_errors(f"{shown} cannot be looked at"):
                 chain = inspect_chain(path, format=wanted.format, shown=shown, qemu_img=hypervisor.qemu_img)
         except VmError as error:
             found.append(f"vm: {error}")

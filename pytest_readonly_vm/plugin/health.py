@@ -11,8 +11,8 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from pytest_readonly_vm.errors import GuestUnhealthy
-from pytest_readonly_vm.printable import note
 from pytest_readonly_vm.plugin.run import Run, machines_of
+from pytest_readonly_vm.printable import note
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.evidence.health import Mark
@@ -72,7 +72,7 @@ class Gates:
     def _mark_of(self, vm: "VirtualMachine") -> "Mark":
         """That of the test; of a guest that was set back to a moment before it, the last one before that moment."""
         mark = self._marks[vm]
-        moments = [one for one in vm.chronicle.entries() if one.kind == "moment" and one.time >= mark.taken]
+        moments = [one for one in vm.history.entries() if one.kind == "state" and one.time >= mark.taken]
         then = min([mark.taken, *(float(str(one.detail["to"])) for one in moments if "to" in one.detail)])
         earlier = self._earlier[vm]
         return next((one for one in reversed(earlier) if one.taken <= then), earlier[0])

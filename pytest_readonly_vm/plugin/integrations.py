@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _attach_to_allure(evidence: "Evidence") -> None:
             allure.attach.file(path, name=path.name, attachment_type=kind)  # type: ignore[no-untyped-call]
 
 
-def append_step_summary(incidents: Iterable[Mapping[str, Any]], shown: Any, outlet: Outlet) -> None:
+def append_step_summary(incidents: Iterable[Mapping[str, Any]], shown: Any, output_guard: OutputGuard) -> None:
     """Add a table of the failures to the page of a job of GitHub Actions, if this is one.
 
     https://docs.github.com/actions/reference/workflow-commands-for-github-actions, "Adding a job summary".
@@ -98,7 +98,7 @@ def append_step_summary(incidents: Iterable[Mapping[str, Any]], shown: Any, outl
     if len(rows) > _ROWS_SHOWN:
         lines.append(f"| and {len(rows) - _ROWS_SHOWN} more | | | |")
     with contextlib.suppress(OSError):
-        outlet.refuse(Path(path))
+        output_guard.refuse(Path(path))
         with Path(path).open("a", encoding="utf-8", errors="replace") as file:
             file.write("\n".join(lines) + "\n\n")
 

@@ -9,7 +9,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 _USERS = ("readonly_vm", "readonly_vm_factory")
 
 
-class Upcoming:
+class Lookahead:
     """Guesses from the tests that ran. A wrong guess costs a machine that nobody sees."""
 
     def __init__(self) -> None:

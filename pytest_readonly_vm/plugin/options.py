@@ -11,8 +11,8 @@ from typing import cast
 import pytest
 
 from pytest_readonly_vm.config.settings import SETTINGS, Given, parse
-from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.config.values import nearest
+from pytest_readonly_vm.errors import ConfigurationError, HostError
 
 _PREFIX = "PYTEST_VM_"
 _INI_TYPES = {str: "string", int: "int", float: "float", bool: "bool"}

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from pytest_readonly_vm.image.output_guard import Outlet
 from pytest_readonly_vm.host.atomic_file import SUFFIX
+from pytest_readonly_vm.image.output_guard import OutputGuard
 
 MARK = ".readonly-vm-evidence"
 """A file in each folder of evidence; it holds the name of the run."""
@@ -26,14 +26,14 @@ _PATIENCE = 5.0  # seconds
 _NAME = re.compile(r"[0-9a-f]{16}")
 
 
-class Results:
+class OutputFolder:
     """The output folders of one run. Every process of it has one of these, with the same name of the run."""
 
-    def __init__(self, removable: Callable[[], Collection[str]], run: str, outlet: Outlet) -> None:
+    def __init__(self, removable: Callable[[], Collection[str]], run: str, output_guard: OutputGuard) -> None:
         """`removable` gives the names of the files that evidence consists of; `run` are 16 hexadecimal digits."""
         self.run = run
         self._removable = removable
-        self._outlet = outlet
+        self._output_guard = output_guard
         self._locks: dict[Path, int] = {}
 
     def enter(self, output: Path) -> None:
@@ -80,7 +80,7 @@ class Results:
         return inner
 
     def _mark(self, folder: Path) -> None:
-        with self._outlet.file(folder / MARK) as file:
+        with self._output_guard.file(folder / MARK) as file:
             file.write(self.run.encode())
 
     def hold(self, output: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 import pytest_readonly_vm
 from pytest_readonly_vm.errors import GuestBroken, VmError
-from pytest_readonly_vm.printable import line, shown
 from pytest_readonly_vm.plugin.integrations import properties
 from pytest_readonly_vm.plugin.run import NEWS, Run, forget_machines, machines_of
 from pytest_readonly_vm.plugin.timeouts import explanation, is_timeout
+from pytest_readonly_vm.printable import line, shown
 
 _OURS = str(Path(pytest_readonly_vm.__file__).parent)
 _LINES_SHOWN = 40

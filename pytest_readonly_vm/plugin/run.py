@@ -14,15 +14,15 @@ import pytest
 from pytest_readonly_vm.config.settings import SCOPES, Given, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.once import Once
-from pytest_readonly_vm.image.output_guard import Outlet
-from pytest_readonly_vm.printable import line
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.plugin.broken import BrokenMachines
 from pytest_readonly_vm.plugin.evidence import Keeper
-from pytest_readonly_vm.plugin.page.lanes import lane
+from pytest_readonly_vm.plugin.lookahead import Lookahead
+from pytest_readonly_vm.plugin.machine_record import lane
 from pytest_readonly_vm.plugin.options import given_images, given_settings
 from pytest_readonly_vm.plugin.output_folder import folder_name
 from pytest_readonly_vm.plugin.timeouts import clock_of
-from pytest_readonly_vm.plugin.broken import Trust
-from pytest_readonly_vm.plugin.lookahead import Upcoming
+from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.lab import Lab
@@ -60,17 +60,17 @@ class Run:
         self._failed: set[VirtualMachine] = set()
         self._used: set[VirtualMachine] = set()
         self._labels: dict[VirtualMachine, str] = {}
-        self._trust = Trust()
+        self._trust = BrokenMachines()
         self._lanes: list[dict[str, Any]] = []
         self.current: pytest.Item | None = None
         """The test that is being run."""
-        self.outlet = Outlet()
+        self.output_guard = OutputGuard()
         """The way to places of the user's, which knows what the run reads."""
         self.protect(given_settings(config))
         for image in given_images(config):
             self.protect({"image": image})
-        self.evidence = Keeper(config, self.outlet)
-        self.upcoming = Upcoming()
+        self.evidence = Keeper(config, self.output_guard)
+        self.upcoming = Lookahead()
         self.on_start: list[Callable[[VirtualMachine], object]] = []
         """Called with each machine before it is handed over."""
         config.stash[_run] = self
@@ -85,7 +85,7 @@ class Run:
         return self._labs.get(None, self._new_lab)
 
     def _new_lab(self) -> "Lab":
-        from pytest_readonly_vm.host.parent_death import die_with_parent
+        from pytest_readonly_vm.host.confinement import die_with_parent
         from pytest_readonly_vm.machine.lab import Lab
         from pytest_readonly_vm.plugin.progress import Progress
 
@@ -98,7 +98,7 @@ class Run:
             self.tell,
             on_failure=lambda vm, error: came_to_nothing(vm, error, self.current),
             on_unmade=lambda config, error: self._trust.note_layer(config, self.current, error),
-            outlet=self.outlet,
+            output_guard=self.output_guard,
         )
         self._config.add_cleanup(lab.close)
         return lab
@@ -111,7 +111,7 @@ class Run:
     def protect(self, settings: Mapping[str, Given]) -> None:
         """Keep what some test may start a machine with from being written over, although none has done so yet."""
         with contextlib.suppress(ConfigurationError):  # which whoever wants the machine will hear of
-            self.outlet.protect(VmConfig().with_settings(settings))
+            self.output_guard.protect(VmConfig().with_settings(settings))
 
     def check_output(self) -> None:
         """:raises pytest.UsageError: what is to be the output folder is a file."""
@@ -120,7 +120,7 @@ class Run:
             return
         with contextlib.suppress(OSError):  # what cannot be had is told when something is to be written
             if not stat.S_ISDIR(given.value.stat().st_mode):
-                why = self.outlet.why_not(given.value) or "it is a file"
+                why = self.output_guard.why_not(given.value) or "it is a file"
                 raise pytest.UsageError(f"{given.origin}: {given.value}: {why}; nothing was written; choose a folder")
 
     @contextlib.contextmanager
@@ -184,7 +184,7 @@ class Run:
 
     def _refuse_to_keep(self, config: VmConfig, destination: Path) -> None:
         """Now that it is known what the base image consists of, which may be an overlay that was kept before."""
-        if config.keep != "never" and (why := self.outlet.why_not(destination)):
+        if config.keep != "never" and (why := self.output_guard.why_not(destination)):
             raise ConfigurationError(
                 f"{config.origin('keep')}: keep: the overlay would go to {destination}, and {why}; nothing was "
                 "written; copy or move that image, or choose another folder by --vm-output"

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pytest_readonly_vm.printable import line
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.run import NEWS, News, Run
+from pytest_readonly_vm.printable import line
 
 _WORKER_KEY = "readonly_vm"
 _FOLDERS_SHOWN = 10
@@ -51,7 +51,7 @@ class Summary:
         if output is not None:
             output[_WORKER_KEY] = self._hashed
         else:
-            integrations.append_step_summary(self._incidents, run.evidence.shown, run.outlet)
+            integrations.append_step_summary(self._incidents, run.evidence.shown, run.output_guard)
         if any(self._hashed.values()) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -42,7 +42,7 @@ _DISKS = {
 
 
 @dataclass(frozen=True, slots=True)
-class DiskLayer:
+class DiskImage:
     """One file of the backing chain, as QEMU gets it: an inherited read-only descriptor and its format."""
 
     descriptor: int
@@ -78,7 +78,7 @@ class Wiring:
 
     monitor: int
     console: int
-    layers: tuple[DiskLayer, ...] = ()
+    chain: tuple[DiskImage, ...] = ()
     overlay: Path | None = None
     ram: RamWire | None = None
     waits_for_state: bool = False
@@ -162,20 +162,20 @@ def _default_cpu(arch: str, accelerator: str) -> str | None:
     return "max" if arch in (*_X86, "aarch64") else None
 
 
-def chain(layers: Sequence[DiskLayer], name: str | None = None) -> str:
-    """A chain of layers as QEMU's block layer has it, each by its descriptor set, with its format and its end stated.
+def chain(files: Sequence[DiskImage], name: str | None = None) -> str:
+    """A chain of files as QEMU's block layer has it, each by its descriptor set, with its format and its end stated.
 
-    Without them QEMU opens what is below a layer by the name in that layer's header, and guesses its format. So the
+    Without them QEMU opens what is below a file by the name in that file's header, and guesses its format. So the
     last one has nothing below it whatever its header says, for which only JSON has a word.
 
     :param name: of the topmost node, if it is to have one.
     """
     node: dict[str, object] | None = None
-    for layer in reversed(layers):
-        locking = {"locking": "off"} if layer.is_frozen else {}
-        file = {"driver": "file", "filename": f"/dev/fdset/{layer.descriptor}", **locking}
-        below = {"backing": node} if layer.format in _BACKED else {}
-        node = {"driver": layer.format, "file": file, **below}
+    for one in reversed(files):
+        locking = {"locking": "off"} if one.is_frozen else {}
+        file = {"driver": "file", "filename": f"/dev/fdset/{one.descriptor}", **locking}
+        below = {"backing": node} if one.format in _BACKED else {}
+        node = {"driver": one.format, "file": file, **below}
     named = {"node-name": name, "read-only": True} if name else {}
     return json.dumps({**named, **(node or {})}, separators=(",", ":"))
 
@@ -209,18 +209,18 @@ def _direct_boot(config: VmConfig, append: str | None) -> tuple[str, ...]:
 
 
 def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
-    if not wiring.layers:
+    if not wiring.chain:
         return ()
     arguments: list[str] = []
-    for layer in wiring.layers:
-        arguments += ["-add-fd", f"fd={layer.descriptor},set={layer.descriptor}"]
+    for one in wiring.chain:
+        arguments += ["-add-fd", f"fd={one.descriptor},set={one.descriptor}"]
     if wiring.overlay is None:
-        arguments += ["-drive", f"if=none,id={DISK},snapshot=on,file={_escaped('json:' + chain(wiring.layers))}"]
+        arguments += ["-drive", f"if=none,id={DISK},snapshot=on,file={_escaped('json:' + chain(wiring.chain))}"]
     else:
         # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before. Its name is not
         # said in JSON, which has none for bytes that are no UTF-8.
         overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={_escaped(str(wiring.overlay))},backing={BELOW}"
-        arguments += ["-blockdev", chain(wiring.layers, BELOW), "-drive", overlay]
+        arguments += ["-blockdev", chain(wiring.chain, BELOW), "-drive", overlay]
     for device in _DISKS[config.disk_interface]:
         arguments += ["-device", device.format(bus=bus)]
     return tuple(arguments)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.image import sparse
-from pytest_readonly_vm.image.base import Layer
+from pytest_readonly_vm.host.atomic_file import whole_file
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import run_tool
-from pytest_readonly_vm.host.atomic_file import whole_file
+from pytest_readonly_vm.image import sparse
+from pytest_readonly_vm.image.base import ImageFile
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
 
@@ -52,23 +52,23 @@ def _require_nothing(path: Path, name: str) -> None:
         raise VmError(f"{name}: {path} exists; an export writes a new file and never another's content")
 
 
-def keep_overlay(instance: Instance, destination: Path, between: Sequence[Layer], *, qemu_img: Path) -> None:
+def keep_overlay(instance: Instance, destination: Path, between: Sequence[ImageFile], *, qemu_img: Path) -> None:
     """Move the file that took the writes of a machine that has ended, with what is below it down to the base merged.
 
     :raises VmError: it cannot be merged.
     :raises OSError: it cannot be moved.
     """
-    overlay, base = instance.overlay, instance.layers
+    overlay, base = instance.overlay, instance.chain
     assert overlay is not None
-    instance.outlet.refuse(destination)
+    instance.output_guard.refuse(destination)
     if between:
         options = [f"driver=qcow2,file.filename={str(overlay).replace(',', ',,')}"]
         prefix = "backing"
-        for layer in (*between, *base):
-            options.append(f"{prefix}.driver={layer.format},{prefix}.file.filename=/proc/self/fd/{layer.descriptor}")
+        for file in (*between, *base):
+            options.append(f"{prefix}.driver={file.format},{prefix}.file.filename=/proc/self/fd/{file.descriptor}")
             prefix += ".backing"
         argv = [str(qemu_img), "rebase", "--image-opts", "-b", str(base[0].path), "-F", base[0].format]
-        inherited = [layer.descriptor for layer in (*between, *base)]
+        inherited = [file.descriptor for file in (*between, *base)]
         done = run_tool([*argv, ",".join(options)], timeout=_MERGE_PATIENCE, pass_fds=inherited)
         if done.returncode != 0:
             raise VmError(f"{overlay} cannot be merged: {done.stderr.strip() or 'qemu-img gave no answer'}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.channels.network import Network
 from pytest_readonly_vm.channels.qmp import Qmp
@@ -18,10 +19,9 @@ from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
-from pytest_readonly_vm.image.base import Layer
-from pytest_readonly_vm.image.output_guard import Outlet
 from pytest_readonly_vm.host.process import Process
-from pytest_readonly_vm.channels.choice import Access
+from pytest_readonly_vm.image.base import ImageFile
+from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.qemu.power import shut_down
 
 _POWERDOWN_PATIENCE = 30.0
@@ -50,15 +50,15 @@ class Instance:
     console: Console
     screen: Screen
     network: Network
-    access: Access
+    channels: ChannelChoice
     make_ssh: Callable[[], Ssh]
     folder: Path
     """Its own; it goes with it."""
-    layers: tuple[Layer, ...]
+    chain: tuple[ImageFile, ...]
     """The files of the base image."""
-    outlet: Outlet
+    output_guard: OutputGuard
     """The way to places of the user's."""
-    own_layers: tuple[Layer, ...] = ()
+    frozen_overlays: tuple[ImageFile, ...] = ()
     """The files between those and the one that the guest writes to; their descriptors are closed at the end."""
     overlay: Path | None
     """The named file that takes the guest's writes; None when they go to one without a name."""
@@ -82,7 +82,7 @@ class Instance:
 
     async def trouble(self) -> VmError | None:
         """What brought the guest to its end, if something did; on the loop."""
-        if (cause := self.qmp.fate.trouble) is not None:
+        if (cause := self.qmp.liveness.trouble) is not None:
             return cause()
         return None if self.process.returncode is None else self.process.death()
 
@@ -95,7 +95,7 @@ class Instance:
             await self.qmp.command("cont")
         if await self._is_suspended():  # as it had been when it was paused
             await self.qmp.command("system_wakeup")
-            self.qmp.fate.go_on()  # of which QEMU tells a little later
+            self.qmp.liveness.go_on()  # of which QEMU tells a little later
 
     async def _is_suspended(self) -> bool:
         return bool((await self.qmp.command("query-status"))["status"] == "suspended")
@@ -114,17 +114,21 @@ class Instance:
             with cleanup.step():
                 await self.process.end()
             deadline = asyncio.get_running_loop().time() + _GOODBYE_PATIENCE
-            for close in (*((self.ssh.close,) if self.ssh is not None else ()), self.access.close, self.qmp.disconnect):
+            for close in (
+                *((self.ssh.close,) if self.ssh is not None else ()),
+                self.channels.close,
+                self.qmp.disconnect,
+            ):
                 with cleanup.step(), contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(deadline):
                         await close()
             for hang_up in (self.monitor.close, self.console.close, *(line.close for line in self.lines.values())):
                 with cleanup.step():
                     hang_up()
-            layers, self.own_layers = self.own_layers, ()
-            for layer in layers:
+            overlays, self.frozen_overlays = self.frozen_overlays, ()
+            for file in overlays:
                 with cleanup.step():
-                    os.close(layer.descriptor)
+                    os.close(file.descriptor)
             while self.on_end:
                 with cleanup.step():
                     self.on_end.pop()()

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_readonly_vm.channels.agent import Agent
 from pytest_readonly_vm.channels.channel import Channel
+from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.console import NOTHING, Console, Transcript
+from pytest_readonly_vm.channels.crash_detector import CrashDetector
 from pytest_readonly_vm.channels.network import Network
 from pytest_readonly_vm.channels.port import Port
 from pytest_readonly_vm.channels.qmp import Qmp
@@ -22,24 +24,22 @@ from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.channels.shell import PORT as SHELL_PORT
 from pytest_readonly_vm.channels.shell import Shell
 from pytest_readonly_vm.channels.ssh import Ssh
+from pytest_readonly_vm.config.qemu_args import may_use_tcp
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import GuestDied, StartFailed
 from pytest_readonly_vm.host.hypervisor import Hypervisor
-from pytest_readonly_vm.image.base import BaseImage, Layer
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.image.output_guard import Outlet
+from pytest_readonly_vm.host.os_errors import explain, host_errors
 from pytest_readonly_vm.host.process import Process, Spawner, run_tool
-from pytest_readonly_vm.host.os_errors import explain, refusals
 from pytest_readonly_vm.host.seal import Landlock
 from pytest_readonly_vm.host.slots import Slot
 from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.host.workspace import COOKIE
-from pytest_readonly_vm.channels.choice import Access
-from pytest_readonly_vm.qemu.command_line import DiskLayer, PortWire, RamWire, Wiring, command_line, virtio_bus
+from pytest_readonly_vm.image.base import BaseImage, ImageFile
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, RamWire, Wiring, command_line, virtio_bus
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.provision import Provision, provision
-from pytest_readonly_vm.channels.crash_detector import Vitals
-from pytest_readonly_vm.config.qemu_args import may_use_tcp
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -62,7 +62,7 @@ class Order:
     """Makes a folder that is the machine's own."""
     loop: LoopThread
     spawner: Spawner
-    outlet: Outlet
+    output_guard: OutputGuard
     ssh_key: Callable[[], Path]
     """Gives the run's key, made when first asked for."""
     handle: "Callable[[Instance], VirtualMachine]"
@@ -79,9 +79,9 @@ class Order:
     """Called when a layer could not be made, or not be frozen, with the configuration up to that one."""
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
+    def chain(self) -> tuple[ImageFile, ...]:
         """The files of the base image."""
-        return self.base.layers if self.base else ()
+        return self.base.chain if self.base else ()
 
     def provision(self, folder: Path, *, key: str | None) -> Provision:
         """What such a guest is told from outside, with its files in `folder`."""
@@ -101,23 +101,23 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class InitialState:
     """From what a machine comes to be: the files below its disk, and for one that does not boot its RAM and state."""
 
-    layers: tuple[Layer, ...] = ()
+    overlays: tuple[ImageFile, ...] = ()
     """Above those of the base; `launch` takes the descriptors over."""
     named_overlay: bool = False
     """Whether the guest's writes go to a file with a name, in the machine's folder."""
     ram: RamWire | None = None
     state: int | None = None
     """A descriptor of what ``migrate-incoming`` is to read."""
-    history: Transcript = NOTHING
+    transcript: Transcript = NOTHING
     ssh_key: Path | None = None
     """The key that the guest knows already."""
 
 
-@refusals("no machine can be started")
-def launch(order: Order, origin: Origin) -> Instance:
+@host_errors("no machine can be started")
+def launch(order: Order, initial: InitialState) -> Instance:
     """Start QEMU; what was begun is undone when anything fails. Its monitor has not been greeted yet.
 
     :raises ConfigurationError: the way of provisioning does not fit the machine.
@@ -126,14 +126,14 @@ def launch(order: Order, origin: Origin) -> Instance:
     """
     config, name, loop = order.config, order.name, order.loop
     with ExitStack() as undo, ExitStack() as sockets:
-        for layer in origin.layers:
-            undo.callback(os.close, layer.descriptor)
+        for file in initial.overlays:
+            undo.callback(os.close, file.descriptor)
         slot = order.slot()
         undo.callback(slot.release)
         folder = order.new_folder()
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        overlay = _overlay(order, folder) if order.base and origin.named_overlay else None
-        ssh_key = origin.ssh_key or (order.ssh_key() if config.channel == "ssh" else None)
+        overlay = _overlay(order, folder) if order.base and initial.named_overlay else None
+        ssh_key = initial.ssh_key or (order.ssh_key() if config.channel == "ssh" else None)
         given = order.provision(folder, key=public_key(ssh_key) if ssh_key and config.channel == "ssh" else None)
         given.write_files()
         monitor, qemu_monitor = (sockets.enter_context(end) for end in socket.socketpair())
@@ -142,20 +142,20 @@ def launch(order: Order, origin: Origin) -> Instance:
         wiring = Wiring(
             monitor=qemu_monitor.fileno(),
             console=qemu_console.fileno(),
-            layers=(
-                *(DiskLayer(layer.descriptor, layer.format, is_frozen=True) for layer in origin.layers),
-                *(DiskLayer(layer.descriptor, layer.format) for layer in order.layers),
+            chain=(
+                *(DiskImage(file.descriptor, file.format, is_frozen=True) for file in initial.overlays),
+                *(DiskImage(file.descriptor, file.format) for file in order.chain),
             ),
             overlay=overlay,
-            ram=origin.ram,
-            waits_for_state=origin.state is not None,
+            ram=initial.ram,
+            waits_for_state=initial.state is not None,
             human_monitor=folder / "monitor" if config.monitor else None,
             ports=ports,
             append=given.append,
             provision=given.qemu_args,
             sandboxed=order.hypervisor.seal.sandbox,
         )
-        process = _spawn(order, wiring, folder, extra=() if origin.state is None else (origin.state,))
+        process = _spawn(order, wiring, folder, extra=() if initial.state is None else (initial.state,))
         undo.callback(process.kill)
         qmp = Qmp(loop, process, name)
         lines["console"] = console
@@ -165,13 +165,13 @@ def launch(order: Order, origin: Origin) -> Instance:
             qmp,
             {device: line.dup() for device, line in lines.items()},
             folder=folder,
-            history=origin.history,
+            transcript=initial.transcript,
             ssh_key=ssh_key,
             monitor=monitor.dup(),
-            own_layers=origin.layers,
+            frozen_overlays=initial.overlays,
             overlay=overlay,
             human_monitor=wiring.human_monitor,
-            has_named_ram=origin.ram is not None,
+            has_named_ram=initial.ram is not None,
         )
         instance.on_end.append(slot.release)
         undo.pop_all()
@@ -186,7 +186,7 @@ def _connect(
     lines: dict[str, socket.socket],
     *,
     folder: Path,
-    history: Transcript,
+    transcript: Transcript,
     ssh_key: Path | None,
     **others: Any,
 ) -> Instance:
@@ -196,13 +196,13 @@ def _connect(
     """
     config, name, loop = order.config, order.name, order.loop
     log = folder / "console.log"
-    console = Console(loop, process, qmp.fate, lines["console"].dup(), log, name, history, qmp.chronicle)
+    console = Console(loop, process, qmp.liveness, lines["console"].dup(), log, name, transcript, qmp.history)
 
     async def answers(patience: float) -> bool | None:
-        return await access.answers(patience)
+        return await choice.answers(patience)
 
     patterns = config.panic_pattern
-    Vitals(process, qmp, console, folder=folder, name=name, answers=answers, panic_patterns=patterns)
+    CrashDetector(process, qmp, console, folder=folder, name=name, answers=answers, panic_patterns=patterns)
     network = Network(loop, qmp, name)
     channels: dict[str, Channel] = {
         device: make(Port(process, qmp, lines[device].dup(), device=device, name=name), name)
@@ -216,7 +216,7 @@ def _connect(
 
     if config.channel == "ssh":
         channels["ssh"] = ssh()
-    access = Access(channels, process, console, name, usual=order.usual_channel)
+    choice = ChannelChoice(channels, process, console, name, usual=order.usual_channel)
     return Instance(
         name=name,
         config=config,
@@ -224,13 +224,13 @@ def _connect(
         lines=lines,
         qmp=qmp,
         console=console,
-        screen=Screen(loop, qmp, folder=folder, name=name, outlet=order.outlet),
+        screen=Screen(loop, qmp, folder=folder, name=name, output_guard=order.output_guard),
         network=network,
-        access=access,
+        channels=choice,
         make_ssh=ssh,
         folder=folder,
-        layers=order.layers,
-        outlet=order.outlet,
+        chain=order.chain,
+        output_guard=order.output_guard,
         ssh_key=ssh_key,
         **others,
     )
@@ -259,7 +259,7 @@ def _spawn(order: Order, wiring: Wiring, folder: Path, extra: tuple[int, ...]) -
     argv = order.command_line(wiring)
     ports = (port.descriptor for port in wiring.ports)
     ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
-    inherited = (wiring.monitor, wiring.console, *ports, *(layer.descriptor for layer in wiring.layers), *ram, *extra)
+    inherited = (wiring.monitor, wiring.console, *ports, *(file.descriptor for file in wiring.chain), *ram, *extra)
     # QEMU puts its temporary snapshots into TMPDIR.
     env = {**os.environ, "TMPDIR": str(folder), COOKIE: str(folder.parent)}
     tcp = order.config.network != "none" or may_use_tcp(order.config.qemu_args)

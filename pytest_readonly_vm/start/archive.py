@@ -8,9 +8,9 @@ from pathlib import Path
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.image.base import Fingerprint, Layer
 from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.host.os_errors import explain
+from pytest_readonly_vm.image.base import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.launch import Order
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache, default_folder
 from pytest_readonly_vm.start.layers import Reads
@@ -64,13 +64,13 @@ class Archive:
         """Keep a template for later runs; where that is not possible, say why, and go on without."""
         config = order.config
         with ExitStack() as opened:
-            files = {_STATE: template.state, _CONSOLE: _memory(template.history.data, opened)}
+            files = {_STATE: template.state, _CONSOLE: _memory(template.transcript.data, opened)}
             if template.ram is not None:
                 files[_RAM] = template.ram
             if config.channel == "ssh" and template.ssh_key is not None:
                 files[_KEY] = _memory(template.ssh_key.read_bytes(), opened)
                 files[f"{_KEY}.pub"] = _memory(template.ssh_key.with_suffix(".pub").read_bytes(), opened)
-            files |= {_DISK.format(number): layer.descriptor for number, layer in enumerate(template.layers)}
+            files |= {_DISK.format(number): file.descriptor for number, file in enumerate(template.overlays)}
             description = {
                 "image": str(config.image or config.kernel),
                 "machine": f"{config.memory >> 20}M, {config.cpus} CPU, {order.hypervisor.accelerator.name}",
@@ -79,9 +79,9 @@ class Archive:
             if layers:
                 description["layer"] = " + ".join(map(str, config.layers[:layers]))
             facts = {
-                "layers": len(template.layers),
+                "layers": len(template.overlays),
                 "has_named_ram": template.has_named_ram,
-                "unread": template.history.unread,
+                "unread": template.transcript.unread,
                 "conversation": template.conversation,
                 "ready_after": template.ready_after,
                 "boot_phases": template.boot_phases,
@@ -120,11 +120,11 @@ def _template(entry: Entry, order: Order, opened: ExitStack) -> Template:
         return descriptor
 
     facts = entry.facts
-    layers = []
+    overlays = []
     for number in range(facts["layers"]):
         descriptor = kept(entry.open_verified(_DISK.format(number)))
         fingerprint = Fingerprint.of(os.fstat(descriptor))
-        layers.append(Layer(entry.folder / _DISK.format(number), "qcow2", descriptor, fingerprint))
+        overlays.append(ImageFile(entry.folder / _DISK.format(number), "qcow2", descriptor, fingerprint))
     key = None
     if _KEY in entry.digests:
         key = order.new_folder() / _KEY
@@ -135,9 +135,9 @@ def _template(entry: Entry, order: Order, opened: ExitStack) -> Template:
     return Template(
         ram=kept(entry.load_sealed(_RAM)) if _RAM in entry.digests else None,
         state=kept(entry.load_sealed(_STATE)),
-        layers=tuple(layers),
+        overlays=tuple(overlays),
         has_named_ram=bool(facts["has_named_ram"]),
-        history=Transcript(_content(entry.load_sealed(_CONSOLE)), str(facts["unread"])),
+        transcript=Transcript(_content(entry.load_sealed(_CONSOLE)), str(facts["unread"])),
         conversation=(name, parted[0]) if name else None,
         ready_after=float(facts["ready_after"]),
         boot_phases=dict(facts["boot_phases"]),

@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.host.folders import is_still, lock_now, make_private, user_cache
 from pytest_readonly_vm.host.os_errors import is_lack
+from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.start import making
 
 _FORMAT = 1

@@ -7,7 +7,7 @@ from pytest_readonly_vm.errors import GuestDied, StartFailed
 from pytest_readonly_vm.guest.boot import allow_reboots
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.launch import Order, Origin, greet, launch
+from pytest_readonly_vm.qemu.launch import InitialState, Order, greet, launch
 from pytest_readonly_vm.start.cold import give_up
 from pytest_readonly_vm.start.resume import resume
 from pytest_readonly_vm.start.template import Template, copies, migrated, set_capabilities, way_from
@@ -28,15 +28,15 @@ def clone(order: Order, template: Template, *, ram: int | None = None, freezable
         wire = RamWire(template.ram if private else ram, writable=not private)
     state = template.open_state()
     try:
-        origin = Origin(
-            layers=copies(template.layers),
+        initial = InitialState(
+            overlays=copies(template.overlays),
             named_overlay=freezable or order.config.snapshot == "overlay",
             ram=wire,
             state=state,
-            history=template.history,
+            transcript=template.transcript,
             ssh_key=template.ssh_key,
         )
-        instance = launch(order, origin)
+        instance = launch(order, initial)
     finally:
         os.close(state)
     try:

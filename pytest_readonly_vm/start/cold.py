@@ -1,11 +1,11 @@
 """Owns the cold start: every machine boots by itself."""
 
-from pytest_readonly_vm.host.cleanup import Cleanup
-from pytest_readonly_vm.image.contents import Contents
-from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.guest.boot import boot
+from pytest_readonly_vm.host.cleanup import Cleanup
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.image.contents import Contents
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.launch import Order, Origin, launch
+from pytest_readonly_vm.qemu.launch import InitialState, Order, launch
 from pytest_readonly_vm.start.layers import make_layer, tell_unmade
 
 
@@ -17,12 +17,12 @@ def cold_start(order: Order) -> Instance:
     :raises GuestDied: it ended while the guest was booting.
     :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
     """
-    return booted(order, Origin(named_overlay=order.config.snapshot == "overlay"))
+    return booted(order, InitialState(named_overlay=order.config.snapshot == "overlay"))
 
 
-def booted(order: Order, origin: Origin) -> Instance:
-    """As `cold_start`, from a certain origin."""
-    instance = launch(order, origin)
+def booted(order: Order, initial: InitialState) -> Instance:
+    """As `cold_start`, from a certain initial."""
+    instance = launch(order, initial)
     try:
         boot(order, instance)
     except BaseException as error:

@@ -11,9 +11,9 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from pytest_readonly_vm.image.base import Fingerprint
 from pytest_readonly_vm.config.layer import code_of
-from pytest_readonly_vm.qemu.command_line import DiskLayer, PortWire, Wiring
+from pytest_readonly_vm.image.base import Fingerprint
+from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, Wiring
 from pytest_readonly_vm.qemu.launch import Order, port_names
 
 _FORMAT = 2
@@ -31,7 +31,7 @@ def key_of(order: Order) -> str:
     wiring = Wiring(
         monitor=0,
         console=0,
-        layers=tuple(DiskLayer(number, layer.format) for number, layer in enumerate(order.layers)),
+        chain=tuple(DiskImage(number, layer.format) for number, layer in enumerate(order.chain)),
         ports=tuple(PortWire(device, name, 0) for device, name in port_names(config)),
         append=given.append,
         provision=given.qemu_args,
@@ -47,7 +47,7 @@ def key_of(order: Order) -> str:
         _kernel(Path("/")) if order.hypervisor.accelerator.name == "kvm" else None,
         arguments,
         [hashlib.sha256(content).hexdigest() for content in given.files.values()],
-        [dataclasses.astuple(layer.fingerprint) for layer in order.layers],
+        [dataclasses.astuple(layer.fingerprint) for layer in order.chain],
         [_file(path) for path in (config.kernel, config.initrd, *_files_of(config.qemu_args)) if path],
         [config.channel, config.login, config.login_prompt, config.password_prompt, code_of(config.ready)],
     )

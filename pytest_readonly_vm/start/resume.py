@@ -33,10 +33,10 @@ async def _resumed(instance: Instance, conversation: tuple[str, Mapping[str, Any
         return ""
     try:
         async with asyncio.timeout(_RESUME_PATIENCE):
-            await instance.access.resume(*conversation)
+            await instance.channels.resume(*conversation)
             return await _repaired(instance, arch)
     except (TimeoutError, ChannelError):
-        instance.access.lose()
+        instance.channels.lose()
     try:
         async with asyncio.timeout(_REPAIR_PATIENCE):
             return await _repaired(instance, arch)
@@ -46,7 +46,7 @@ async def _resumed(instance: Instance, conversation: tuple[str, Mapping[str, Any
 
 async def _repaired(instance: Instance, arch: str) -> str:
     errors = bytearray()
-    channel = await instance.access.channel()
+    channel = await instance.channels.channel()
     script = repair_script(arch=arch, now=time.time(), machine_id=instance.config.machine_id)
     status = await channel.execute(script, input=b"", stdout=bytes, stderr=errors.extend)
     return errors.decode(errors="replace").strip() if status else ""

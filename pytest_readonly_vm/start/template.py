@@ -1,7 +1,7 @@
 """Owns templates: a guest frozen at one moment, as memory and files from which any number of machines can go on.
 
 The guest's RAM is a memfd that the kernel has sealed, the state of its devices another, its disk a file below the
-layers of which is the base. A template outlives the QEMU that it was made of. How QEMU does it:
+files of which is the base. A template outlives the QEMU that it was made of. How QEMU does it:
 https://www.qemu.org/docs/master/devel/migration/main.html (``x-ignore-shared``: shared RAM is left where it is).
 """
 
@@ -20,9 +20,9 @@ from typing import Any
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
 from pytest_readonly_vm.errors import ChannelError, QmpError, StartFailed, VmError
-from pytest_readonly_vm.image.base import Fingerprint, Layer
+from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.process import run_tool
-from pytest_readonly_vm.host.os_errors import refusals
+from pytest_readonly_vm.image.base import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.start.repair import PREPARE
@@ -49,10 +49,10 @@ class Template:
     """Descriptor of its RAM; None when that is in `state` as well."""
     state: int
     """Descriptor of what QEMU has written of its devices."""
-    layers: tuple[Layer, ...]
+    overlays: tuple[ImageFile, ...]
     """The files of its disk that are above those of the base, the topmost first."""
     has_named_ram: bool
-    history: Transcript
+    transcript: Transcript
     conversation: tuple[str, Mapping[str, Any]] | None
     """The channel that was in use and where it stood."""
     ready_after: float
@@ -60,27 +60,27 @@ class Template:
     boot_phases: dict[str, float] = field(default_factory=dict)
     ssh_key: Path | None = None
     reads: Mapping[str, str] = field(default_factory=dict)
-    """What layers have read of the host's files; see `layering`."""
+    """What layers have read of the host's files; see `start.layers`."""
 
-    @refusals("a frozen guest cannot be used")
+    @host_errors("a frozen guest cannot be used")
     def open_state(self) -> int:
         """A descriptor of the state with a position of its own, for one QEMU to read."""
         return os.open(f"/proc/self/fd/{self.state}", os.O_RDONLY | os.O_CLOEXEC)
 
     def difference(self) -> str | None:
         """What happened to the files of the disk since the freeze, or None. RAM and state are the kernel's to keep."""
-        for layer in self.layers:
-            if found := layer.fingerprint.difference_of_content(Fingerprint.of(os.fstat(layer.descriptor))):
-                return f"the template's {layer.path.name} {found}"
+        for file in self.overlays:
+            if found := file.fingerprint.difference_of_content(Fingerprint.of(os.fstat(file.descriptor))):
+                return f"the template's {file.path.name} {found}"
         return None
 
     def close(self) -> None:
-        for descriptor in (self.ram, self.state, *(layer.descriptor for layer in self.layers)):
+        for descriptor in (self.ram, self.state, *(file.descriptor for file in self.overlays)):
             if descriptor is not None:
                 os.close(descriptor)
 
 
-@refusals("a guest's memory cannot be had")
+@host_errors("a guest's memory cannot be had")
 def new_ram(size: int) -> int:
     """Memory of so many bytes that can be sealed, as a descriptor."""
     descriptor = os.memfd_create("guest-ram", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -104,21 +104,21 @@ def seal(memory: int) -> None:
         time.sleep(_SEAL_PAUSE)  # the kernel itself waits for a moment, and tells nobody when it would do
 
 
-def frozen_layer(path: Path) -> Layer:
+def frozen_overlay(path: Path) -> ImageFile:
     """A qcow2 file that nobody writes any more, open read-only; it may lose its name from now on."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    return Layer(path, "qcow2", descriptor, Fingerprint.of(os.fstat(descriptor)))
+    return ImageFile(path, "qcow2", descriptor, Fingerprint.of(os.fstat(descriptor)))
 
 
-@refusals("a frozen guest cannot be used")
-def copies(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+@host_errors("a frozen guest cannot be used")
+def copies(overlays: tuple[ImageFile, ...]) -> tuple[ImageFile, ...]:
     """The same files, by descriptors that live and are closed on their own."""
-    return tuple(replace(layer, descriptor=os.dup(layer.descriptor)) for layer in layers)
+    return tuple(replace(file, descriptor=os.dup(file.descriptor)) for file in overlays)
 
 
-def close_all(layers: tuple[Layer, ...]) -> None:
-    for layer in layers:
-        os.close(layer.descriptor)
+def close_all(overlays: tuple[ImageFile, ...]) -> None:
+    for file in overlays:
+        os.close(file.descriptor)
 
 
 async def save_state(qmp: Qmp, *, without_shared_ram: bool) -> int:
@@ -192,28 +192,28 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
     """
     await _prepare_copies(instance)
     conversation = await _parted(instance)
-    with instance.qmp.fate.expecting_stop():
+    with instance.qmp.liveness.expecting_stop():
         await instance.qmp.command("stop")
         try:
             state = await save_state(instance.qmp, without_shared_ram=ram is not None)
         except Unfrozen:
             await _go_on(instance.qmp)
             raise
-    layers = copies(instance.own_layers)
+    overlays = copies(instance.frozen_overlays)
     try:
         await instance.end()
         if instance.overlay is not None:
-            layers = (frozen_layer(instance.overlay), *layers)
+            overlays = (frozen_overlay(instance.overlay), *overlays)
         for memory in (state, ram):
             if memory is not None:
                 await asyncio.to_thread(seal, memory)
     except BaseException as error:
         os.close(state)
-        close_all(layers)
+        close_all(overlays)
         if isinstance(error, OSError):
             raise StartFailed(f"{instance.name}: the frozen guest cannot be kept as it is: {error}") from error
         raise
-    template = _template(instance, conversation, ram, state, layers)
+    template = _template(instance, conversation, ram, state, overlays)
     instance.remove_folder()
     return template
 
@@ -225,22 +225,22 @@ async def freeze_running(instance: Instance, *, qemu_img: Path) -> Template:
     """
     conversation = await _parted(instance)
     is_running = (await instance.qmp.command("query-status"))["running"]
-    with instance.qmp.fate.expecting_stop():
+    with instance.qmp.liveness.expecting_stop():
         await instance.qmp.command("stop")
         try:
-            if instance.layers:
+            if instance.chain:
                 await _put_overlay_on_top(instance, qemu_img)
             state = await save_state(instance.qmp, without_shared_ram=False)
             seal(state)
         finally:
             if is_running:
                 await _go_on(instance.qmp)
-    return _template(instance, conversation, None, state, copies(instance.own_layers))
+    return _template(instance, conversation, None, state, copies(instance.frozen_overlays))
 
 
 async def _prepare_copies(instance: Instance) -> None:
     """Make the repair of a copy faster, if the guest has a channel; see `repair`."""
-    if (channel := instance.access.found) is not None:
+    if (channel := instance.channels.found) is not None:
         with contextlib.suppress(TimeoutError, ChannelError):
             async with asyncio.timeout(_PREPARE_PATIENCE):
                 await channel.execute(PREPARE, input=b"", stdout=bytes, stderr=bytes)
@@ -257,7 +257,7 @@ async def _parted(instance: Instance) -> tuple[str, Mapping[str, Any]] | None:
     if instance.ssh is not None:
         await instance.ssh.part()
         instance.ssh = None
-    return await instance.access.part()
+    return await instance.channels.part()
 
 
 def _template(
@@ -265,14 +265,14 @@ def _template(
     conversation: tuple[str, Mapping[str, Any]] | None,
     ram: int | None,
     state: int,
-    layers: tuple[Layer, ...],
+    overlays: tuple[ImageFile, ...],
 ) -> Template:
     return Template(
         ram=ram,
         state=state,
-        layers=layers,
+        overlays=overlays,
         has_named_ram=instance.has_named_ram,
-        history=instance.console.transcript(),
+        transcript=instance.console.transcript(),
         conversation=conversation,
         ready_after=instance.ready_after,
         boot_phases=instance.boot_phases,
@@ -281,10 +281,10 @@ def _template(
 
 
 async def _put_overlay_on_top(instance: Instance, qemu_img: Path) -> None:
-    """From now on the guest writes to a new file; what it wrote to so far becomes one of the machine's own layers."""
+    """From now on the guest writes to a new file; what it wrote to so far becomes one of its frozen overlays."""
     qmp = instance.qmp
     [disk] = [device for device in await qmp.command("query-block") if device["device"] == DISK]
-    node = f"overlay{len(instance.own_layers) + 1}"
+    node = f"overlay{len(instance.frozen_overlays) + 1}"
     path = instance.folder / f"{node}.qcow2"
     size = str(disk["inserted"]["image"]["virtual-size"])
     done = await asyncio.to_thread(
@@ -296,7 +296,7 @@ async def _put_overlay_on_top(instance: Instance, qemu_img: Path) -> None:
     file = {"driver": "file", "filename": str(path), "locking": "off"}
     await qmp.command("blockdev-add", {"driver": "qcow2", "node-name": node, "file": file, "backing": None})
     await qmp.command("blockdev-snapshot", {"node": disk["inserted"]["node-name"], "overlay": node})
-    instance.own_layers = (frozen_layer(written), *instance.own_layers)
+    instance.frozen_overlays = (frozen_overlay(written), *instance.frozen_overlays)
     if instance.overlay is None:
         path.unlink()
     else:
@@ -307,7 +307,7 @@ def _written_file(instance: Instance) -> Path:
     """The file that takes a guest's writes; one without a name is reached through the process that has it open."""
     if instance.overlay is not None:
         return instance.overlay
-    known = {layer.fingerprint.inode for layer in instance.own_layers}
+    known = {file.fingerprint.inode for file in instance.frozen_overlays}
     for link in Path(f"/proc/{instance.process.pid}/fd").iterdir():
         with contextlib.suppress(OSError):
             found = link.stat()

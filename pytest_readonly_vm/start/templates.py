@@ -7,20 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.image.contents import Contents
-from pytest_readonly_vm.host.os_errors import refusals
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.launch import Order, Origin
+from pytest_readonly_vm.qemu.launch import InitialState, Order
 from pytest_readonly_vm.start.archive import Archive
 from pytest_readonly_vm.start.clone import clone
 from pytest_readonly_vm.start.cold import booted, give_up
 from pytest_readonly_vm.start.key import keys_of
 from pytest_readonly_vm.start.layers import Reads, are_current, make_layer, tell_unmade
 from pytest_readonly_vm.start.template import Template, Unfrozen, freeze, new_ram
-from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 
 _QUICK = 0.5
 """Seconds: a guest that boots in less is not worth a template."""
@@ -105,7 +105,7 @@ class Templates:
     def _booted(self, order: Order, key: str, even_if_quick: bool) -> Template:
         with _memory(new_ram(order.config.memory) if has_one_ram(order.config) else None) as ram:
             wire = RamWire(ram, writable=True) if ram is not None else None
-            instance = booted(order, Origin(named_overlay=True, ram=wire))
+            instance = booted(order, InitialState(named_overlay=True, ram=wire))
             if not even_if_quick and instance.ready_after < _QUICK:
                 self._refused[key] = f"it boots in less than {_QUICK:g} s, which a copy would not better"
                 raise Refused(self._refused[key], instance)
@@ -192,12 +192,12 @@ def _memory(ram: int | None) -> Iterator[int | None]:
         raise
 
 
-@refusals("the guest cannot be frozen")
+@host_errors("the guest cannot be frozen")
 def _frozen(order: Order, instance: Instance, ram: int | None) -> Template:
     return order.loop.run(freeze(instance, ram=ram))
 
 
-@refusals("a guest's memory cannot be copied")
+@host_errors("a guest's memory cannot be copied")
 def _copied(ram: int, size: int) -> int:
     """Memory with the content of other, holes kept, that is not sealed."""
     copied = new_ram(size)

@@ -128,7 +128,7 @@ def test_where_the_time_of_a_test_went(tab: Tab, tmp_path: Path) -> None:
     rows = Rows(epoch=1000.0)
     for nodeid, begin in (("a.py::test_first", 1000.0), ("a.py::test_second", 1010.0)):
         rows.add_phase("", nodeid, "call", (begin, begin + 10), outcome="passed", crash="", message="", evidence=[])
-    happenings = [
+    entries = [
         ("start: boot", 1002.0, 3.0),  # as it is noted when somebody takes the machine over
         ("boot", 1001.0, 3.0),
         ("wait", 1005.0, 2.0),
@@ -141,9 +141,9 @@ def test_where_the_time_of_a_test_went(tab: Tab, tmp_path: Path) -> None:
     lane = {
         "name": "machine", "test": "a.py", "scope": "module", "manner": "boot", "reason": "", "seconds": 3.0,
         "phases": {}, "accelerator": "tcg", "channel": None, "image": "x", "started": 1001.0, "ended": 1019.0,
-        "happenings": [
+        "entries": [
             {"kind": kind.partition(":")[0], "what": kind, "time": time, "seconds": seconds, "outcome": ""}
-            for kind, time, seconds in happenings
+            for kind, time, seconds in entries
         ],
     }  # fmt: skip
     rows.add_lane("", lane)
@@ -194,7 +194,7 @@ def test_what_a_single_process_tells(pytester: pytest.Pytester, run_on: Run) -> 
     assert (lane["test"], lane["worker"], lane["manner"]) == (f"{file}::test_it", "", "boot")
     assert lane["asked"] <= lane["started"] < lane["handed"] < lane["ended"]
     assert {start["name"] for start in data["starts"]} == {"test_it", "test_error"}
-    assert "query-name" in [data["texts"][what] for what in lane["happenings"]["what"]]
+    assert "query-name" in [data["texts"][what] for what in lane["entries"]["what"]]
 
 
 @pytest.mark.parametrize("path", ["file/page.html", "folder"])
@@ -227,16 +227,16 @@ def test_nothing_in_the_data_ends_its_element(tmp_path: Path) -> None:
 
 def test_of_too_many_happenings_those_that_ended_badly_are_kept() -> None:
     def lane(count: int) -> dict[str, Any]:
-        happenings = [
+        entries = [
             {"kind": "death" if number == 1 else "qmp", "what": str(number), "time": 5.0, "seconds": 0.0,
              "outcome": "refused" if number == 2 else ""}
             for number in range(count)
         ]  # fmt: skip
-        return {"started": 4.0, "ended": 6.0, "seconds": 0.5, "happenings": happenings}
+        return {"started": 4.0, "ended": 6.0, "seconds": 0.5, "entries": entries}
 
     rows = Rows(epoch=time.time(), most=10)
     for count in (8, 5):
         rows.add_lane("", lane(count))
     lanes: Any = rows.data(title="", versions="")["lanes"]
-    assert [len(lane["happenings"]["time"]) for lane in lanes] == [8, 2]
+    assert [len(lane["entries"]["time"]) for lane in lanes] == [8, 2]
     assert [lane["dropped"] for lane in lanes] == [0, 3]

@@ -14,7 +14,7 @@ from pytest_readonly_vm import GuestDied, Lab, StartFailed, VirtualMachine, VmCo
 from pytest_readonly_vm.errors import CapsuleRefused, ImageError
 from pytest_readonly_vm.evidence.capsule.file import CapsuleReader, new_capsule
 from pytest_readonly_vm.evidence.capsule.save import save_capsule
-from pytest_readonly_vm.qemu.command_line import DiskLayer, chain
+from pytest_readonly_vm.qemu.command_line import DiskImage, chain
 from tests.qemu import image_tools
 from tests.qemu.test_capsule import resumed
 from tests.qemu.test_templates import boots_again_from_its_own_disk, tiny
@@ -163,7 +163,7 @@ class TestACapsuleFromElsewhere:
         top = image_tools.layer(tmp_path / f"top.{format}", format, other, format)
 
         def said(*layers: Path) -> str:
-            text = chain([DiskLayer(number, format) for number in range(len(layers))])
+            text = chain([DiskImage(number, format) for number in range(len(layers))])
             return f"json:{re.sub('/dev/fdset/([0-9])', lambda found: str(layers[int(found[1])]), text)}"
 
         image_tools.run("qemu-img", "compare", "-q", said(top), blank)

@@ -52,7 +52,7 @@ def test_an_accident_in_the_clean_up_of_one_machine_keeps_nothing(
         instance = machine._instance
         done: list[str] = []
         instance.console.close = fail_after(instance.console.close)  # type: ignore[method-assign]
-        instance.access.close = fail_after_waiting(instance.access.close)  # type: ignore[method-assign]
+        instance.channels.close = fail_after_waiting(instance.channels.close)  # type: ignore[method-assign]
         instance.on_end += [lambda: done.append("the first"), fail]
         with pytest.raises(RuntimeError, match="by accident") as raised:
             machine.close()

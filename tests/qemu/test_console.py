@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Console, GuestDied, VirtualMachine, WaitTimeout
-from pytest_readonly_vm.channels.liveness import Fate
+from pytest_readonly_vm.channels.liveness import Liveness
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Spawner
 from tests.conftest import READY
@@ -231,7 +231,7 @@ class TestAFullDisk:
             with pytest.raises(WaitTimeout) as timeout:
                 console.expect("never", timeout=0.01)
             assert timeout.value.__notes__[0].endswith(f"line 2\n({console.loss})")
-            assert [one.what for one in console._chronicle.entries() if one.kind == "moment"] == [console.loss]
+            assert [one.what for one in console._history.entries() if one.kind == "state"] == [console.loss]
 
 
 @contextlib.contextmanager
@@ -245,6 +245,6 @@ def listener(folder: Path) -> Iterator[tuple[Console, socket.socket]]:
         ours, consoles = socket.socketpair()
         stack.enter_context(ours)
         process = spawner.start(["sleep", "600"], name="listener", env=os.environ, pass_fds=(), ruleset=None)
-        console = Console(loop, process, Fate(process), consoles, folder / "log", "listener")
+        console = Console(loop, process, Liveness(process), consoles, folder / "log", "listener")
         stack.callback(loop.loop.call_soon_threadsafe, console.close)
         yield console, ours

@@ -89,7 +89,7 @@ def step(vm: VirtualMachine) -> None:
 
 
 def waits_noted(vm: VirtualMachine) -> list[str]:
-    return [one.what for one in vm.chronicle.entries() if one.kind in ("wait", "command")]
+    return [one.what for one in vm.history.entries() if one.kind in ("wait", "command")]
 
 
 def woken_by(vm: VirtualMachine, strike: Callable[[VirtualMachine], object]) -> list[VmError]:

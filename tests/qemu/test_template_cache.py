@@ -17,8 +17,8 @@ import pytest
 
 from pytest_readonly_vm import ConfigurationError, Lab, VirtualMachine, VmConfig, layer
 from pytest_readonly_vm.cli import main
-from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.config.layer import GuestLayer
+from pytest_readonly_vm.image import sparse
 from tests.conftest import READY
 from tests.guests import bootsector
 from tests.guests.tiny_linux import tiny_linux
@@ -326,24 +326,26 @@ def begin(image: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         yield begin
 
 
-@pytest.mark.parametrize("fate", [None, signal.SIGKILL, signal.SIGSTOP], ids=["", "and is killed", "and is stopped"])
+@pytest.mark.parametrize(
+    "liveness", [None, signal.SIGKILL, signal.SIGSTOP], ids=["", "and is killed", "and is stopped"]
+)
 def test_of_two_processes_one_boots_and_the_other_waits_for_it(
-    begin: Callable[..., subprocess.Popen[str]], image: Path, cache: Path, fate: signal.Signals | None
+    begin: Callable[..., subprocess.Popen[str]], image: Path, cache: Path, liveness: signal.Signals | None
 ) -> None:
     one = begin()
     eventually(lambda: list(cache.glob("*.lock")), "a process at work")
     other = begin()
     assert other.stdout is not None
     assert other.stdout.readline().startswith(f"waiting for process {one.pid}, which has been making the frozen guest ")
-    if fate is not None:
-        one.send_signal(fate)
-    if fate is signal.SIGSTOP:
+    if liveness is not None:
+        one.send_signal(liveness)
+    if liveness is signal.SIGSTOP:
         said = other.stdout.readline()
         assert said.startswith(f"process {one.pid} is stopped, by Ctrl-Z or a debugger: going on without the frozen ")
     (image.parent / "told").touch()
-    assert other.communicate(timeout=GENEROUS)[0] == ("clone\n" if fate is None else "boot clone\n")
+    assert other.communicate(timeout=GENEROUS)[0] == ("clone\n" if liveness is None else "boot clone\n")
     one.send_signal(signal.SIGCONT)
-    assert one.communicate(timeout=GENEROUS)[0] == ("" if fate is signal.SIGKILL else "boot clone\n")
+    assert one.communicate(timeout=GENEROUS)[0] == ("" if liveness is signal.SIGKILL else "boot clone\n")
     assert len(list(cache.iterdir())) == 1
 
 

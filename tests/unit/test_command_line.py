@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.qemu.command_line import DiskLayer, PortWire, Wiring, command_line
+from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, Wiring, command_line
 
-ONE_LAYER = Wiring(monitor=5, console=6, layers=(DiskLayer(9, "qcow2"),))
+ONE_LAYER = Wiring(monitor=5, console=6, chain=(DiskImage(9, "qcow2"),))
 
 
 def line(config: VmConfig, wiring: Wiring = ONE_LAYER, arch: str = "x86_64", name: str = "test_x") -> list[str]:
@@ -57,12 +57,12 @@ def test_the_base_is_never_named() -> None:
     for snapshot in ("temporary", "overlay"):
         config = VmConfig(image=Path("/images/base.qcow2"), snapshot=snapshot)
         overlay = Path("/run/overlay.qcow2") if snapshot == "overlay" else None
-        wiring = Wiring(monitor=5, console=6, layers=ONE_LAYER.layers, overlay=overlay)
+        wiring = Wiring(monitor=5, console=6, chain=ONE_LAYER.chain, overlay=overlay)
         assert not [argument for argument in line(config, wiring) if "base.qcow2" in argument]
 
 
 def test_every_layer_of_a_chain_comes_as_a_descriptor_with_its_format() -> None:
-    layers = (DiskLayer(9, "qcow2"), DiskLayer(11, "vmdk"), DiskLayer(12, "raw"))
+    layers = (DiskImage(9, "qcow2"), DiskImage(11, "vmdk"), DiskImage(12, "raw"))
     drive = next(word for word in line(VmConfig(), Wiring(5, 6, layers)) if word.startswith("if=none"))
     raw = '{"driver":"raw","file":{"driver":"file","filename":"/dev/fdset/12"}}'
     vmdk = f'{{"driver":"vmdk","file":{{"driver":"file","filename":"/dev/fdset/11"}},"backing":{raw}}}'
@@ -88,7 +88,7 @@ def test_ports_are_numbered_and_named() -> None:
 
 
 def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
-    wiring = Wiring(5, 6, ONE_LAYER.layers, overlay=Path("/run/a,b/overlay.qcow2"))
+    wiring = Wiring(5, 6, ONE_LAYER.chain, overlay=Path("/run/a,b/overlay.qcow2"))
     drive = next(word for word in line(VmConfig(snapshot="overlay"), wiring) if word.startswith("if=none"))
     assert drive == ("if=none,id=disk0,cache=unsafe,format=qcow2,file=/run/a,,b/overlay.qcow2,backing=below")
 
@@ -124,7 +124,7 @@ def test_a_name_cannot_smuggle_in_options() -> None:
 
 
 def test_the_seal_and_the_human_monitor_add_their_arguments() -> None:
-    sealed = Wiring(5, 6, ONE_LAYER.layers, human_monitor=Path("/run/monitor"), sandboxed=True)
+    sealed = Wiring(5, 6, ONE_LAYER.chain, human_monitor=Path("/run/monitor"), sandboxed=True)
     whole = " ".join(line(VmConfig(), sealed))
     assert "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in whole
     assert "socket,id=human,path=/run/monitor,server=on,wait=off -mon chardev=human,mode=control" in whole

@@ -6,7 +6,7 @@ import resource
 import pytest
 
 from pytest_readonly_vm import ConfigurationError, HostError, TransferError
-from pytest_readonly_vm.host.os_errors import is_lack, refusals
+from pytest_readonly_vm.host.os_errors import host_errors, is_lack
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from pytest_readonly_vm.host.os_errors import is_lack, refusals
     ],
 )
 def test_a_refusal_is_a_sentence(error: BaseException, sentence: str) -> None:
-    @refusals("nothing can be done")
+    @host_errors("nothing can be done")
     def act() -> None:
         raise error
 
@@ -38,7 +38,7 @@ def test_a_refusal_is_a_sentence(error: BaseException, sentence: str) -> None:
     [TransferError("x"), ConfigurationError("x"), TimeoutError("x"), RuntimeError("x"), ValueError("x"), OSError("x")],
 )
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, refusals("nothing can be done"):
+    with pytest.raises(type(error)) as raised, host_errors("nothing can be done"):
         raise error
     assert raised.value is error
 

@@ -97,7 +97,7 @@ def test_what_is_no_layer_is_refused(given: object, complaint: str) -> None:
 PREPARED = """
 import json
 import {helpers}
-from pytest_readonly_vm.config import layer
+from pytest_readonly_vm import layer
 
 PACKAGES = ["nginx"]
 VERSION = 1

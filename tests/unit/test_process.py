@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import GuestDied
-from pytest_readonly_vm.host import parent_death as leash
+from pytest_readonly_vm.host import confinement
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process, Spawner, ending, run_tool
 
@@ -155,7 +155,7 @@ def test_one_that_the_loop_cannot_watch_is_ended(
 
 def test_none_is_started_without_its_leash(spawner: Spawner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel refuses a request that it does not know, as a sandbox around us may refuse this one."""
-    monkeypatch.setattr(leash, "_PR_SET_PDEATHSIG", 10_000)
+    monkeypatch.setattr(confinement, "_PR_SET_PDEATHSIG", 10_000)
     with pytest.raises(OSError, match=r"before its start failed: .*prctl\(PR_SET_PDEATHSIG\): Invalid argument"):
         start(spawner, "true")
     with pytest.raises(OSError, match=r"before its start failed: .*prctl\(PR_SET_PDEATHSIG\): Invalid argument"):

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import CommandResult, Lab, VirtualMachine, VmConfig
-from pytest_readonly_vm.start.repair_program import mender
 from pytest_readonly_vm.start.repair import PREPARE, repair_script
+from pytest_readonly_vm.start.repair_program import mender
 from tests.guests.tiny_linux import PROMPT, tiny_linux
 
 HERE = platform.machine()

@@ -10,7 +10,7 @@ import pytest
 from pytest_readonly_vm import HostError, VmConfig
 from pytest_readonly_vm.host.folders import require_cache, user_cache
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.machine import budget as room
+from pytest_readonly_vm.machine import budget
 from pytest_readonly_vm.start.cache import TemplateCache, default_folder
 
 STRANGER = 12345
@@ -18,8 +18,8 @@ STRANGER = 12345
 
 def _slots(path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "_PLACE", path.parent)
-        room.Room(pytest.fail).slot(VmConfig(), "guest", spare=False)
+        patch.setattr(budget, "_PLACE", path.parent)
+        budget.Admission(pytest.fail).slot(VmConfig(), "guest", spare=False)
 
 
 USES: dict[str, Callable[[Path], object]] = {

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.image.output_guard import Outlet
 from pytest_readonly_vm.guest.tar_folder import pack, unpack
+from pytest_readonly_vm.image.output_guard import OutputGuard
 
 Member = tuple[str, bytes, str]
 """Name, type, and what it links to or contains."""
@@ -129,10 +129,10 @@ def test_a_base_image_in_the_folder_is_refused(tmp_path: Path, archive: Archive,
         base.rename(tmp_path / "base.img")
         base.hardlink_to(tmp_path / "base.img")
     before = base.stat()
-    outlet = Outlet()
-    outlet.protect(VmConfig().replace(image=tmp_path / "base.img" if name == "link" else base))
+    output_guard = OutputGuard()
+    output_guard.protect(VmConfig().replace(image=tmp_path / "base.img" if name == "link" else base))
     with pytest.raises(tarfile.TarError, match=f"'{name}' would be replaced, and it is the base image; nothing was"):
-        unpack(archive(("first", FILE, "x"), (name, kind, "first")), out, outlet)
+        unpack(archive(("first", FILE, "x"), (name, kind, "first")), out, output_guard)
     assert base.read_bytes() == b"base"
     assert (base.stat().st_ino, base.stat().st_ctime_ns) == (before.st_ino, before.st_ctime_ns)
     assert not (out / "first").exists()

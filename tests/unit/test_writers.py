@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.image.base import BaseImage, Fingerprint, open_base
 from pytest_readonly_vm.host.writers import times_tell
+from pytest_readonly_vm.image.base import BaseImage, Fingerprint, open_base
 
 OPENED = "was opened for writing, and may have other content"
 MAP = """

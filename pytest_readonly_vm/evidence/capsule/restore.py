@@ -11,19 +11,19 @@ from pathlib import Path
 
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.errors import CapsuleRefused, ChannelError, GuestDied, OutOfSpace, StartFailed
-from pytest_readonly_vm.image.base import Layer
-from pytest_readonly_vm.guest.boot import allow_reboots
 from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, devices_of
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
 from pytest_readonly_vm.evidence.capsule.processor import features
+from pytest_readonly_vm.guest.boot import allow_reboots
+from pytest_readonly_vm.image.base import ImageFile
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.launch import Order, Origin, greet, launch
+from pytest_readonly_vm.qemu.launch import InitialState, Order, greet, launch
 from pytest_readonly_vm.start.cold import discard
 from pytest_readonly_vm.start.template import (
     Template,
     copies,
-    frozen_layer,
+    frozen_overlay,
     migrated,
     seal,
     set_capabilities,
@@ -68,14 +68,14 @@ def unpacked(capsule: Capsule, order: Order, opened: ExitStack) -> tuple[Templat
             reader.unpack(name, descriptor, size=size)
         finally:
             os.close(descriptor)
-    layers = tuple(_disk(folder / f"disk{number}.qcow2", capsule, opened) for number in range(manifest.disks))
+    overlays = tuple(_disk(folder / f"disk{number}.qcow2", capsule, opened) for number in range(manifest.disks))
     text = capsule.console.decode(errors="replace").replace("\r\n", "\n")
     template = Template(
         ram=None,
         state=state,
-        layers=layers,
+        overlays=overlays,
         has_named_ram=manifest.has_named_ram,
-        history=Transcript(capsule.console, text[max(len(text) - manifest.unread, 0) :]),
+        transcript=Transcript(capsule.console, text[max(len(text) - manifest.unread, 0) :]),
         conversation=manifest.conversation,
         ready_after=0.0,
         ssh_key=_key(folder / _KEY, capsule) if {_KEY, f"{_KEY}.pub"} <= sizes.keys() else None,
@@ -96,37 +96,37 @@ def _available_memory() -> int:
     return int(found[1]) << 10 if found else sys.maxsize
 
 
-def _disk(path: Path, capsule: Capsule, opened: ExitStack) -> Layer:
+def _disk(path: Path, capsule: Capsule, opened: ExitStack) -> ImageFile:
     """A file of the guest's disk, which loses its name.
 
     :raises CapsuleRefused: it is none that QEMU has written for us; such a one could lead it to other files.
     """
     try:
-        layer = frozen_layer(path)
+        overlay = frozen_overlay(path)
     except FileNotFoundError:
         raise CapsuleRefused(f"{capsule.path} is damaged: {path.name} is missing") from None
-    opened.callback(os.close, layer.descriptor)
+    opened.callback(os.close, overlay.descriptor)
     path.unlink()
-    header = os.pread(layer.descriptor, _QCOW2.size, 0)
+    header = os.pread(overlay.descriptor, _QCOW2.size, 0)
     if len(header) == _QCOW2.size:
         magic, version, encryption, features = _QCOW2.unpack(header)
         if (magic, version, encryption) == (b"QFI\xfb", 3, 0) and not features & ~_UNDERSTOOD:
-            return layer
+            return overlay
     raise CapsuleRefused(f"{capsule.path} is damaged: {path.name} is no disk that a capsule can have")
 
 
-def thawed(order: Order, template: Template, capsule: Capsule) -> Instance:
+def restored(order: Order, template: Template, capsule: Capsule) -> Instance:
     """A machine that stands still, with the state loaded."""
     state = template.open_state()
     try:
-        origin = Origin(
-            layers=copies(template.layers),
+        initial = InitialState(
+            overlays=copies(template.overlays),
             ram=RamWire(None, writable=True) if template.has_named_ram else None,
             state=state,
-            history=template.history,
+            transcript=template.transcript,
             ssh_key=template.ssh_key,
         )
-        instance = launch(order, origin)
+        instance = launch(order, initial)
     finally:
         os.close(state)
     try:
@@ -176,11 +176,11 @@ async def go_on(instance: Instance, template: Template, *, runs: bool) -> None:
     if runs:
         await instance.qmp.command("cont")
     else:
-        instance.qmp.fate.look()
+        instance.qmp.liveness.look()
     instance.qmp.forget_events()
     if runs and template.conversation is not None:
         try:
             async with asyncio.timeout(_ANSWER_PATIENCE):
-                await instance.access.resume(*template.conversation)
+                await instance.channels.resume(*template.conversation)
         except (TimeoutError, ChannelError, AttributeError, LookupError, TypeError, ValueError):
-            instance.access.lose()  # and whoever needs it finds one anew
+            instance.channels.lose()  # and whoever needs it finds one anew

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import AcceleratorUnavailable, CapsuleRefused, ImageError
-from pytest_readonly_vm.image.base import BaseImage
-from pytest_readonly_vm.host.qemu_binary import host_arch
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
-from pytest_readonly_vm.evidence.capsule.restore import go_on, thawed, unpacked
+from pytest_readonly_vm.evidence.capsule.restore import go_on, restored, unpacked
+from pytest_readonly_vm.host.qemu_binary import host_arch
+from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.start.cold import discard
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def resume_capsule(
         template, files = unpacked(capsule, order, opened)
         order = replace(order, config=config.replace(**files))
         order.config.check()
-        instance = thawed(order, template, capsule)
+        instance = restored(order, template, capsule)
     try:
         order.loop.run(go_on(instance, template, runs=run or manifest.is_running))
     except BaseException:
@@ -125,16 +125,16 @@ def _require_size(place: Path, capsule: Capsule) -> None:
 def _require_same(base: BaseImage, capsule: Capsule) -> None:
     """:raises ImageError: a base is another than that of the capsule."""
     known = capsule.manifest.base
-    if len(base.layers) != len(known):
+    if len(base.chain) != len(known):
         raise ImageError(
-            f"the base image {base.path} consists of {len(base.layers)} files, and that of {capsule.path} of "
+            f"the base image {base.path} consists of {len(base.chain)} files, and that of {capsule.path} of "
             f"{len(known)}"
         )
-    for layer, then in zip(base.layers, known, strict=True):
-        if layer.format != then.format:
-            raise ImageError(f"{layer.path} has the format {layer.format}, and {capsule.path} is for {then.format}")
-        if (digest := layer.sha256()) != then.sha256:
+    for file, then in zip(base.chain, known, strict=True):
+        if file.format != then.format:
+            raise ImageError(f"{file.path} has the format {file.format}, and {capsule.path} is for {then.format}")
+        if (digest := file.sha256()) != then.sha256:
             raise ImageError(
-                f"{layer.path} is not the base image of {capsule.path}: its SHA-256 is {digest}, and that of the base "
+                f"{file.path} is not the base image of {capsule.path}: its SHA-256 is {digest}, and that of the base "
                 f"was {then.sha256}"
             )

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import QmpError, VmError, WaitTimeout
-from pytest_readonly_vm.image.base import Layer
 from pytest_readonly_vm.evidence.capsule.file import CapsuleWriter, new_capsule
 from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, BaseLayer, Manifest, devices_of, settings_of
 from pytest_readonly_vm.evidence.capsule.processor import features
+from pytest_readonly_vm.image.base import ImageFile
+from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import Order
-from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.start.template import Unfrozen, _go_on, _written_file, migrated, set_capabilities
-from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -57,7 +57,7 @@ class _Moment:
     """Of the files of the disk, the topmost first."""
     cpu: tuple[str, ...]
     conversation: tuple[str, Any] | None
-    history: Transcript
+    transcript: Transcript
 
 
 def save_capsule(vm: "VirtualMachine", path: Path, *, test: str = "", timeout: float = _PATIENCE) -> None:
@@ -76,8 +76,8 @@ def save_capsule(vm: "VirtualMachine", path: Path, *, test: str = "", timeout: f
     if reason := what_no_copy_has(instance.config.qemu_args):
         raise VmError(f"{vm.name}: the machine cannot be saved: {reason}")
     try:
-        instance.outlet.refuse(path)
-        digests = [_sha256(layer, deadline) for layer in instance.layers]
+        instance.output_guard.refuse(path)
+        digests = [_sha256(file, deadline) for file in instance.chain]
         with new_capsule(path, deadline=deadline) as capsule, _standstill(order, instance, deadline) as moment:
             _write(capsule, order, instance, moment, digests, test)
     except (Unfrozen, QmpError) as error:
@@ -88,10 +88,10 @@ def save_capsule(vm: "VirtualMachine", path: Path, *, test: str = "", timeout: f
         raise VmError(f"{vm.name}: the capsule {path} cannot be written: {error.strerror or error}") from None
 
 
-def _sha256(layer: Layer, deadline: float) -> str:
+def _sha256(file: ImageFile, deadline: float) -> str:
     digest = hashlib.sha256()
     position = 0
-    while block := os.pread(layer.descriptor, _HASHED_AT_ONCE, position):
+    while block := os.pread(file.descriptor, _HASHED_AT_ONCE, position):
         if time.monotonic() > deadline:
             raise TimeoutError
         digest.update(block)
@@ -103,7 +103,7 @@ def _sha256(layer: Layer, deadline: float) -> str:
 def _standstill(order: Order, instance: Instance, deadline: float) -> Iterator[_Moment]:
     """Stop the guest; in the end it goes on, if it ran."""
     moment = order.loop.run(_look(instance, deadline))
-    with instance.qmp.fate.expecting_stop():
+    with instance.qmp.liveness.expecting_stop():
         try:
             order.loop.run(_within(deadline, instance.qmp.command("stop")))
             yield moment
@@ -126,7 +126,7 @@ async def _let_go(instance: Instance, moment: _Moment) -> None:
 async def _look(instance: Instance, deadline: float) -> _Moment:
     """:raises Unfrozen: the machine is another than its configuration says."""
     async with asyncio.timeout(deadline - time.monotonic()):
-        qmp, channel = instance.qmp, instance.access.found
+        qmp, channel = instance.qmp, instance.channels.found
         await _require_devices_of_ours(instance)
         status = await qmp.command("query-status")
         kind = await qmp.command("qom-get", {"path": "/machine", "property": "type"})
@@ -138,8 +138,8 @@ async def _look(instance: Instance, deadline: float) -> _Moment:
             virtual_sizes=_virtual_sizes(disks[0]["inserted"]["image"]) if disks else [],
             cpu=await features(qmp),
             # An SSH connection's other end is on the host, of which no copy is made; it is left alone.
-            conversation=await instance.access.part() if channel is not None and channel.name != "ssh" else None,
-            history=instance.console.transcript(),
+            conversation=await instance.channels.part() if channel is not None and channel.name != "ssh" else None,
+            transcript=instance.console.transcript(),
         )
 
 
@@ -164,19 +164,18 @@ def _virtual_sizes(image: dict[str, Any] | None) -> list[int]:
 def _write(
     capsule: CapsuleWriter, order: Order, instance: Instance, moment: _Moment, digests: list[str], test: str
 ) -> None:
-    capsule.add("console.log", moment.history.data)
+    capsule.add("console.log", moment.transcript.data)
     sizes = {"state": _write_state(capsule, order, instance.qmp)}
     with ExitStack() as opened:
         files = {**_disks(instance, opened), **_embedded(instance, opened)}
         sizes |= {name: capsule.add_packed(name, descriptor) for name, descriptor in files.items()}
     virtual_sizes = moment.virtual_sizes[-len(digests) :] if digests else []
-    base = zip(instance.layers, virtual_sizes, digests, strict=True)
+    base = zip(instance.chain, virtual_sizes, digests, strict=True)
     qemu = order.hypervisor.qemu
     manifest = Manifest(
         settings=settings_of(instance.config),
         base=tuple(
-            BaseLayer(str(layer.path), layer.format, layer.fingerprint.size, size, digest)
-            for layer, size, digest in base
+            BaseLayer(str(file.path), file.format, file.fingerprint.size, size, digest) for file, size, digest in base
         ),
         qemu=qemu.version,
         arch=qemu.arch,
@@ -188,7 +187,7 @@ def _write(
         cpu=moment.cpu,
         has_named_ram=instance.has_named_ram,
         conversation=moment.conversation,
-        unread=len(moment.history.unread),
+        unread=len(moment.transcript.unread),
         sizes=sizes,
         name=instance.name,
         test=test,
@@ -236,9 +235,9 @@ async def _completed(qmp: Qmp) -> None:
 
 def _disks(instance: Instance, opened: ExitStack) -> dict[str, int]:
     """The files of the disk that are above the base, the topmost first; QEMU has written all of them by now."""
-    if not instance.layers:
+    if not instance.chain:
         return {}
-    files = (_opened(_written_file(instance), opened), *(layer.descriptor for layer in instance.own_layers))
+    files = (_opened(_written_file(instance), opened), *(file.descriptor for file in instance.frozen_overlays))
     return {f"disk{number}.qcow2": file for number, file in enumerate(files)}
 
 

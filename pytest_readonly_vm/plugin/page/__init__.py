@@ -31,8 +31,8 @@ class Page:
         """
         given = given_settings(config)["report"]
         self._path = Path(str(given.value)).absolute()
-        self._outlet = Run.of(config).outlet
-        if why := self._outlet.why_not(self._path) or _why_no_page(self._path):
+        self._output_guard = Run.of(config).output_guard
+        if why := self._output_guard.why_not(self._path) or _why_no_page(self._path):
             raise pytest.UsageError(f"{given.origin}: {self._path}: {why}; nothing was written; choose another path")
         self._config = config
         self._rows = Rows(epoch=time.time())
@@ -94,7 +94,7 @@ class Page:
             data = self._rows.data(title=self._config.rootpath.name, versions=_versions())
             if why := _why_no_page(self._path):  # a test may have made it
                 raise FileExistsError(errno.EEXIST, f"{why}; nothing was written", str(self._path))
-            with self._outlet.file(self._path) as file:
+            with self._output_guard.file(self._path) as file:
                 file.write(document(data).encode())
         except OSError as error:
             self._problem = error

@@ -95,7 +95,7 @@ class Controls {
     if (found.lane || found.test) this.#go(found);
   }
 
-  // Go to the happening, or the test, before or after what is chosen.
+  // Go to the entry, or the test, before or after what is chosen.
   #step(by) {
     const {timeline} = this, {selected} = timeline;
     if (!selected) return this.#row(0);

@@ -1,7 +1,7 @@
 // Puts the page together.
 
 const LEGEND = [["starts", "start", "boot"], ["commands", "command"], ["waits", "wait"], ["files", "file"],
-  ["QMP", "qmp"], ["events", "event"], ["screen", "screen"], ["moments", "moment"], ["deaths", "death"]];
+  ["QMP", "qmp"], ["events", "event"], ["screen", "screen"], ["states", "state"], ["deaths", "death"]];
 
 const $ = (id) => document.getElementById(id);
 const run = new Run(JSON.parse($("data").textContent));
@@ -64,7 +64,7 @@ function header() {
   $("subtitle").textContent = [when, duration(run.seconds * 1e3), machines ? `machines: ${machines}` : "no machines",
     ...new Set(run.starts.map((one) => one.accelerator))].join(" · ");
   const dropped = run.lanes.reduce((sum, lane) => sum + lane.dropped, 0);
-  const left = dropped ? ` ${dropped} happenings are left out; a page holds ${run.most}.` : "";
+  const left = dropped ? ` ${dropped} entries are left out; a page holds ${run.most}.` : "";
   $("footer").textContent = `${run.versions}.${left}`;
 }
 

@@ -1,4 +1,4 @@
-// Owns the run as the page sees it: workers, machines with their happenings, tests and where their time went.
+// Owns the run as the page sees it: workers, machines with their entries, tests and where their time went.
 // Times are milliseconds since the run began. Knows nothing of the document.
 
 const CATEGORIES = ["start", "wait", "file", "command", "monitor"]; // what a test waits for; the outermost one counts
@@ -7,7 +7,7 @@ const MANNERS = {boot: "booted", clone: "cloned"};
 const BAD = new Set(["failed", "error"]);
 
 class Lane {
-  // A machine; its happenings are columns, sorted by their beginnings.
+  // A machine; its entries are columns, sorted by their beginnings.
   constructor(row, run) {
     Object.assign(this, row);
     this.began = row.started / 1e3;
@@ -15,17 +15,17 @@ class Lane {
     this.ready = Math.min(this.began + row.seconds * 1e3, this.ended);
     this.asked = row.asked / 1e3; // a test wanted the machine, and had it
     this.handed = row.handed / 1e3;
-    this.kinds = Uint8Array.from(row.happenings.kind);
-    this.from = Float64Array.from(row.happenings.time, (time) => time / 1e3);
-    this.to = Float64Array.from(row.happenings.duration, (duration, i) => this.from[i] + duration / 1e3);
-    this.reach = new Float64Array(this.to.length); // the latest end so far: what lets a search find long happenings
+    this.kinds = Uint8Array.from(row.entries.kind);
+    this.from = Float64Array.from(row.entries.time, (time) => time / 1e3);
+    this.to = Float64Array.from(row.entries.duration, (duration, i) => this.from[i] + duration / 1e3);
+    this.reach = new Float64Array(this.to.length); // the latest end so far: what lets a search find long entries
     this.to.reduce((latest, end, i) => (this.reach[i] = Math.max(latest, end)), -Infinity);
     this.run = run;
   }
   get length() { return this.from.length; }
   kind(i) { return this.run.kinds[this.kinds[i]]; }
-  what(i) { return this.run.texts[this.happenings.what[i]]; }
-  outcome(i) { return this.run.texts[this.happenings.outcome[i]] ?? ""; }
+  what(i) { return this.run.texts[this.entries.what[i]]; }
+  outcome(i) { return this.run.texts[this.entries.outcome[i]] ?? ""; }
   // The indices [first, end) among which is everything that touches this span of time.
   within(from, to) { return [firstAbove(this.reach, from), firstAbove(this.from, to)]; }
 }
@@ -100,7 +100,7 @@ function spending(test) {
   return spent;
 }
 
-// From when to when something was: {test}, {lane} or {lane, index} of a happening.
+// From when to when something was: {test}, {lane} or {lane, index} of a entry.
 function span({test, lane, index}) {
   if (test) return [test.from, test.to];
   return index === undefined ? [lane.began, lane.ended] : [lane.from[index], lane.to[index]];

@@ -1,14 +1,14 @@
-"""Owns what the page's scripts are given: the run's tests and machines as rows, happenings packed into columns.
+"""Owns what the page's scripts are given: the run's tests and machines as rows, entries packed into columns.
 
 Pure. Times come in as seconds since the epoch and go out as whole microseconds since the run began. A run can have
-hundreds of thousands of happenings, so they are packed when they come, and every text is kept once.
+hundreds of thousands of entries, so they are packed when they come, and every text is kept once.
 """
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-MOST_HAPPENINGS = 400_000
+MOST_ENTRIES = 400_000
 """So many a page holds, which a browser still shows at once; of further machines only what ended badly."""
 
 _LONGEST_MESSAGE = 4_000
@@ -18,8 +18,8 @@ _MOMENTS = ("asked", "handed", "started", "ended")
 class Rows:
     """Grows while the run goes on; `data` is all of it."""
 
-    def __init__(self, *, epoch: float, most: int = MOST_HAPPENINGS) -> None:
-        """`epoch` is when the run began, `most` how many happenings to keep."""
+    def __init__(self, *, epoch: float, most: int = MOST_ENTRIES) -> None:
+        """`epoch` is when the run began, `most` how many entries to keep."""
         self._epoch = epoch
         self._most = self._room = most
         self._tests: list[dict[str, Any]] = []
@@ -56,32 +56,32 @@ class Rows:
         test["evidence"] += [link for link in evidence if link not in test["evidence"]]
 
     def add_lane(self, worker: str, lane: Mapping[str, Any]) -> None:
-        """One machine with its happenings, as `News` has it. If nobody says when it was asked for, it began then."""
-        happenings = sorted(lane["happenings"], key=lambda happening: happening["time"])
+        """One machine with its entries, as `News` has it. If nobody says when it was asked for, it began then."""
+        entries = sorted(lane["entries"], key=lambda entry: entry["time"])
         # It may have been other QEMU processes, until it was reset, and what it says is of the last one.
-        started = min([lane["started"], *(happening["time"] for happening in happenings[:1])])
-        first = next((happening for happening in happenings if happening["kind"] == "start"), None)
+        started = min([lane["started"], *(entry["time"] for entry in entries[:1])])
+        first = next((entry for entry in entries if entry["kind"] == "start"), None)
         seconds = first["seconds"] if first else lane["seconds"]
-        happenings = [happening for happening in happenings if happening is not first]
+        entries = [entry for entry in entries if entry is not first]
         lane = {"asked": started, "handed": started + seconds, **lane, "started": started, "seconds": seconds}
-        kept = happenings
-        if len(happenings) > self._room:
-            kept = [happening for happening in happenings if happening["outcome"] or happening["kind"] == "death"]
+        kept = entries
+        if len(entries) > self._room:
+            kept = [entry for entry in entries if entry["outcome"] or entry["kind"] == "death"]
         self._room -= len(kept)
         columns = {
-            "kind": [self._number(self._kinds, happening["kind"]) for happening in kept],
-            "what": [self._number(self._texts, happening["what"]) for happening in kept],
-            "time": [self._microseconds(happening["time"]) for happening in kept],
-            "duration": [round(happening["seconds"] * 1e6) for happening in kept],
-            "outcome": [self._number(self._texts, happening["outcome"]) for happening in kept],
+            "kind": [self._number(self._kinds, entry["kind"]) for entry in kept],
+            "what": [self._number(self._texts, entry["what"]) for entry in kept],
+            "time": [self._microseconds(entry["time"]) for entry in kept],
+            "duration": [round(entry["seconds"] * 1e6) for entry in kept],
+            "outcome": [self._number(self._texts, entry["outcome"]) for entry in kept],
         }
         self._lanes.append(
             {
                 **{name: value for name, value in lane.items() if name not in _MOMENTS},
                 "worker": worker,
                 **{name: self._microseconds(lane[name]) for name in _MOMENTS},
-                "dropped": len(happenings) - len(kept),
-                "happenings": columns,
+                "dropped": len(entries) - len(kept),
+                "entries": columns,
             }
         )
 

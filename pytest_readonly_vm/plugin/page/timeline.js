@@ -3,7 +3,7 @@
 
 const RULER = 22, TESTS = 24, LANE = 38, GAP = 10;
 const STRIPS = {life: [3, 13], work: [18, 9], fine: [29, 6]}; // offset and height within a lane
-const FINE = new Set(["qmp", "event", "screen", "moment"]);
+const FINE = new Set(["qmp", "event", "screen", "state"]);
 const SHORTEST = 0.02; // ms in view at most zoom
 const STEPS = [1, 2, 5];
 
@@ -218,7 +218,7 @@ class Timeline {
       const left = Math.max(ready, x, this.gutter), begin = left - x < width / 2 ? left : Math.max(x, this.gutter);
       this.#text(lane.name, begin + 5, top + height / 2 + 0.5, Math.min(x + width, this.width) - begin - 8, ink.text);
     }
-    this.#happenings(lane, y);
+    this.#entries(lane, y);
     const chosen = this.selected?.lane === lane ? this.selected.index : null;
     if (chosen === undefined) this.#frame(lane.began, lane.ended, y + 2, LANE - 3);
     else if (chosen !== null) this.#frame(lane.from[chosen], lane.to[chosen], ...this.#strip(lane.kind(chosen), y, 1));
@@ -229,7 +229,7 @@ class Timeline {
     return [y + offset - more, height + 2 * more];
   }
 
-  #happenings(lane, y) {
+  #entries(lane, y) {
     const {ink, run} = this, [first, end] = lane.within(this.view.from, this.view.to), scale = this.scale;
     const origin = this.gutter - this.view.from * scale;
     const kinds = run.kinds.map((kind) => this.hidden.has(kind) ? null : {
@@ -247,7 +247,7 @@ class Timeline {
         kind.column = Math.floor(from);
         this.#fill(kind.color, kind.column, kind.strip[0], kind.least, kind.strip[1]);
       }
-      if (lane.happenings.outcome[i] >= 0 && to > kind.bad) {
+      if (lane.entries.outcome[i] >= 0 && to > kind.bad) {
         marks.push([from, to - from, ...kind.strip]);
         kind.bad = to + 1;
       }

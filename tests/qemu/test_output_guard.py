@@ -77,8 +77,8 @@ def config(images: Images) -> VmConfig:
 @pytest.fixture(scope="module")
 def lab(images: Images) -> Iterator[Lab]:
     with Lab() as lab:
-        lab.outlet.protect(VmConfig().replace(image=images["the base image of others"]))
-        lab.outlet.protect(VmConfig().replace(user_data=images["the user data that machines are started with"]))
+        lab.output_guard.protect(VmConfig().replace(image=images["the base image of others"]))
+        lab.output_guard.protect(VmConfig().replace(user_data=images["the user data that machines are started with"]))
         yield lab
 
 
@@ -134,7 +134,7 @@ def test_images_that_no_machine_has_been_started_with_count(
 
 def test_the_files_below_an_image_that_is_not_open_count(machine: VirtualMachine, lab: Lab, tmp_path: Path) -> None:
     below = writer_image(tmp_path / "below.img")
-    lab.outlet.protect(VmConfig().replace(image=layer(tmp_path / "top.qcow2", "qcow2", below, "raw")))
+    lab.output_guard.protect(VmConfig().replace(image=layer(tmp_path / "top.qcow2", "qcow2", below, "raw")))
     content = below.read_bytes()
     with pytest.raises(VmError, match=r"it is a layer of the base image .*/top\.qcow2"):
         machine.screen.screenshot(below)

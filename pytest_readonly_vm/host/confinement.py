@@ -1,7 +1,7 @@
-"""Owns the leash: what holds a process to the one that started it, put on between fork and exec.
+"""Owns the confinement of a child process, put on between fork and exec.
 
-A process on it dies with its parent, however that dies, and is under a Landlock ruleset if it is to be. One on which it
-could not be put is not started: nobody would be there to end it.
+It dies with its parent, however that dies, and is under a Landlock ruleset if it is to be. One on which it could
+not be put is not started: nobody would be there to end it.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def die_with_parent() -> None:
-    """Put this very process on the leash of the one that started it.
+    """Let the kernel kill this very process when the one that started it dies.
 
     :raises OSError: the kernel refuses.
     """
@@ -25,7 +25,7 @@ def die_with_parent() -> None:
         raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
 
 
-class Leash:
+class Confinement:
     """What a child of this process does first. All is looked up beforehand: there may be other threads at the fork."""
 
     def __init__(self, ruleset: int | None) -> None:

@@ -19,15 +19,15 @@ def lane(vm: "VirtualMachine", *, test: str, scope: str, asked: float, handed: f
     :param handed: when its owner got it.
     """
     now = time.time()
-    happenings = [
+    entries = [
         {
-            "kind": happening.kind,
-            "what": _sayable(happening.what),
-            "time": happening.time,
-            "seconds": happening.seconds,
-            "outcome": _sayable(happening.outcome),
+            "kind": entry.kind,
+            "what": _sayable(entry.what),
+            "time": entry.time,
+            "seconds": entry.seconds,
+            "outcome": _sayable(entry.outcome),
         }
-        for happening in vm.chronicle.entries()
+        for entry in vm.history.entries()
     ]
     return {
         "name": vm.name,
@@ -44,7 +44,7 @@ def lane(vm: "VirtualMachine", *, test: str, scope: str, asked: float, handed: f
         "ended": now,
         "asked": asked,
         "handed": handed,
-        "happenings": happenings,
+        "entries": entries,
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from pytest_readonly_vm import ChannelError, GuestDied, VirtualMachine
 from pytest_readonly_vm.channels.agent import Agent
-from pytest_readonly_vm.channels.choice import Access
+from pytest_readonly_vm.channels.choice import ChannelChoice
 
 
 class Answering(Agent):
@@ -47,20 +47,20 @@ def test_which_is_taken(
 ) -> None:
     machine = boot("hello")
     channels = {name: Answering(name, delay) for name, delay in delays.items()}
-    access = Access(channels, machine._instance.process, machine.console, "guest", usual=usual)
+    access = ChannelChoice(channels, machine._instance.process, machine.console, "guest", usual=usual)
     assert machine._loop.run(access.channel(10.0)).name == taken
 
 
 def test_none_is_told_at_once_when_all_refuse(boot: Callable[..., VirtualMachine]) -> None:
     machine = boot("hello")
-    access = Access({"agent": Answering("agent", None)}, machine._instance.process, machine.console, "guest")
+    access = ChannelChoice({"agent": Answering("agent", None)}, machine._instance.process, machine.console, "guest")
     with pytest.raises(ChannelError, match="guest: no channel answered: agent: refused"):
         machine._loop.run(access.channel(10.0))
 
 
 def test_who_waits_looks_anew_when_another_loses_the_channel(boot: Callable[..., VirtualMachine]) -> None:
     machine = boot("hello")
-    access = Access({"shell": Answering("shell", 0.2)}, machine._instance.process, machine.console, "guest")
+    access = ChannelChoice({"shell": Answering("shell", 0.2)}, machine._instance.process, machine.console, "guest")
 
     async def waits() -> list[str]:
         searches = [asyncio.ensure_future(access.channel(10.0)) for _ in range(3)]
@@ -73,7 +73,7 @@ def test_who_waits_looks_anew_when_another_loses_the_channel(boot: Callable[...,
 
 def test_who_waits_when_the_machine_is_closed_is_told(boot: Callable[..., VirtualMachine]) -> None:
     machine = boot("hello")
-    access = Access({"shell": Answering("shell", 60.0)}, machine._instance.process, machine.console, "guest")
+    access = ChannelChoice({"shell": Answering("shell", 60.0)}, machine._instance.process, machine.console, "guest")
 
     async def waits() -> None:
         search = asyncio.ensure_future(access.channel(10.0))
