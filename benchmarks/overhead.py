@@ -25,9 +25,10 @@ from pytest_readonly_vm.guest.readiness import ConsolePattern
 from pytest_readonly_vm.host.process import Process, Spawner
 from pytest_readonly_vm.host.seal import Landlock
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.machine import lab as lab_module
+from pytest_readonly_vm.image import bases
 from pytest_readonly_vm.machine.lab import Lab
-from pytest_readonly_vm.qemu import launch
+from pytest_readonly_vm.qemu import resources
+from pytest_readonly_vm.qemu.spec import MachineSpec
 
 RUNS = 100
 
@@ -47,7 +48,7 @@ _BLOCK = 1 << 16
 _PHASES = (
     Probe(Workspace, "machine_folder", "start: folder made, room on the disk checked"),
     Probe(socket, "socketpair", "start: socket pairs"),
-    Probe(launch.Order, "command_line", "start: command line"),
+    Probe(MachineSpec, "command_line", "start: command line"),
     Probe(Landlock, "__init__", "start: Landlock ruleset"),
     Probe(Landlock, "close", "start: Landlock ruleset"),
     Probe(Spawner, "start", _SPAWN),
@@ -64,8 +65,8 @@ _PHASES = (
     Probe(shutil, "rmtree", "end: folder removed"),
 )
 _ONCE = (
-    Probe(lab_module, "find_hypervisor", "QEMU found and asked (-version, -help), accelerator chosen"),
-    Probe(lab_module, "open_base", "base inspected by qemu-img and opened"),
+    Probe(resources, "find_hypervisor", "QEMU found and asked (-version, -help), accelerator chosen"),
+    Probe(bases, "open_base", "base inspected by qemu-img and opened"),
     Probe(Lab, "close", "lab closed: threads ended, folder removed"),
 )
 

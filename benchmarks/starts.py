@@ -16,7 +16,7 @@ from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.machine.lab import Lab
-from pytest_readonly_vm.start import clone, templates
+from pytest_readonly_vm.start import maker, migration, templates
 from pytest_readonly_vm.start.archive import Archive
 
 RUNS = 20
@@ -30,12 +30,12 @@ _FROZEN, _KEPT, _FOUND = "frozen, after its boot", "kept in the cache", "loaded 
 _LOADING = ("migrate-set-capabilities", "migrate-incoming")
 
 _PHASES = (
-    Probe(clone, "launch", "QEMU launched: folder, sockets, Landlock, fork, exec"),
-    Probe(clone, "greet", "QEMU up to the monitor's greeting"),
+    Probe(maker, "launch", "QEMU launched: folder, sockets, Landlock, fork, exec"),
+    Probe(maker, "greet", "QEMU up to the monitor's greeting"),
     Probe(Qmp, "command", lambda _self, name, *_, **__: _LOADED if name in _LOADING else _FREED),
-    Probe(clone, "migrated", _LOADED),
+    Probe(migration, "migrated", _LOADED),
     Probe(ChannelChoice, "resume", _ANSWERED),
-    Probe(clone, "resume", _RESUMED),
+    Probe(maker, "resume", _RESUMED),
 )
 _MAKING = (
     Probe(templates, "freeze", _FROZEN),

@@ -39,7 +39,7 @@ def on_console(vm: VirtualMachine, terminal: Terminal) -> tuple[int, str]:
     """
     ours, its = socket.socketpair()
     its.setblocking(False)
-    wire = asyncio.run_coroutine_threadsafe(_connected(vm, its), vm._loop.loop)
+    wire = asyncio.run_coroutine_threadsafe(_connected(vm, its), vm.loop.loop)
     with ours:
         ending = terminal.lend(ours)
     if ending is Ending.LEFT:
@@ -55,7 +55,7 @@ async def _connected(vm: VirtualMachine, line: socket.socket) -> None:
     over = asyncio.Event()
 
     async def until_the_end() -> None:
-        process = vm._instance.process
+        process = vm.instance.process
         while process.returncode is None:
             try:
                 await vm.qmp.liveness.race(process.ended(), anew=True)

@@ -86,4 +86,4 @@ def farewell(vm: VirtualMachine) -> tuple[int, str]:
         return 0, "the guest has shut down"
     if "guest-reset" in reasons:
         return 1, "the guest was reset before it could be told from a crash"
-    return 1, f"QEMU {vm._instance.process.verdict()}"
+    return 1, f"QEMU {vm.instance.process.verdict()}"

@@ -53,8 +53,8 @@ def session(vm: VirtualMachine, terminal: Terminal) -> int:
 
     Where the guest can have none on a terminal of its own, the serial console takes its place.
     """
-    loop = vm._loop
-    shell = RootShell(vm._instance, size=terminal.size())
+    loop = vm.loop
+    shell = RootShell(vm.instance, size=terminal.size())
     try:
         loop.run(within(_PATIENCE, shell.plug()))
     except (VmError, TimeoutError) as reason:

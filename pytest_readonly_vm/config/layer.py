@@ -17,10 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, overload
-
-if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.vm import VirtualMachine
+from typing import Any, overload
 
 _Files = str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
 _IN_THIS_PROCESS = f"only in process {os.getpid()}: "
@@ -34,7 +31,7 @@ _READING = threading.Lock()
 class GuestLayer:
     """A function of a machine with its arguments. Calling it gives the same with other arguments."""
 
-    function: "Callable[..., object]"
+    function: Callable[..., object]
     args: tuple[Any, ...] = field(default=(), hash=False)
     kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     files: tuple[str, ...] = ()
@@ -47,7 +44,7 @@ class GuestLayer:
         given = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.kwargs.items())]
         return f"{self.function.__name__}({', '.join(given)})" if given else self.function.__name__
 
-    def apply(self, vm: "VirtualMachine") -> None:
+    def apply(self, vm: object) -> None:
         """Bring a machine into the state."""
         self.function(vm, *self.args, **self.kwargs)
 
@@ -60,12 +57,12 @@ class GuestLayer:
 
 
 @overload
-def layer(function: "Callable[..., object]") -> GuestLayer: ...
+def layer(function: Callable[..., object]) -> GuestLayer: ...
 @overload
-def layer(*, files: _Files) -> "Callable[[Callable[..., object]], GuestLayer]": ...
+def layer(*, files: _Files) -> Callable[[Callable[..., object]], GuestLayer]: ...
 def layer(
-    function: "Callable[..., object] | None" = None, *, files: _Files = ()
-) -> "GuestLayer | Callable[[Callable[..., object]], GuestLayer]":
+    function: Callable[..., object] | None = None, *, files: _Files = ()
+) -> GuestLayer | Callable[[Callable[..., object]], GuestLayer]:
     """Make a function of a machine a layer: ``@layer`` above ``def nginx(vm): vm.run("apt-get install -y nginx")``.
 
     Tests ask for it by ``@pytest.mark.vm(layers=nginx)``, for several, each upon the one before, by a list, and
@@ -75,7 +72,7 @@ def layer(
     ``@layer(files=["app.conf", "templates"])``: files and folders, relative to the file that the function is in.
     """
 
-    def made(function: "Callable[..., object]") -> GuestLayer:
+    def made(function: Callable[..., object]) -> GuestLayer:
         several = files if isinstance(files, list | tuple) else (files,)
         home = Path(inspect.getfile(inspect.unwrap(function))).absolute().parent if several else Path()
         return GuestLayer(function, files=tuple(str(home / path) for path in several))

@@ -93,7 +93,7 @@ def collect(
     :param console: the console's log, opened while it had a name.
     :param capsule: whether to save the machine itself as well, if it lives.
     """
-    evidence = Evidence(folder, vm._instance.output_guard)
+    evidence = Evidence(folder, vm.instance.output_guard)
     with _piece(evidence, OVERVIEW):
         folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, Callable[[], Iterable[str]]] = {
@@ -193,14 +193,14 @@ def _console(vm: "VirtualMachine", log: BinaryIO | None) -> Iterator[str]:
 
 
 def _script(vm: "VirtualMachine") -> str:
-    instance = vm._instance
+    instance = vm.instance
     smbios = instance.folder / "smbios"
     return script(
         Started(
             name=vm.name,
             argv=instance.process.argv,
             folder=instance.folder,
-            layers=[(layer.descriptor, layer.path, layer.format) for layer in instance.chain],
+            layers=[(layer.descriptor, layer.path, layer.format) for layer in instance.spec.chain],
             credentials=smbios.read_text() if smbios.exists() else None,
             is_copy=vm.manner == "clone",
         )
@@ -226,11 +226,11 @@ def _arguments_shown(arguments: tuple[str, ...]) -> list[str]:
 
 
 def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]) -> Iterator[str]:
-    instance = vm._instance
+    instance = vm.instance
     facts = dict(about)
     facts["saved"] = _moment(time.time())
-    facts["machine"] = f"{vm.name}: {vm._lineage.order.hypervisor.describe()}"
-    for base in instance.chain[:1]:
+    facts["machine"] = f"{vm.name}: {vm.instance.spec.hypervisor.describe()}"
+    for base in instance.spec.chain[:1]:
         facts["base"] = f"{base.path} ({base.format}, {base.fingerprint.size} bytes, inode {base.fingerprint.inode})"
     ready = f"ready after {vm.boot_seconds:.2f} s" if vm.boot_seconds else "never ready"
     phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in vm.boot_phases.items())
@@ -251,14 +251,14 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
 
 
 def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
-    loop = vm._loop
+    loop = vm.loop
     status = loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))
     with _piece(evidence, SCREENSHOT):
         png = loop.run(_within(_MONITOR_PATIENCE, vm.screen.picture(), "QEMU did not show the screen")).png()
         with evidence.output_guard.file(evidence.folder / SCREENSHOT) as file:
             file.write(png)
         evidence.saved.append(evidence.folder / SCREENSHOT)
-    channel = vm._channels.found
+    channel = vm.instance.channels.found
     with _piece(evidence, "journal, failed units, processes"):
         if (trouble := vm.trouble) is not None:
             raise VmError(f"the guest was not asked: {trouble}")

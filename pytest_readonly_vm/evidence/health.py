@@ -216,7 +216,7 @@ def _can_answer(vm: "VirtualMachine") -> bool:
     if vm.closed or not vm.is_running() or vm._liveness.cause is not None:
         return False
     with contextlib.suppress(VmError):  # a monitor that is lost does not keep a guest from answering
-        return bool(vm._loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))["running"])
+        return bool(vm.loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))["running"])
     return True
 
 
@@ -244,7 +244,7 @@ def _asked(vm: "VirtualMachine", questions: str, mark: Mark, patience: float) ->
             raise TimeoutError(f"it did not answer within {patience:g} s") from None
 
     with vm.history.noting("wait", "health gates"):
-        result = vm._loop.run(answered())
+        result = vm.loop.run(answered())
     if result.exit_code:
         said = result.stderr.strip().splitlines() or [f"exit code {result.exit_code}"]
         raise VmError(said[-1])

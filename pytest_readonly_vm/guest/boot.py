@@ -4,17 +4,19 @@ import asyncio
 import re
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import BootTimeout, ChannelError, GuestDied, GuestPanicked, GuestReset, GuestWarning
 from pytest_readonly_vm.guest.commands import Commands
+from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.login import Login, login
 from pytest_readonly_vm.guest.prompts import Prompts
 from pytest_readonly_vm.guest.readiness import Booting, Readiness, readiness
-from pytest_readonly_vm.host.hypervisor import Hypervisor
+from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.launch import Order, greet
+from pytest_readonly_vm.qemu.launch import greet
+from pytest_readonly_vm.qemu.spec import MachineSpec
 
 _STAGES = (
     (r"SeaBIOS|iPXE|BdsDxe|UEFI|U-Boot|OpenSBI", "its firmware"),
@@ -37,45 +39,46 @@ def stage(console: str) -> str:
 class Limit:
     """How long a guest may take to boot."""
 
-    config: VmConfig
-    hypervisor: Hypervisor
+    spec: MachineSpec
 
     @property
     def seconds(self) -> float:
-        return self.config.boot_timeout * self.hypervisor.slowness(self.config)
+        return self.spec.config.boot_timeout * self.spec.slowness
 
     def explain(self) -> str:
         """Where the number comes from."""
-        origin = f"boot_timeout, from {self.config.origin('boot_timeout')}"
-        slowness = self.hypervisor.slowness(self.config)
+        config, slowness = self.spec.config, self.spec.slowness
+        origin = f"boot_timeout, from {config.origin('boot_timeout')}"
         if slowness == 1:
             return origin
-        return f"{origin}: {self.config.boot_timeout:g} s, times {slowness:g} for {self.hypervisor.accelerator.name}"
+        accelerator = self.spec.hypervisor.accelerator.name
+        return f"{origin}: {config.boot_timeout:g} s, times {slowness:g} for {accelerator}"
 
 
-def boot(order: Order, instance: Instance) -> None:
+def boot(instance: Instance, *, loop: LoopThread, guest: Callable[[], Guest]) -> None:
     """Greet QEMU, then wait until its guest is ready; a systemd that is degraded is a `GuestWarning`.
 
+    :param guest: makes what a user's function of readiness gets.
     :raises StartFailed: QEMU ended or stayed silent.
     :raises GuestDied: it ended while the guest was booting.
     :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
     :raises ChannelError: it refuses the login that is set.
     """
-    config, channels = order.config, instance.channels
+    config, channels = instance.config, instance.channels
     commands = Commands(channels, instance.name)
-    guest = Booting(order.handle(instance), instance.qmp, instance.console, channels, commands)
+    booting = Booting(instance, guest, commands)
     typist = login(config, instance.console, channels, instance.name)
-    limit = Limit(config, order.hypervisor)
+    limit = Limit(instance.spec)
     with instance.qmp.history.noting("boot", "boot"):
-        order.loop.run(_boot(guest, instance, readiness(config.ready), typist, limit))
-    instance.boot_phases = guest.phases
+        loop.run(_boot(booting, instance, readiness(config.ready), typist, limit))
+    instance.boot_phases = booting.phases
     instance.ready_after = time.monotonic() - instance.started
     is_login_unused = config.ready == "auto" and config.login is not None and channels.found is None
     if is_login_unused and typist is not None and typist.refusal:
         said = f"{instance.name}: it shows a login prompt, and no channel answers: {typist.refusal}"
         warnings.warn(said, GuestWarning, stacklevel=2)
-    if guest.failed_units:
-        warnings.warn(f"{instance.name}: failed units: {', '.join(guest.failed_units)}", GuestWarning, stacklevel=2)
+    if booting.failed_units:
+        warnings.warn(f"{instance.name}: failed units: {', '.join(booting.failed_units)}", GuestWarning, stacklevel=2)
 
 
 async def _boot(guest: Booting, instance: Instance, ready: Readiness, typist: Login | None, limit: Limit) -> None:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pytest_readonly_vm.channels.channel import Channel
-from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.jobs import PLACES, folder_name
 from pytest_readonly_vm.errors import ChannelLost, TransferError
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.tar_folder import pack, unpack, write_sparse
-from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.printable import tail
+from pytest_readonly_vm.qemu.instance import Instance
 
 _PIECE = 1 << 20  # bytes
 _NUMBERS = re.compile(r"[0-7]{1,4} -?\d{1,15} \d{1,18}")  # mode, time, size
@@ -56,20 +55,12 @@ Progress = Callable[[str, int, int | None], None]
 class Files:
     """Moves files to and from one machine; for the loop."""
 
-    def __init__(
-        self,
-        channels: ChannelChoice,
-        commands: Commands,
-        name: str,
-        scratch: Path,
-        output_guard: OutputGuard,
-        progress: Progress,
-    ) -> None:
-        self._channels = channels
+    def __init__(self, commands: Commands, instance: Instance, progress: Progress) -> None:
+        self._channels = instance.channels
         self._commands = commands
-        self._name = name
-        self._scratch = scratch
-        self._output_guard = output_guard
+        self._name = instance.name
+        self._scratch = instance.folder
+        self._output_guard = instance.output_guard
         self._progress = progress
 
     async def read(self, path: str) -> bytes:

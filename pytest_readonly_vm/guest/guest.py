@@ -7,16 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pytest_readonly_vm.channels.choice import PATIENCE, ChannelChoice
+from pytest_readonly_vm.channels.choice import PATIENCE
 from pytest_readonly_vm.channels.command import CommandResult
-from pytest_readonly_vm.channels.history import History
-from pytest_readonly_vm.channels.liveness import Liveness
 from pytest_readonly_vm.errors import ChannelLost, VmError, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.files import Files, Progress
 from pytest_readonly_vm.guest.waits import Waits
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.qemu.instance import Instance
 
 T = TypeVar("T")
 
@@ -36,33 +34,28 @@ class Guest:
     was paused, is suspended, is in a debugger, its disk has failed. All that at once, and also if it was so before.
     """
 
-    def __init__(
-        self,
-        *,
-        loop: LoopThread,
-        channels: ChannelChoice,
-        liveness: Liveness,
-        history: History,
-        name: str,
-        scratch: Path,
-        output_guard: OutputGuard,
-        progress: Progress,
-    ) -> None:
-        self._loop = loop
-        self._channels = channels
-        self._liveness = liveness
-        self._history = history
-        self._name = name
-        self._commands = Commands(channels, name)
-        self._on_push: Callable[[str], object] = lambda local: None
+    def __init__(self, instance: Instance, *, loop: LoopThread, progress: Progress) -> None:
+        self.name = instance.name
+        self.on_push: Callable[[str], object] = lambda local: None
         """Called with what is about to be pushed."""
-        self._files = Files(channels, self._commands, name, scratch, output_guard, progress)
-        self._waits = Waits(self._commands, name)
+        self.loop = loop
+        self._progress = progress
+        self._enter(instance)
+
+    def _enter(self, instance: Instance) -> None:
+        """From now on this is the machine whose inside it is."""
+        self.instance = instance
+        self._channels = instance.channels
+        self._liveness = instance.qmp.liveness
+        self._history = instance.qmp.history
+        self._commands = Commands(instance.channels, self.name)
+        self._files = Files(self._commands, instance, self._progress)
+        self._waits = Waits(self._commands, self.name)
 
     def _do(self, kind: str, what: str, work: Awaitable[T], timeout: float | None = None) -> T:
         """Have something done in the guest, unless the guest comes to its end meanwhile; a chapter of the history."""
         with self._history.noting(kind, what):
-            return self._loop.run(self._within(timeout, what, work))
+            return self.loop.run(self._within(timeout, what, work))
 
     async def _within(self, timeout: float | None, what: str, work: Awaitable[T]) -> T:
         try:
@@ -71,7 +64,7 @@ class Guest:
         except TimeoutError as expired:
             if isinstance(expired, VmError) or timeout is None:
                 raise
-            raise WaitTimeout(f"{self._name}: not done within {timeout:g} s: {what}") from None
+            raise WaitTimeout(f"{self.name}: not done within {timeout:g} s: {what}") from None
 
     async def _unless_it_ends(self, work: Awaitable[T]) -> T:
         try:
@@ -114,7 +107,7 @@ class Guest:
         :raises CommandTimeout: it took longer; the notes have what it had printed so far.
         """
         work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
-        return self._loop.run(self._ran(command, work))
+        return self.loop.run(self._ran(command, work))
 
     async def arun(
         self,
@@ -129,7 +122,7 @@ class Guest:
     ) -> CommandResult:
         """As `run`, for async tests: asyncio, pytest-asyncio, anyio, trio. When it is cancelled, so is the command."""
         work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
-        return await self._loop.run_from_elsewhere(self._ran(command, work))
+        return await self.loop.run_from_elsewhere(self._ran(command, work))
 
     async def _ran(self, command: str | Sequence[str], work: Awaitable[CommandResult]) -> CommandResult:
         with self._history.noting("command", _shown(command)) as entry:
@@ -148,7 +141,7 @@ class Guest:
         :raises TransferError: it cannot be read here or written there, or its checksum differs there.
         :raises WaitTimeout: it took longer.
         """
-        self._on_push(os.fspath(local))
+        self.on_push(os.fspath(local))
         self._do("file", f"push {local} {remote}", self._files.push(Path(local), remote), timeout)
 
     def pull(self, remote: str, local: str | os.PathLike[str], *, timeout: float | None = TRANSFER) -> None:
@@ -233,7 +226,7 @@ class Guest:
         :raises WaitTimeout: it has not in time.
         """
         with self._liveness.expecting_reset(), self._history.noting("wait", "boot"):
-            self._loop.run(self._booted(before, timeout))
+            self.loop.run(self._booted(before, timeout))
 
     async def _booted(self, before: str, timeout: float) -> None:
         if not self._liveness.has_ended:  # as one is that boots anew

@@ -5,9 +5,10 @@ A strategy is any object with the two methods of `Readiness`; these are the ones
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.choice import ChannelChoice
@@ -15,12 +16,11 @@ from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import ChannelError
 from pytest_readonly_vm.guest.commands import Commands
+from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.inits import AGAIN, HAS_BOOTED
 from pytest_readonly_vm.guest.prompts import Prompts, last_line
 from pytest_readonly_vm.guest.waits import Waits
-
-if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.vm import VirtualMachine
+from pytest_readonly_vm.qemu.instance import Instance
 
 # Waits of this module have no deadline of their own: the boot's bounds them all.
 _NO_DEADLINE = 1e6
@@ -36,10 +36,9 @@ _MARGIN = 0.5
 class Booting:
     """A machine whose guest is booting, and what has been learnt of it so far."""
 
-    vm: "VirtualMachine"
-    qmp: Qmp
-    console: Console
-    channels: ChannelChoice
+    instance: Instance
+    make_vm: Callable[[], Guest]
+    """Makes what a test would get."""
     commands: Commands
     phases: dict[str, float] = field(default_factory=dict)
     """Seconds by phase, in order."""
@@ -49,6 +48,23 @@ class Booting:
 
     typing: "asyncio.Future[None] | None" = None
     """A login at the console that may lead to a channel."""
+
+    @property
+    def vm(self) -> Guest:
+        """The `VirtualMachine`."""
+        return self.make_vm()
+
+    @property
+    def qmp(self) -> Qmp:
+        return self.instance.qmp
+
+    @property
+    def console(self) -> Console:
+        return self.instance.console
+
+    @property
+    def channels(self) -> ChannelChoice:
+        return self.instance.channels
 
     @property
     def has_open_port(self) -> bool:
@@ -147,7 +163,7 @@ class PortListens:
 
     async def wait(self, guest: Booting) -> None:
         await _found(guest, None)
-        await Waits(guest.commands, guest.vm.name).for_port(self.port, _NO_DEADLINE)
+        await Waits(guest.commands, guest.instance.name).for_port(self.port, _NO_DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +177,14 @@ class UnitActive:
 
     async def wait(self, guest: Booting) -> None:
         await _found(guest, None)
-        await Waits(guest.commands, guest.vm.name).for_unit(self.unit, _NO_DEADLINE)
+        await Waits(guest.commands, guest.instance.name).for_unit(self.unit, _NO_DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
     """A function of the user's, called with the machine on a thread of its own, returns. It should wait by itself."""
 
-    function: "Callable[[VirtualMachine], object]"
+    function: Callable[[Guest], object]
 
     def describe(self) -> str:
         return f"the function {getattr(self.function, '__qualname__', self.function)} to return"
@@ -227,7 +243,7 @@ class Usual:
         try:
             await asyncio.wait((booted, prompt), return_when=asyncio.FIRST_COMPLETED)
             hopeful = guest.has_open_port
-            if not booted.done() and guest.typing is not None and guest.vm.config.login is not None:
+            if not booted.done() and guest.typing is not None and guest.instance.config.login is not None:
                 hopeful = await _progress(guest, booted, guest.typing)
             if not booted.done():
                 try:
@@ -265,7 +281,7 @@ def readiness(wanted: object) -> Readiness:
 
 async def _login_prompt(guest: Booting) -> None:
     """Wait until the console shows one, and leave it to the test to read."""
-    console, prompts = guest.console, Prompts.of(guest.vm.config)
+    console, prompts = guest.console, Prompts.of(guest.instance.config)
     looked_at = 0
     while True:
         news = console.next_news()
@@ -318,7 +334,7 @@ def _note_phases(guest: Booting, lines: list[str]) -> None:
     uptime = float(lines[0])
     marks = dict(line.split("=", 1) for line in lines[1:3])
     userspace, finish = (int(marks.get(f"{name}TimestampMonotonic", 0)) / 1e6 for name in ("Userspace", "Finish"))
-    since_start = guest.vm.seconds_since_start()
+    since_start = time.monotonic() - guest.instance.started
     guest.phases["firmware"] = max(since_start - uptime, 0.0)
     if userspace:
         guest.phases["kernel"] = userspace

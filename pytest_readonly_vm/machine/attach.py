@@ -28,7 +28,7 @@ def open_doors(vm: VirtualMachine) -> list[str]:
 
     A line has a command to paste into another terminal, or says why there is none.
     """
-    return vm._loop.run(_lines(vm._instance))
+    return vm.loop.run(_lines(vm.instance))
 
 
 def close_doors(vm: VirtualMachine) -> None:
@@ -37,7 +37,7 @@ def close_doors(vm: VirtualMachine) -> None:
     A machine that has it cannot be copied.
     """
     with contextlib.suppress(VmError, OSError, TimeoutError):
-        vm._loop.run(within(_PATIENCE_WITH_THE_GUEST, RootShell(vm._instance).unplug()))
+        vm.loop.run(within(_PATIENCE_WITH_THE_GUEST, RootShell(vm.instance).unplug()))
 
 
 async def _lines(instance: Instance) -> list[str]:

@@ -1,24 +1,30 @@
-"""Owns what a test holds of a machine's moments: a checkpoint to go back to, forks that go on, a panic to come."""
+"""Owns what a test holds of a machine's state: a checkpoint to go back to, forks that go on from it."""
 
-import asyncio
-import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self, TypeVar
 
-from pytest_readonly_vm.errors import ChannelLost, GuestPanicked, WaitTimeout
 from pytest_readonly_vm.start.template import Template
 
-if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+class _Machine(Protocol):
+    """What checkpoints and forks need of a `VirtualMachine`."""
+
+    closed: bool
+
+    def forget(self, checkpoint: "Checkpoint") -> None: ...
+    def restore(self, checkpoint: "Checkpoint | None" = None) -> None: ...
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Machine)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """A moment of one machine, to which `VirtualMachine.restore` goes back. A context that does so when it is left."""
+    """A state of one machine, to which `VirtualMachine.restore` goes back. A context that does so when it is left."""
 
-    vm: "VirtualMachine"
+    vm: _Machine
     template: Template
     taken: float = field(default_factory=time.time)
     """On the host's clock, since the epoch."""
@@ -36,7 +42,7 @@ class Checkpoint:
         self.close()
 
 
-class Forks(tuple["VirtualMachine", ...]):
+class Forks(tuple[T, ...]):
     """The machines of one fork. A context that closes them all when it is left."""
 
     __slots__ = ()
@@ -50,29 +56,3 @@ class Forks(tuple["VirtualMachine", ...]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@dataclass(slots=True)
-class Panic:
-    """A panic that a test expects."""
-
-    text: str = ""
-    """What the kernel said, once it has panicked; empty if it said nothing on the serial console."""
-
-
-@contextlib.contextmanager
-def expecting_panic(vm: "VirtualMachine", timeout: float) -> Iterator[Panic]:
-    """As `VirtualMachine.expect_panic`."""
-    panic = Panic()
-    liveness = vm._liveness
-    with contextlib.suppress(GuestPanicked, ChannelLost):
-        yield panic
-    try:
-        with vm.history.noting("wait", "panic"):
-            vm._loop.run(liveness.race(asyncio.sleep(timeout)))
-    except GuestPanicked as panicked:
-        panic.text = panicked.panic
-    else:
-        error = WaitTimeout(f"{vm.name}: the guest did not panic within {timeout:g} s")
-        error.add_note(f"Last console lines:\n{vm.console.tail()}")
-        raise error

@@ -12,19 +12,15 @@ from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.login import login
 from pytest_readonly_vm.host.ssh_key import public_key
-from pytest_readonly_vm.qemu.instance import Instance
 
 
 class Reachable(Guest):
     """A guest in a machine that others can reach, too."""
 
-    name: str
-    _instance: Instance
-
     @property
     def monitor_command(self) -> str | None:
         """A command to paste into another terminal for a second monitor, with ``monitor=on``; otherwise None."""
-        monitor = self._instance.human_monitor
+        monitor = self.instance.human_monitor
         return f"qmp-shell -H {shlex.quote(str(monitor))}" if monitor else None
 
     def wait_for_boot(self, before: str, timeout: float = 300.0) -> None:
@@ -33,10 +29,10 @@ class Reachable(Guest):
         :param before: what `boot_id` was.
         :raises WaitTimeout: it has not in time.
         """
-        instance = self._instance
+        instance = self.instance
         console = instance.console
         again = login(instance.config, console, instance.channels, self.name, since=console.position)
-        typing = asyncio.run_coroutine_threadsafe(again.run(), self._loop.loop) if again is not None else None
+        typing = asyncio.run_coroutine_threadsafe(again.run(), self.loop.loop) if again is not None else None
         try:
             super().wait_for_boot(before, timeout)
         finally:
@@ -50,11 +46,11 @@ class Reachable(Guest):
         :param udp: a UDP port; otherwise TCP.
         :raises VmError: the machine has no network, or the port on the host is taken.
         """
-        return self._instance.network.forward(guest_port, host_port=host_port, udp=udp)
+        return self.instance.network.forward(guest_port, host_port=host_port, udp=udp)
 
     def unforward(self, address: tuple[str, int], *, udp: bool = False) -> None:
         """Close what `forward` opened."""
-        self._instance.network.unforward(address, udp=udp)
+        self.instance.network.unforward(address, udp=udp)
 
     def ssh_command(self) -> str:
         """A command to paste into another terminal that logs in as root; it works as long as the machine lives.
@@ -73,14 +69,14 @@ class Reachable(Guest):
         """
         written = Path(path)
         try:
-            with self._instance.output_guard.file(written) as file:
+            with self.instance.output_guard.file(written) as file:
                 file.write(self._opened_ssh().ssh_config(alias).encode())
         except PermissionError as error:
             raise VmError(f"{self.name}: {written} cannot be written: {error.strerror}") from error
         return written
 
     def _opened_ssh(self) -> Ssh:
-        instance = self._instance
+        instance = self.instance
         found = instance.channels.found
         if isinstance(found, Ssh):
             return found
@@ -88,7 +84,7 @@ class Reachable(Guest):
             ssh = instance.make_ssh()
             key = public_key(ssh.key)
             self.run("umask 077; mkdir -p ~/.ssh && cat >>~/.ssh/authorized_keys", input=f"\n{key}\n")
-            self._loop.run(self._liveness.race(instance.channels.opened(ssh)))
+            self.loop.run(self._liveness.race(instance.channels.opened(ssh)))
             instance.ssh = ssh
         return instance.ssh
 
@@ -104,7 +100,7 @@ class Reachable(Guest):
 
     def how_to_connect(self) -> str:
         """What a person can paste to look at the machine while it lives, a line each."""
-        instance = self._instance
+        instance = self.instance
         lines = [f"{self.name}: QEMU is process {instance.process.pid}, its folder {instance.folder}"]
         lines.append(f"console: tail -f {shlex.quote(str(instance.console.log_path))}")
         if self.monitor_command:

@@ -3,19 +3,33 @@
 import contextlib
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_readonly_vm.channels.history import History
 from pytest_readonly_vm.errors import ChannelLost, GuestShutDown, VmError
 from pytest_readonly_vm.guest.files import Progress
-from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks, Panic, expecting_panic
+from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
 from pytest_readonly_vm.machine.connections import Reachable
-from pytest_readonly_vm.machine.lineage import Lineage
+from pytest_readonly_vm.machine.expected_panic import Panic, expecting_panic
 from pytest_readonly_vm.machine.pristine import prove_pristine
 from pytest_readonly_vm.qemu.export import export_disk, keep_overlay
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.power import shut_down
+from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.start.maker import Maker
 from pytest_readonly_vm.start.template import close_all, copies
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Who keeps the machines of a run, and gives a machine what can come of it."""
+
+    maker: Maker
+    anew: Callable[[MachineSpec], Instance]
+    """Another machine like one, pristine and ready."""
+    adopt: "Callable[[Instance], VirtualMachine]"
+    """Keeps one more machine, which ends with the run at the latest."""
 
 
 class VirtualMachine(Reachable):
@@ -28,29 +42,16 @@ class VirtualMachine(Reachable):
     After `reset` and `restore`, `qmp`, `console`, `screen` and `folder` are others.
     """
 
-    def __init__(self, instance: Instance, lineage: Lineage, *, progress: Progress) -> None:
-        self.name = instance.name
+    def __init__(self, instance: Instance, keeper: Keeper, *, progress: Progress) -> None:
+        super().__init__(instance, loop=keeper.maker.resources.loop, progress=progress)
         self.config = instance.config
-        self._lineage = lineage
-        self._progress = progress
-        self._loop = lineage.order.loop
+        self._keeper = keeper
         self._checkpoints: list[Checkpoint] = []
         self._forked = 0
         self.closed = False
-        self._move_into(instance)
 
-    def _move_into(self, instance: Instance) -> None:
-        super().__init__(
-            loop=self._loop,
-            channels=instance.channels,
-            liveness=instance.qmp.liveness,
-            history=instance.qmp.history,
-            name=self.name,
-            scratch=instance.folder,
-            output_guard=instance.output_guard,
-            progress=self._progress,
-        )
-        self._instance = instance
+    def _enter(self, instance: Instance) -> None:
+        super()._enter(instance)
         self.qmp, self.console, self.screen = instance.qmp, instance.console, instance.screen
         self.folder = instance.folder
         self.boot_phases = instance.boot_phases
@@ -58,7 +59,7 @@ class VirtualMachine(Reachable):
     def _follow(self, old: Instance, new: Instance, how: str, *, to: float = 0.0) -> None:
         new.qmp.history.follow(old.qmp.history)
         new.qmp.history.note("state", how, detail={"to": to})
-        self._move_into(new)
+        self._enter(new)
 
     @property
     def history(self) -> History:
@@ -70,7 +71,7 @@ class VirtualMachine(Reachable):
         """What brought the guest to its end, if something did since its last start: a panic, a reset that nobody asked
         for, a disk that cannot be written, the end of QEMU; but not a pause.
         """
-        return self._loop.run(self._instance.trouble())
+        return self.loop.run(self.instance.trouble())
 
     def __repr__(self) -> str:
         return f"<VirtualMachine {self.name} pid={self.pid}{'' if self.is_running() else ' ended'}>"
@@ -78,59 +79,59 @@ class VirtualMachine(Reachable):
     @property
     def pid(self) -> int:
         """Process id of QEMU."""
-        return self._instance.process.pid
+        return self.instance.process.pid
 
     @property
     def overlay(self) -> Path | None:
         """The qcow2 file that takes the guest's writes with ``snapshot=overlay``; None with a temporary snapshot."""
-        return self._instance.overlay
+        return self.instance.overlay
 
     @property
     def command_line(self) -> str:
         """How QEMU was started, quoted for a shell. Its descriptor numbers mean something only to that process."""
-        return self._instance.process.command_line()
+        return self.instance.process.command_line()
 
     @property
     def stderr(self) -> str:
         """What QEMU complained about, at most its last 256 KiB."""
-        return self._instance.process.stderr()
+        return self.instance.process.stderr()
 
     @property
     def boot_seconds(self) -> float:
         """From the start of QEMU until the guest was ready."""
-        return self._instance.ready_after
+        return self.instance.ready_after
 
     @property
     def manner(self) -> str:
         """How the machine came to be: ``boot``, ``clone`` or ``capsule``."""
-        return self._instance.manner
+        return self.instance.manner
 
     @property
     def reason(self) -> str:
         """Why it came to be in no better way, if there is a reason."""
-        return self._instance.reason
+        return self.instance.reason
 
     @property
     def accelerator(self) -> str:
         """By what it runs, and why by that: ``tcg (asked for by --vm-accel)``."""
-        return self._lineage.order.hypervisor.accelerator.describe()
+        return self.instance.spec.hypervisor.accelerator.describe()
 
     @property
     def slowness(self) -> float:
         """By how much times that are meant for fast computers are to be multiplied for it: see ``timeout_factor``."""
-        return self._lineage.order.hypervisor.slowness(self.config)
+        return self.instance.spec.slowness
 
     def seconds_since_start(self) -> float:
         """How long ago QEMU was started."""
-        return time.monotonic() - self._instance.started
+        return time.monotonic() - self.instance.started
 
     def is_running(self) -> bool:
         """Whether the QEMU process is there (the guest in it may be paused or have hung)."""
-        return self._instance.process.returncode is None
+        return self.instance.process.returncode is None
 
     def kill(self) -> None:
         """Pull the plug: SIGKILL to QEMU. Returns when the process is gone; whoever waits gets `GuestDied`."""
-        self._instance.process.kill()
+        self.instance.process.kill()
 
     # Life.
 
@@ -143,7 +144,7 @@ class VirtualMachine(Reachable):
 
         :raises QmpError: it cannot: its virtual processor has failed, or it has shut down.
         """
-        self._loop.run(self._instance.go_on())
+        self.loop.run(self.instance.go_on())
 
     def reboot(self, *, wait: bool = True, hard: bool = False, timeout: float = 300.0) -> None:
         """Have the guest shut down in good order and boot again; return when it has, and a channel answers.
@@ -170,9 +171,9 @@ class VirtualMachine(Reachable):
 
         :raises WaitTimeout: it runs on after `timeout` seconds; not every guest minds the button.
         """
-        press = shut_down(self._instance, timeout=timeout) if wait else self.qmp.command("system_powerdown")
+        press = self.instance.power_down(timeout=timeout) if wait else self.qmp.command("system_powerdown")
         with contextlib.suppress(GuestShutDown):
-            self._loop.run(self._liveness.race(press) if wait else press)
+            self.loop.run(self._liveness.race(press) if wait else press)
 
     def expect_panic(self, timeout: float = 60.0) -> contextlib.AbstractContextManager[Panic]:
         """A context in which the guest is to panic; when it has, the rest of the context is left, without an error.
@@ -182,7 +183,7 @@ class VirtualMachine(Reachable):
         :param timeout: seconds that it may take once the end of the context is reached.
         :raises WaitTimeout: it has not panicked by then.
         """
-        return expecting_panic(self, timeout)
+        return expecting_panic(self.instance, self.loop, timeout)
 
     def export(self, path: str | os.PathLike[str], *, format: str = "qcow2", timeout: float = 600.0) -> None:
         """Write the disk, as it is at this moment, to a new image that needs no other; the guest runs on meanwhile.
@@ -196,13 +197,13 @@ class VirtualMachine(Reachable):
         :raises GuestDied: QEMU ended meanwhile.
         """
         export_disk(
-            self._loop,
+            self.loop,
             self.qmp,
             Path(path).absolute(),
             format=format,
             timeout=timeout,
             name=self.name,
-            qemu_img=self._lineage.order.hypervisor.qemu_img,
+            qemu_img=self.instance.spec.hypervisor.qemu_img,
         )
 
     # Moments.
@@ -214,8 +215,8 @@ class VirtualMachine(Reachable):
 
         :raises VmError: the new machine could not be started; the old one lives.
         """
-        old = self._instance
-        self._follow(old, self._lineage.pristine(), "reset")
+        old = self.instance
+        self._follow(old, self._keeper.anew(old.spec), "reset")
         self._end(old)
         self.prove_pristine()
 
@@ -235,7 +236,7 @@ class VirtualMachine(Reachable):
         :raises VmError: something of the machine cannot be saved: some devices, such as nvme, block it.
         """
         with self._history.noting("state", "checkpoint"):
-            checkpoint = Checkpoint(self, self._lineage.freeze(self._instance))
+            checkpoint = Checkpoint(self, self._keeper.maker.freeze_running(self.instance))
         self._checkpoints.append(checkpoint)
         return checkpoint
 
@@ -249,8 +250,8 @@ class VirtualMachine(Reachable):
             raise VmError(f"{self.name}: there is no checkpoint to go back to")
         if checkpoint not in self._checkpoints:
             raise VmError(f"{self.name}: the checkpoint is closed or another machine's")
-        old = self._instance
-        self._follow(old, self._lineage.copy(checkpoint.template), "restore", to=checkpoint.taken)
+        old = self.instance
+        self._follow(old, self._keeper.maker.clone(old.spec, checkpoint.template), "restore", to=checkpoint.taken)
         self._end(old)
 
     def forget(self, checkpoint: Checkpoint) -> None:
@@ -259,7 +260,7 @@ class VirtualMachine(Reachable):
             self._checkpoints.remove(checkpoint)
             checkpoint.template.close()
 
-    def fork(self, count: int = 1) -> Forks:
+    def fork(self, count: int = 1) -> "Forks[VirtualMachine]":
         """Machines that go on from this one's present state, independent of it and of each other; it runs on.
 
         They end with the test, or with ``with vm.fork(3) as (a, b, c):``, or when each is closed.
@@ -267,11 +268,12 @@ class VirtualMachine(Reachable):
         :raises VmError: as `checkpoint`.
         """
         with self._history.noting("state", f"fork of {count}"):
-            template = self._lineage.freeze(self._instance)
+            template = self._keeper.maker.freeze_running(self.instance)
         forks: list[VirtualMachine] = []
         try:
             for number in range(1, count + 1):
-                forks.append(self._lineage.fork(template, f"{self.name} (fork {self._forked + number})"))
+                spec = replace(self.instance.spec, name=f"{self.name} (fork {self._forked + number})")
+                forks.append(self._keeper.adopt(self._keeper.maker.clone(spec, template)))
         except BaseException:
             Forks(forks).close()
             raise
@@ -281,7 +283,7 @@ class VirtualMachine(Reachable):
         return Forks(forks)
 
     def _end(self, old: Instance) -> None:
-        self._loop.run(old.end())
+        self.loop.run(old.end())
         old.remove_folder()
 
     def close(self, *, keep_overlay_as: Path | None = None) -> None:
@@ -298,14 +300,13 @@ class VirtualMachine(Reachable):
         self.closed = True
         for checkpoint in tuple(self._checkpoints):
             self.forget(checkpoint)
-        instance = self._instance
+        instance = self.instance
         try:
             lower = copies(instance.frozen_overlays) if keep_overlay_as is not None else ()
             try:
-                self._loop.run(instance.end(powerdown=keep_overlay_as is not None))
+                self.loop.run(instance.end(powerdown=keep_overlay_as is not None))
                 if keep_overlay_as is not None and instance.overlay is not None:
-                    qemu_img = self._lineage.order.hypervisor.qemu_img
-                    keep_overlay(instance, keep_overlay_as, lower, qemu_img=qemu_img)
+                    keep_overlay(instance, keep_overlay_as, lower)
             finally:
                 close_all(lower)
         except (TimeoutError, OSError) as error:

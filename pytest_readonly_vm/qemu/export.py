@@ -52,13 +52,13 @@ def _require_nothing(path: Path, name: str) -> None:
         raise VmError(f"{name}: {path} exists; an export writes a new file and never another's content")
 
 
-def keep_overlay(instance: Instance, destination: Path, between: Sequence[ImageFile], *, qemu_img: Path) -> None:
+def keep_overlay(instance: Instance, destination: Path, between: Sequence[ImageFile]) -> None:
     """Move the file that took the writes of a machine that has ended, with what is below it down to the base merged.
 
     :raises VmError: it cannot be merged.
     :raises OSError: it cannot be moved.
     """
-    overlay, base = instance.overlay, instance.chain
+    overlay, base = instance.overlay, instance.spec.chain
     assert overlay is not None
     instance.output_guard.refuse(destination)
     if between:
@@ -67,6 +67,7 @@ def keep_overlay(instance: Instance, destination: Path, between: Sequence[ImageF
         for file in (*between, *base):
             options.append(f"{prefix}.driver={file.format},{prefix}.file.filename=/proc/self/fd/{file.descriptor}")
             prefix += ".backing"
+        qemu_img = instance.spec.hypervisor.qemu_img
         argv = [str(qemu_img), "rebase", "--image-opts", "-b", str(base[0].path), "-F", base[0].format]
         inherited = [file.descriptor for file in (*between, *base)]
         done = run_tool([*argv, ",".join(options)], timeout=_MERGE_PATIENCE, pass_fds=inherited)

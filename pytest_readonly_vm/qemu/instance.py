@@ -22,7 +22,8 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.image.base import ImageFile
 from pytest_readonly_vm.image.output_guard import OutputGuard
-from pytest_readonly_vm.qemu.power import shut_down
+from pytest_readonly_vm.qemu.power import power_down
+from pytest_readonly_vm.qemu.spec import MachineSpec
 
 _POWERDOWN_PATIENCE = 30.0
 _QUIT_PATIENCE = 2.0
@@ -36,8 +37,8 @@ class Instance:
     Whoever ends it also removes its folder.
     """
 
-    name: str
-    config: VmConfig
+    spec: MachineSpec
+    """What was wanted."""
     process: Process
     monitor: socket.socket
     """Our end of the line to the monitor; `qmp` takes it over when it connects."""
@@ -54,8 +55,6 @@ class Instance:
     make_ssh: Callable[[], Ssh]
     folder: Path
     """Its own; it goes with it."""
-    chain: tuple[ImageFile, ...]
-    """The files of the base image."""
     output_guard: OutputGuard
     """The way to places of the user's."""
     frozen_overlays: tuple[ImageFile, ...] = ()
@@ -80,6 +79,14 @@ class Instance:
     ssh: Ssh | None = None
     """A connection beside the channel in use, once somebody wanted one."""
 
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def config(self) -> VmConfig:
+        return self.spec.config
+
     async def trouble(self) -> VmError | None:
         """What brought the guest to its end, if something did; on the loop."""
         if (cause := self.qmp.liveness.trouble) is not None:
@@ -99,6 +106,13 @@ class Instance:
 
     async def _is_suspended(self) -> bool:
         return bool((await self.qmp.command("query-status"))["status"] == "suspended")
+
+    async def power_down(self, *, timeout: float) -> None:
+        """Press the guest's power button until it has shut down, and QEMU ended; on the loop.
+
+        :raises WaitTimeout: it runs on after `timeout` seconds.
+        """
+        await power_down(self.qmp, self.console, self.process, timeout=timeout)
 
     async def end(self, *, powerdown: bool = False) -> None:
         """Ask QEMU to quit, tell it, kill it, each with its own deadline; on the loop.
@@ -136,7 +150,7 @@ class Instance:
     async def _say_goodbye(self, powerdown: bool) -> None:
         if powerdown:
             with contextlib.suppress(VmError):
-                await shut_down(self, timeout=_POWERDOWN_PATIENCE)
+                await self.power_down(timeout=_POWERDOWN_PATIENCE)
         if await self._accepts("quit"):
             # Before QEMU hangs up: the library makes a traceback of every connection that is broken on it.
             await self.qmp.disconnect()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_readonly_vm.channels.agent import Agent
 from pytest_readonly_vm.channels.channel import Channel
@@ -27,77 +27,21 @@ from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config.qemu_args import may_use_tcp
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import GuestDied, StartFailed
-from pytest_readonly_vm.host.hypervisor import Hypervisor
-from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.os_errors import explain, host_errors
-from pytest_readonly_vm.host.process import Process, Spawner, run_tool
+from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.host.seal import Landlock
-from pytest_readonly_vm.host.slots import Slot
 from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.host.workspace import COOKIE
-from pytest_readonly_vm.image.base import BaseImage, ImageFile
-from pytest_readonly_vm.image.output_guard import OutputGuard
-from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, RamWire, Wiring, command_line, virtio_bus
+from pytest_readonly_vm.image.base import ImageFile
+from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, RamWire, Wiring
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.provision import Provision, provision
+from pytest_readonly_vm.qemu.overlay import create_overlay
+from pytest_readonly_vm.qemu.resources import Resources
+from pytest_readonly_vm.qemu.spec import MachineSpec
 
-if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.vm import VirtualMachine
-
-_QEMU_IMG_PATIENCE = 60.0
 _MONITOR_PATIENCE = 30.0
 _PORTS = {"agent": "org.qemu.guest_agent.0", "shell": SHELL_PORT}
 _CHANNELS: dict[str, Callable[[Port, str], Channel]] = {"agent": Agent, "shell": Shell}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """One machine as it is wanted, and what the lab gives it."""
-
-    config: VmConfig
-    name: str
-    hypervisor: Hypervisor
-    base: BaseImage | None
-    new_folder: Callable[[], Path]
-    """Makes a folder that is the machine's own."""
-    loop: LoopThread
-    spawner: Spawner
-    output_guard: OutputGuard
-    ssh_key: Callable[[], Path]
-    """Gives the run's key, made when first asked for."""
-    handle: "Callable[[Instance], VirtualMachine]"
-    """Makes of an instance what a user's function of readiness or of a layer gets."""
-    slot: Callable[[], Slot]
-    """Waits until this computer has room for one more machine."""
-    usual_channel: str | None = None
-    """The channel that such a machine had before."""
-    on_launch: Callable[[Instance], object] = lambda instance: None
-    """Called with each machine whose QEMU has been started."""
-    on_failure: Callable[[Instance, BaseException], object] = lambda instance, error: None
-    """Called with a machine that did not become what was ordered, before it is discarded."""
-    on_unmade: Callable[[VmConfig, BaseException], object] = lambda config, error: None
-    """Called when a layer could not be made, or not be frozen, with the configuration up to that one."""
-
-    @property
-    def chain(self) -> tuple[ImageFile, ...]:
-        """The files of the base image."""
-        return self.base.chain if self.base else ()
-
-    def provision(self, folder: Path, *, key: str | None) -> Provision:
-        """What such a guest is told from outside, with its files in `folder`."""
-        arch = self.hypervisor.qemu.arch
-        return provision(self.config, key=key, folder=folder, arch=arch, bus=virtio_bus(self.config, arch))
-
-    def command_line(self, wiring: Wiring) -> tuple[str, ...]:
-        """QEMU's arguments for such a machine."""
-        return command_line(
-            self.config,
-            qemu=self.hypervisor.qemu.path,
-            arch=self.hypervisor.qemu.arch,
-            accelerator=self.hypervisor.accelerator.name,
-            name=self.name,
-            wiring=wiring,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,24 +61,24 @@ class InitialState:
 
 
 @host_errors("no machine can be started")
-def launch(order: Order, initial: InitialState) -> Instance:
+def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> Instance:
     """Start QEMU; what was begun is undone when anything fails. Its monitor has not been greeted yet.
 
     :raises ConfigurationError: the way of provisioning does not fit the machine.
     :raises HostError: this computer refuses what it takes.
     :raises StartFailed: QEMU could not be started.
     """
-    config, name, loop = order.config, order.name, order.loop
+    config, name, loop = spec.config, spec.name, resources.loop
     with ExitStack() as undo, ExitStack() as sockets:
         for file in initial.overlays:
             undo.callback(os.close, file.descriptor)
-        slot = order.slot()
+        slot = resources.slot(spec)
         undo.callback(slot.release)
-        folder = order.new_folder()
+        folder = resources.new_folder(config)
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        overlay = _overlay(order, folder) if order.base and initial.named_overlay else None
-        ssh_key = initial.ssh_key or (order.ssh_key() if config.channel == "ssh" else None)
-        given = order.provision(folder, key=public_key(ssh_key) if ssh_key and config.channel == "ssh" else None)
+        overlay = _overlay(spec, folder) if spec.base and initial.named_overlay else None
+        ssh_key = initial.ssh_key or (resources.ssh_key(config) if config.channel == "ssh" else None)
+        given = spec.provision(folder, key=public_key(ssh_key) if ssh_key and config.channel == "ssh" else None)
         given.write_files()
         monitor, qemu_monitor = (sockets.enter_context(end) for end in socket.socketpair())
         console, qemu_console = (sockets.enter_context(end) for end in socket.socketpair())
@@ -144,7 +88,7 @@ def launch(order: Order, initial: InitialState) -> Instance:
             console=qemu_console.fileno(),
             chain=(
                 *(DiskImage(file.descriptor, file.format, is_frozen=True) for file in initial.overlays),
-                *(DiskImage(file.descriptor, file.format) for file in order.chain),
+                *(DiskImage(file.descriptor, file.format) for file in spec.chain),
             ),
             overlay=overlay,
             ram=initial.ram,
@@ -153,14 +97,15 @@ def launch(order: Order, initial: InitialState) -> Instance:
             ports=ports,
             append=given.append,
             provision=given.qemu_args,
-            sandboxed=order.hypervisor.seal.sandbox,
+            sandboxed=spec.hypervisor.seal.sandbox,
         )
-        process = _spawn(order, wiring, folder, extra=() if initial.state is None else (initial.state,))
+        process = _spawn(spec, resources, wiring, folder, extra=() if initial.state is None else (initial.state,))
         undo.callback(process.kill)
         qmp = Qmp(loop, process, name)
         lines["console"] = console
         instance = _connect(
-            order,
+            spec,
+            resources,
             process,
             qmp,
             {device: line.dup() for device, line in lines.items()},
@@ -175,12 +120,13 @@ def launch(order: Order, initial: InitialState) -> Instance:
         )
         instance.on_end.append(slot.release)
         undo.pop_all()
-    order.on_launch(instance)
+    resources.note_running(instance)
     return instance
 
 
 def _connect(
-    order: Order,
+    spec: MachineSpec,
+    resources: Resources,
     process: Process,
     qmp: Qmp,
     lines: dict[str, socket.socket],
@@ -194,7 +140,7 @@ def _connect(
 
     :param others: further attributes of the instance.
     """
-    config, name, loop = order.config, order.name, order.loop
+    config, name, loop = spec.config, spec.name, resources.loop
     log = folder / "console.log"
     console = Console(loop, process, qmp.liveness, lines["console"].dup(), log, name, transcript, qmp.history)
 
@@ -211,26 +157,24 @@ def _connect(
     }
 
     def ssh() -> Ssh:
-        key = ssh_key or order.ssh_key()
-        return Ssh(order.spawner, process, qmp, network, folder=folder, name=name, key=key)
+        key = ssh_key or resources.ssh_key(config)
+        return Ssh(resources.spawner, process, qmp, network, folder=folder, name=name, key=key)
 
     if config.channel == "ssh":
         channels["ssh"] = ssh()
-    choice = ChannelChoice(channels, process, console, name, usual=order.usual_channel)
+    choice = ChannelChoice(channels, process, console, name, usual=spec.usual_channel)
     return Instance(
-        name=name,
-        config=config,
+        spec=spec,
         process=process,
         lines=lines,
         qmp=qmp,
         console=console,
-        screen=Screen(loop, qmp, folder=folder, name=name, output_guard=order.output_guard),
+        screen=Screen(loop, qmp, folder=folder, name=name, output_guard=resources.output_guard),
         network=network,
         channels=choice,
         make_ssh=ssh,
         folder=folder,
-        chain=order.chain,
-        output_guard=order.output_guard,
+        output_guard=resources.output_guard,
         ssh_key=ssh_key,
         **others,
     )
@@ -255,21 +199,21 @@ async def greet(instance: Instance) -> None:
         raise process.with_evidence(silence) from None
 
 
-def _spawn(order: Order, wiring: Wiring, folder: Path, extra: tuple[int, ...]) -> Process:
-    argv = order.command_line(wiring)
+def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path, extra: tuple[int, ...]) -> Process:
+    argv = spec.command_line(wiring)
     ports = (port.descriptor for port in wiring.ports)
     ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
     inherited = (wiring.monitor, wiring.console, *ports, *(file.descriptor for file in wiring.chain), *ram, *extra)
     # QEMU puts its temporary snapshots into TMPDIR.
     env = {**os.environ, "TMPDIR": str(folder), COOKIE: str(folder.parent)}
-    tcp = order.config.network != "none" or may_use_tcp(order.config.qemu_args)
-    landlock = Landlock(folder, tcp=tcp) if order.hypervisor.seal.landlock else None
+    tcp = spec.config.network != "none" or may_use_tcp(spec.config.qemu_args)
+    landlock = Landlock(folder, tcp=tcp) if spec.hypervisor.seal.landlock else None
     try:
-        return order.spawner.start(
-            argv, name=order.name, env=env, pass_fds=inherited, ruleset=landlock.fd if landlock else None
+        return resources.spawner.start(
+            argv, name=spec.name, env=env, pass_fds=inherited, ruleset=landlock.fd if landlock else None
         )
     except OSError as error:
-        raise StartFailed(f"{order.name}: {argv[0]} could not be started: {explain(error) or error}") from None
+        raise StartFailed(f"{spec.name}: {argv[0]} could not be started: {explain(error) or error}") from None
     finally:
         if landlock:
             landlock.close()
@@ -290,13 +234,9 @@ def _ports(config: VmConfig, sockets: ExitStack) -> tuple[tuple[PortWire, ...], 
     return tuple(wires), lines
 
 
-def _overlay(order: Order, folder: Path) -> Path:
+def _overlay(spec: MachineSpec, folder: Path) -> Path:
     """A file for the guest's writes. Its header names the base, which is right when all between is merged into it."""
-    assert order.base is not None
-    base = order.base
+    assert spec.base is not None
     path = folder / "overlay.qcow2"
-    argv = [str(order.hypervisor.qemu_img), "create", "-q", "-f", "qcow2", "-F", base.format, "-b", str(base.path)]
-    done = run_tool([*argv, str(path)], timeout=_QEMU_IMG_PATIENCE)
-    if done.returncode != 0:
-        raise StartFailed(f"the overlay could not be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
+    create_overlay(path, spec.base, qemu_img=spec.hypervisor.qemu_img, name=spec.name)
     return path

@@ -7,12 +7,11 @@ a Linux passes none on to a logind or acpid that opens its device later.
 import asyncio
 import contextlib
 import re
-from typing import TYPE_CHECKING
 
+from pytest_readonly_vm.channels.console import Console
+from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import VmError, WaitTimeout
-
-if TYPE_CHECKING:
-    from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.host.process import Process
 
 _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 16.0
@@ -25,22 +24,19 @@ _SHUTTING_DOWN = re.compile(
 )
 
 
-async def shut_down(instance: "Instance", *, timeout: float) -> None:
+async def power_down(qmp: Qmp, console: Console, process: Process, *, timeout: float) -> None:
     """Press it, again and ever less often until the guest reacts, and wait for the guest's end and QEMU's.
 
     :raises WaitTimeout: it runs on after `timeout` seconds.
     :raises VmError: QEMU does not take the command.
     """
-    qmp, console = instance.qmp, instance.console
     clock = asyncio.get_running_loop().time
     deadline, pause = clock() + timeout, _FIRST_PAUSE
     heard, position = qmp.heard, console.position
     await qmp.command("system_powerdown", timeout=_MONITOR_PATIENCE)
-    while not await instance.process.wait_ended(min(pause, max(deadline - clock(), 0.0))):
+    while not await process.wait_ended(min(pause, max(deadline - clock(), 0.0))):
         if clock() >= deadline:
-            error = WaitTimeout(
-                f"{instance.name}: the guest did not shut down within {timeout:g} s of its power button"
-            )
+            error = WaitTimeout(f"{qmp.name}: the guest did not shut down within {timeout:g} s of its power button")
             error.add_note(f"Last console lines:\n{console.tail()}")
             raise error
         # A channel that is closed now is one that the guest's init has ended.

@@ -11,9 +11,9 @@ from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.image.base import Fingerprint, ImageFile
-from pytest_readonly_vm.qemu.launch import Order
+from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache, default_folder
-from pytest_readonly_vm.start.layers import Reads
+from pytest_readonly_vm.start.reads import Reads
 from pytest_readonly_vm.start.template import Template
 
 _RAM, _STATE, _CONSOLE, _KEY, _DISK = "ram", "state", "console", "ssh-key", "disk{}"
@@ -34,10 +34,10 @@ class Archive:
         """
         return self._cache.lock(key, on_wait=self._tell, patience=patience)
 
-    def load(self, key: str, order: Order, is_current: Callable[[Reads], bool]) -> Template | None:
+    def load(self, key: str, *, is_current: Callable[[Reads], bool], new_folder: Callable[[], Path]) -> Template | None:
         """The template of a key, if it is there, whole, and made of files that are still the same; else it is removed.
 
-        `is_current` tells of files that were read whether they are.
+        `is_current` tells of files that were read whether they are; `new_folder` makes one for files with a name.
         """
         entry = self._cache.find(key)
         if entry is None:
@@ -46,7 +46,7 @@ class Archive:
             try:
                 if not is_current(entry.facts["reads"]):
                     raise Damaged("it is made of files that have changed since")
-                template = _template(entry, order, opened)
+                template = _template(entry, new_folder, opened)
             except OSError as error:
                 self._tell(f"the frozen guest of an earlier run is not used: {explain(error)}")
                 return None
@@ -60,9 +60,9 @@ class Archive:
         """Have the template of a key made anew by whoever needs it next."""
         self._cache.remove(key)
 
-    def save(self, key: str, template: Template, order: Order, *, layers: int) -> None:
+    def save(self, key: str, template: Template, spec: MachineSpec, *, layers: int) -> None:
         """Keep a template for later runs; where that is not possible, say why, and go on without."""
-        config = order.config
+        config = spec.config
         with ExitStack() as opened:
             files = {_STATE: template.state, _CONSOLE: _memory(template.transcript.data, opened)}
             if template.ram is not None:
@@ -73,8 +73,8 @@ class Archive:
             files |= {_DISK.format(number): file.descriptor for number, file in enumerate(template.overlays)}
             description = {
                 "image": str(config.image or config.kernel),
-                "machine": f"{config.memory >> 20}M, {config.cpus} CPU, {order.hypervisor.accelerator.name}",
-                "qemu": f"{order.hypervisor.qemu.version} {order.hypervisor.qemu.arch}",
+                "machine": f"{config.memory >> 20}M, {config.cpus} CPU, {spec.hypervisor.accelerator.name}",
+                "qemu": f"{spec.hypervisor.qemu.version} {spec.hypervisor.qemu.arch}",
             }
             if layers:
                 description["layer"] = " + ".join(map(str, config.layers[:layers]))
@@ -114,7 +114,7 @@ class Archives:
             return None
 
 
-def _template(entry: Entry, order: Order, opened: ExitStack) -> Template:
+def _template(entry: Entry, new_folder: Callable[[], Path], opened: ExitStack) -> Template:
     def kept(descriptor: int) -> int:
         opened.callback(os.close, descriptor)
         return descriptor
@@ -127,7 +127,7 @@ def _template(entry: Entry, order: Order, opened: ExitStack) -> Template:
         overlays.append(ImageFile(entry.folder / _DISK.format(number), "qcow2", descriptor, fingerprint))
     key = None
     if _KEY in entry.digests:
-        key = order.new_folder() / _KEY
+        key = new_folder() / _KEY
         for name in (_KEY, f"{_KEY}.pub"):
             with os.fdopen(os.open(key.with_name(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(_content(entry.load_sealed(name)))

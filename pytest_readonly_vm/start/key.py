@@ -14,7 +14,8 @@ from pathlib import Path
 from pytest_readonly_vm.config.layer import code_of
 from pytest_readonly_vm.image.base import Fingerprint
 from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, Wiring
-from pytest_readonly_vm.qemu.launch import Order, port_names
+from pytest_readonly_vm.qemu.launch import port_names
+from pytest_readonly_vm.qemu.spec import MachineSpec
 
 _FORMAT = 2
 """To be raised when a template of before can no longer be used."""
@@ -24,39 +25,39 @@ _SEEN_BY_GUESTS = ("nested", "enable_pmu", "ignore_msrs", "ept", "npt", "avic", 
 """Parameters of KVM's modules that decide what processor a guest has; others, and counters, change from day to day."""
 
 
-def key_of(order: Order) -> str:
+def key_of(spec: MachineSpec) -> str:
     """The key of the template of a machine that has just become ready, as hexadecimal digits."""
-    config, qemu = order.config, order.hypervisor.qemu
-    given = order.provision(_FOLDER, key=None)
+    config, qemu = spec.config, spec.hypervisor.qemu
+    given = spec.provision(_FOLDER, key=None)
     wiring = Wiring(
         monitor=0,
         console=0,
-        chain=tuple(DiskImage(number, layer.format) for number, layer in enumerate(order.chain)),
+        chain=tuple(DiskImage(number, layer.format) for number, layer in enumerate(spec.chain)),
         ports=tuple(PortWire(device, name, 0) for device, name in port_names(config)),
         append=given.append,
         provision=given.qemu_args,
-        sandboxed=order.hypervisor.seal.sandbox,
+        sandboxed=spec.hypervisor.seal.sandbox,
     )
-    arguments = dataclasses.replace(order, name="").command_line(wiring)
+    arguments = dataclasses.replace(spec, name="").command_line(wiring)
     return digest(
         _FORMAT,
         _plugin(),
         qemu.version,
         qemu.identity(),
         _processor(),
-        _kernel(Path("/")) if order.hypervisor.accelerator.name == "kvm" else None,
+        _kernel(Path("/")) if spec.hypervisor.accelerator.name == "kvm" else None,
         arguments,
         [hashlib.sha256(content).hexdigest() for content in given.files.values()],
-        [dataclasses.astuple(layer.fingerprint) for layer in order.chain],
+        [dataclasses.astuple(layer.fingerprint) for layer in spec.chain],
         [_file(path) for path in (config.kernel, config.initrd, *_files_of(config.qemu_args)) if path],
         [config.channel, config.login, config.login_prompt, config.password_prompt, code_of(config.ready)],
     )
 
 
-def keys_of(order: Order) -> list[str]:
+def keys_of(spec: MachineSpec) -> list[str]:
     """The keys of the guest that has booted, and of each of its layers upon those before."""
-    keys = [key_of(order)]
-    for layer in order.config.layers:
+    keys = [key_of(spec)]
+    for layer in spec.config.layers:
         keys.append(digest(keys[-1], layer.key()))
     return keys
 

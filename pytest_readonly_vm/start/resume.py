@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_readonly_vm.errors import ChannelError, GuestWarning
+from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.launch import Order
 from pytest_readonly_vm.start.repair import repair_script
 
 _RESUME_PATIENCE = 10.0
 _REPAIR_PATIENCE = 60.0
 
 
-def resume(order: Order, instance: Instance, conversation: tuple[str, Mapping[str, Any]] | None) -> None:
+def resume(instance: Instance, conversation: tuple[str, Mapping[str, Any]] | None, *, loop: LoopThread) -> None:
     """Go on with the guest's conversation, then set right what is stale in the guest; see `repair`.
 
     A guest in which no channel was in use cannot be repaired. What cannot be repaired in another is a `GuestWarning`.
 
     :raises GuestDied: QEMU ended.
     """
-    complaint = order.loop.run(_resumed(instance, conversation, order.hypervisor.qemu.arch))
+    complaint = loop.run(_resumed(instance, conversation, instance.spec.hypervisor.qemu.arch))
     if complaint:
         warnings.warn(f"{instance.name}: a copy of a guest, not repaired: {complaint}", GuestWarning, stacklevel=2)
 

@@ -18,27 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.channels.console import Transcript
-from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
-from pytest_readonly_vm.errors import ChannelError, QmpError, StartFailed, VmError
+from pytest_readonly_vm.errors import ChannelError, StartFailed, VmError
 from pytest_readonly_vm.host.os_errors import host_errors
-from pytest_readonly_vm.host.process import run_tool
 from pytest_readonly_vm.image.base import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.overlay import create_overlay
+from pytest_readonly_vm.start.migration import Unfrozen, go_on, save_state
 from pytest_readonly_vm.start.repair import PREPARE
 
-_MIGRATION_PATIENCE = 120.0
-_FULL_SPEED = 10**12  # bytes per second; the default is 128 MiB
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _SEAL_PATIENCE = 10.0
 _SEAL_PAUSE = 0.01
-_STATE = "state"
-_QEMU_IMG_PATIENCE = 60.0
 _PREPARE_PATIENCE = 10.0
-
-
-class Unfrozen(Exception):
-    """A machine cannot be frozen, for a reason that is the exception's text; if it is running, it runs on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -121,68 +113,6 @@ def close_all(overlays: tuple[ImageFile, ...]) -> None:
         os.close(file.descriptor)
 
 
-async def save_state(qmp: Qmp, *, without_shared_ram: bool) -> int:
-    """Have a stopped QEMU write its state into sealed memory; a descriptor of that. On the loop.
-
-    :raises Unfrozen: something of the machine cannot be saved.
-    """
-    state = os.memfd_create("guest-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        try:
-            await set_capabilities(qmp, without_shared_ram=without_shared_ram)
-            await qmp.command("migrate-set-parameters", {"max-bandwidth": _FULL_SPEED})
-            await qmp.command("migrate", {"uri": await _way_to(qmp, state)})
-        except QmpError as error:
-            raise Unfrozen(error.description) from None
-        if (await migrated(qmp)).data["status"] != "completed":
-            reason = (await qmp.command("query-migrate")).get("error-desc", "QEMU does not say why")
-            raise Unfrozen(str(reason))
-    except BaseException:
-        os.close(state)
-        raise
-    return state
-
-
-async def _way_to(qmp: Qmp, state: int) -> str:
-    """Where ``migrate`` is to write to reach a file that we have open."""
-    if not await _migrates_files(qmp):
-        await qmp.give(state, _STATE)
-        return f"fd:{_STATE}"
-    written = os.open(f"/proc/self/fd/{state}", os.O_WRONLY | os.O_CLOEXEC)  # it takes no descriptor that reads as well
-    try:
-        return f"file:/dev/fdset/{await qmp.hand_over(written)}"
-    finally:
-        os.close(written)
-
-
-async def way_from(qmp: Qmp, state: int) -> str:
-    """From where ``migrate-incoming`` is to read a file that QEMU has inherited as this descriptor; on the loop."""
-    return f"file:/proc/self/fd/{state}" if await _migrates_files(qmp) else f"fd:{state}"
-
-
-async def _migrates_files(qmp: Qmp) -> bool:
-    """Whether QEMU has ``file:`` for what ``fd:`` is deprecated since 9.1 and refused since 11.0.
-
-    It has, if it has mapped-ram, which works by nothing else; that answer is small, unlike QMP's whole schema.
-    """
-    return any(one["capability"] == "mapped-ram" for one in await qmp.command("query-migrate-capabilities"))
-
-
-async def set_capabilities(qmp: Qmp, *, without_shared_ram: bool) -> None:
-    wanted = {"events": True, "x-ignore-shared": without_shared_ram}
-    capabilities = [{"capability": name, "state": state} for name, state in wanted.items()]
-    await qmp.command("migrate-set-capabilities", {"capabilities": capabilities})
-
-
-async def migrated(qmp: Qmp) -> QmpEvent:
-    """The event of the end of a migration, be it well or not."""
-
-    def is_end(event: QmpEvent) -> bool:
-        return event.data.get("status") in ("completed", "failed", "cancelled")
-
-    return await qmp.next_event("MIGRATION", is_end, _MIGRATION_PATIENCE)
-
-
 async def freeze(instance: Instance, *, ram: int | None) -> Template:
     """Make a template of a machine that writes to a named overlay, and end the machine. On the loop.
 
@@ -197,7 +127,7 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
         try:
             state = await save_state(instance.qmp, without_shared_ram=ram is not None)
         except Unfrozen:
-            await _go_on(instance.qmp)
+            await go_on(instance.qmp)
             raise
     overlays = copies(instance.frozen_overlays)
     try:
@@ -218,7 +148,7 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
     return template
 
 
-async def freeze_running(instance: Instance, *, qemu_img: Path) -> Template:
+async def freeze_running(instance: Instance) -> Template:
     """Make a template of a machine that runs on afterwards, with a further overlay above its disk. On the loop.
 
     :raises Unfrozen: it cannot be frozen. It runs on.
@@ -228,13 +158,13 @@ async def freeze_running(instance: Instance, *, qemu_img: Path) -> Template:
     with instance.qmp.liveness.expecting_stop():
         await instance.qmp.command("stop")
         try:
-            if instance.chain:
-                await _put_overlay_on_top(instance, qemu_img)
+            if instance.spec.chain:
+                await _put_overlay_on_top(instance)
             state = await save_state(instance.qmp, without_shared_ram=False)
             seal(state)
         finally:
             if is_running:
-                await _go_on(instance.qmp)
+                await go_on(instance.qmp)
     return _template(instance, conversation, None, state, copies(instance.frozen_overlays))
 
 
@@ -244,13 +174,6 @@ async def _prepare_copies(instance: Instance) -> None:
         with contextlib.suppress(TimeoutError, ChannelError):
             async with asyncio.timeout(_PREPARE_PATIENCE):
                 await channel.execute(PREPARE, input=b"", stdout=bytes, stderr=bytes)
-
-
-async def _go_on(qmp: Qmp) -> None:
-    """Let the guest run again, which QEMU refuses for a moment after it has told that it is done, without an event."""
-    while (await qmp.command("query-status"))["status"] == "finish-migrate":
-        await asyncio.sleep(0.001)
-    await qmp.command("cont")
 
 
 async def _parted(instance: Instance) -> tuple[str, Mapping[str, Any]] | None:
@@ -280,19 +203,16 @@ def _template(
     )
 
 
-async def _put_overlay_on_top(instance: Instance, qemu_img: Path) -> None:
+async def _put_overlay_on_top(instance: Instance) -> None:
     """From now on the guest writes to a new file; what it wrote to so far becomes one of its frozen overlays."""
     qmp = instance.qmp
     [disk] = [device for device in await qmp.command("query-block") if device["device"] == DISK]
     node = f"overlay{len(instance.frozen_overlays) + 1}"
     path = instance.folder / f"{node}.qcow2"
-    size = str(disk["inserted"]["image"]["virtual-size"])
-    done = await asyncio.to_thread(
-        run_tool, [str(qemu_img), "create", "-q", "-f", "qcow2", str(path), size], timeout=_QEMU_IMG_PATIENCE
-    )
-    if done.returncode != 0:
-        raise VmError(f"{instance.name}: an overlay cannot be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
-    written = _written_file(instance)
+    size = int(disk["inserted"]["image"]["virtual-size"])
+    qemu_img = instance.spec.hypervisor.qemu_img
+    await asyncio.to_thread(create_overlay, path, size, qemu_img=qemu_img, name=instance.name)
+    written = written_file(instance)
     file = {"driver": "file", "filename": str(path), "locking": "off"}
     await qmp.command("blockdev-add", {"driver": "qcow2", "node-name": node, "file": file, "backing": None})
     await qmp.command("blockdev-snapshot", {"node": disk["inserted"]["node-name"], "overlay": node})
@@ -303,7 +223,7 @@ async def _put_overlay_on_top(instance: Instance, qemu_img: Path) -> None:
         instance.overlay = path
 
 
-def _written_file(instance: Instance) -> Path:
+def written_file(instance: Instance) -> Path:
     """The file that takes a guest's writes; one without a name is reached through the process that has it open."""
     if instance.overlay is not None:
         return instance.overlay

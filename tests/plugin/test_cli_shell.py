@@ -92,9 +92,9 @@ guest = tiny_linux()
 files = {"kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
 with Lab() as lab, Terminal() as terminal:
     vm = lab.start(VmConfig().replace(**files, memory="256M", accel="tcg", network="none", start="cold"), name="tiny")
-    shell = RootShell(vm._instance)
-    vm._loop.run(shell.plug())
-    vm._loop.run(shell.unplug())
+    shell = RootShell(vm.instance)
+    vm.loop.run(shell.plug())
+    vm.loop.run(shell.unplug())
     vm.run("mkdir /tmp/hidden; mv /dev/hvc* /tmp/hidden")
     sys.exit(session(vm, terminal))
 """

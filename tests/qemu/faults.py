@@ -234,7 +234,7 @@ FAULTS: dict[str, Fault] = {
     "monitor's connection closed": Fault(
         guest="obeys",
         body="""
-            soon(vm._instance.monitor.shutdown, socket.SHUT_RDWR)
+            soon(vm.instance.monitor.shutdown, socket.SHUT_RDWR)
             vm.qmp.wait_event("NEVER", timeout=60)  # met
         """,
         error=ConnectionLost,

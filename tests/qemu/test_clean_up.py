@@ -49,7 +49,7 @@ def test_an_accident_in_the_clean_up_of_one_machine_keeps_nothing(
     config = small("hello", start=start, tmpdir=tmp_path)
     with Lab() as lab:
         machine, other = (lab.start(config, name=name) for name in ("one", "other"))
-        instance = machine._instance
+        instance = machine.instance
         done: list[str] = []
         instance.console.close = fail_after(instance.console.close)  # type: ignore[method-assign]
         instance.channels.close = fail_after_waiting(instance.channels.close)  # type: ignore[method-assign]
@@ -70,7 +70,7 @@ def test_an_accident_at_the_end_of_a_run_keeps_nothing(small: Callable[..., VmCo
     before = descriptors()
     lab = Lab()
     first, second = (lab.start(small("hello", tmpdir=tmp_path), name=name) for name in ("first", "second"))
-    first._instance.on_end.append(fail)
+    first.instance.on_end.append(fail)
     lab._templates.close = fail  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="by accident") as raised:
         lab.close()

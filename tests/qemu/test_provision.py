@@ -110,7 +110,7 @@ def test_a_guest_that_cannot_be_reached_says_why(lab: Lab, small: Callable[..., 
     assert READY in notes
     vm = lab.start(config.replace(ready=f"console:{READY}"), name="hello")
     with pytest.raises(ChannelError, match=r"no channel answered in 2 s: agent: silent .*; shell: silent"):
-        vm._loop.run(vm._channels.channel(2.0))
+        vm.loop.run(vm._channels.channel(2.0))
 
 
 def test_no_channel_at_all_is_a_sentence(lab: Lab, tiny: VmConfig) -> None:

@@ -21,7 +21,9 @@ def test_the_first_start_of_a_kind_by_several_threads_boots_it_once(small: Calla
 
         assert set(threads.map(start, range(AT_ONCE))) == {"clone"}
         assert sorted(boot.manner for boot in lab.boots) == ["boot", *["clone"] * AT_ONCE]
-        once = (lab._loops, lab._spawners, lab._workspaces, lab._hypervisors, lab._bases, lab._digests)
+        resources, bases = lab._resources, lab._bases
+        shared = (resources._loops, resources._spawners, resources._workspaces, resources._hypervisors)
+        once = (*shared, bases._opened, bases._digests)
         assert [len(things.made()) for things in once] == [1] * len(once)
 
 

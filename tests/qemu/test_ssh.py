@@ -45,11 +45,11 @@ class Bench:
         self.vm = vm
         self.key = key
         self._spawner = spawner
-        self.network = Network(vm._loop, vm.qmp, vm.name)
+        self.network = Network(vm.loop, vm.qmp, vm.name)
         self.ssh = self.channel(vm.folder)
 
     def channel(self, folder: Path, *, key: Path | None = None) -> Ssh:
-        machine = (self._spawner, self.vm._instance.process, self.vm.qmp, self.network)
+        machine = (self._spawner, self.vm.instance.process, self.vm.qmp, self.network)
         return Ssh(*machine, folder=folder, name=self.vm.name, key=key or self.key)
 
     def await_(self, work: Coroutine[Any, Any, Any], timeout: float = GENEROUS) -> Any:
@@ -57,7 +57,7 @@ class Bench:
             async with asyncio.timeout(timeout):
                 return await work
 
-        return self.vm._loop.run(bounded())
+        return self.vm.loop.run(bounded())
 
     def run(self, script: str | bytes, *, input: bytes = b"", timeout: float = GENEROUS) -> Done:
         out, err = bytearray(), bytearray()
@@ -85,7 +85,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with Lab() as lab, contextlib.ExitStack() as stack:
         vm = lab.start(config, name="guest")
         vm.run("umask 077; mkdir -p /root/.ssh; cat >>/root/.ssh/authorized_keys", input=f"\n{public_key(key)}\n")
-        spawner = Spawner(vm._loop)
+        spawner = Spawner(vm.loop)
         stack.callback(spawner.close)
         bench = Bench(vm, spawner, key)
         bench.await_(bench.ssh.open())
@@ -258,7 +258,7 @@ def test_what_lies_on_the_host_is_private(bench: Bench) -> None:
 
 def reason_of_failure(bench: Bench, channel: Ssh, expected: str) -> None:
     """Open a channel that cannot be, until it gives the expected reason."""
-    opening = asyncio.run_coroutine_threadsafe(channel.open(), bench.vm._loop.loop)
+    opening = asyncio.run_coroutine_threadsafe(channel.open(), bench.vm.loop.loop)
     try:
         eventually(lambda: expected in channel.why_not(), f"{expected} for a reason")
     finally:
@@ -300,7 +300,7 @@ def run_meanwhile(bench: Bench, script: str, act: Callable[[], object]) -> None:
     """Run a script in the guest and do something on the host once it runs; raises as the script's run does."""
     out = bytearray()
     work = bench.ssh.execute(f"echo begun; {script}".encode(), input=b"", stdout=out.extend, stderr=bytes)
-    running = asyncio.run_coroutine_threadsafe(work, bench.vm._loop.loop)
+    running = asyncio.run_coroutine_threadsafe(work, bench.vm.loop.loop)
     eventually(lambda: out, "the script to begin")
     act()
     running.result(GENEROUS)

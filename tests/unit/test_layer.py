@@ -30,7 +30,7 @@ def module_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> G
 def test_a_layer_gets_the_machine_and_its_arguments() -> None:
     vm = SimpleNamespace(did=[])
     for one in (installed, installed("vim"), installed("vim", version=2)):
-        one.apply(vm)  # type: ignore[arg-type]
+        one.apply(vm)
     assert vm.did == [("nginx", 1), ("vim", 1), ("vim", 2)]
     assert [str(one) for one in (installed, installed("vim", version=2))] == [
         "installed",

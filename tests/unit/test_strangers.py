@@ -10,7 +10,7 @@ import pytest
 from pytest_readonly_vm import HostError, VmConfig
 from pytest_readonly_vm.host.folders import require_cache, user_cache
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.machine import budget
+from pytest_readonly_vm.qemu import budget
 from pytest_readonly_vm.start.cache import TemplateCache, default_folder
 
 STRANGER = 12345

@@ -6,11 +6,14 @@ import re
 import shutil
 import struct
 import sys
+import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_readonly_vm.channels.console import Transcript
-from pytest_readonly_vm.errors import CapsuleRefused, ChannelError, GuestDied, OutOfSpace, StartFailed
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import CapsuleRefused, ChannelError, OutOfSpace
 from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, devices_of
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
 from pytest_readonly_vm.evidence.capsule.processor import features
@@ -18,21 +21,12 @@ from pytest_readonly_vm.guest.boot import allow_reboots
 from pytest_readonly_vm.image.base import ImageFile
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.launch import InitialState, Order, greet, launch
-from pytest_readonly_vm.start.cold import discard
-from pytest_readonly_vm.start.template import (
-    Template,
-    copies,
-    frozen_overlay,
-    migrated,
-    seal,
-    set_capabilities,
-    way_from,
-)
+from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.start.maker import Maker
+from pytest_readonly_vm.start.template import Template, frozen_overlay, seal
 
 _MOST_OF_DEVICES = 1 << 30  # bytes that a state may have beside the RAM: video memory and the like
 _ANSWER_PATIENCE = 10.0
-_ANNOUNCEMENT = {"announce-rounds": 1, "announce-initial": 100_000, "announce-max": 100_000}  # milliseconds
 _KEY = "ssh-key"
 _PUBLIC_KEY = re.compile(rb"ssh-[a-z0-9-]+ [A-Za-z0-9+/=]+ ?[A-Za-z0-9@._-]*\n?")
 
@@ -42,13 +36,12 @@ _QCOW2 = struct.Struct(">4sI24xI36xQ")
 _UNDERSTOOD = 0b11001  # dirty, compression type, extended L2 entries
 
 
-def unpacked(capsule: Capsule, order: Order, opened: ExitStack) -> tuple[Template, dict[str, Path]]:
+def _unpacked(capsule: Capsule, config: VmConfig, folder: Path, opened: ExitStack) -> tuple[Template, dict[str, Path]]:
     """The frozen guest, and the files that settings name."""
     manifest, reader = capsule.manifest, capsule.reader
-    folder = order.new_folder()
     sizes = dict(manifest.sizes)
     size = sizes.pop("state", 0)
-    if size > order.config.memory + _MOST_OF_DEVICES:
+    if size > config.memory + _MOST_OF_DEVICES:
         raise CapsuleRefused(f"{capsule.path} is damaged: its state is larger than the machine")
     if size > (available := _available_memory()):
         raise OutOfSpace(f"{capsule.path} needs {size >> 20} MiB of memory, and {available >> 20} MiB are available")
@@ -115,31 +108,30 @@ def _disk(path: Path, capsule: Capsule, opened: ExitStack) -> ImageFile:
     raise CapsuleRefused(f"{capsule.path} is damaged: {path.name} is no disk that a capsule can have")
 
 
-def restored(order: Order, template: Template, capsule: Capsule) -> Instance:
-    """A machine that stands still, with the state loaded."""
-    state = template.open_state()
-    try:
-        initial = InitialState(
-            overlays=copies(template.overlays),
-            ram=RamWire(None, writable=True) if template.has_named_ram else None,
-            state=state,
-            transcript=template.transcript,
-            ssh_key=template.ssh_key,
-        )
-        instance = launch(order, initial)
-    finally:
-        os.close(state)
-    try:
+def restored(maker: Maker, spec: MachineSpec, capsule: Capsule, *, runs: bool) -> Instance:
+    """The machine, going on where it was if it `runs`.
+
+    :raises CapsuleRefused: this computer cannot resume it.
+    :raises StartFailed: QEMU did not come up, or did not accept the state.
+    """
+    loop = maker.resources.loop
+
+    async def look(instance: Instance) -> None:
         _require_same_devices(instance, capsule)
-        order.loop.run(_load(instance, state, capsule))
-    except GuestDied:
-        discard(order.loop, instance)
-        failure = StartFailed(f"QEMU did not accept the state in {capsule.path}: {instance.process.verdict()}")
-        raise instance.process.with_evidence(failure) from None
-    except BaseException:
-        discard(order.loop, instance)
-        raise
+        await _require_same_processor(instance, capsule)
+
+    with ExitStack() as opened:
+        folder = maker.resources.new_folder(spec.config)
+        template, files = _unpacked(capsule, spec.config, folder, opened)
+        spec = replace(spec, config=spec.config.replace(**files))
+        spec.config.check()
+        ram = RamWire(None, writable=True) if template.has_named_ram else None
+        what = f"the state in {capsule.path}"
+        instance = maker.loaded(spec, template, ram=ram, named_overlay=False, what=what, look=look)
     instance.manner = "capsule"
+    with maker.giving_up(instance):
+        loop.run(_go_on(instance, template, runs=runs))
+    instance.ready_after = time.monotonic() - instance.started
     return instance
 
 
@@ -154,24 +146,16 @@ def _require_same_devices(instance: Instance, capsule: Capsule) -> None:
         )
 
 
-async def _load(instance: Instance, state: int, capsule: Capsule) -> None:
-    qmp = instance.qmp
-    await greet(instance)
-    if missing := sorted(set(capsule.manifest.cpu) - set(await features(qmp))):
+async def _require_same_processor(instance: Instance, capsule: Capsule) -> None:
+    if missing := sorted(set(capsule.manifest.cpu) - set(await features(instance.qmp))):
         raise CapsuleRefused(
             f"{capsule.path} is of a guest whose processor could do what none can here ({', '.join(missing[:10])}"
             f"{', …' if len(missing) > 10 else ''}); it was saved under {capsule.manifest.accelerator} of QEMU "
             f"{capsule.manifest.qemu}"
         )
-    await set_capabilities(qmp, without_shared_ram=False)
-    await qmp.command("migrate-set-parameters", _ANNOUNCEMENT)
-    await qmp.command("migrate-incoming", {"uri": await way_from(qmp, state)})
-    if (await migrated(qmp)).data["status"] != "completed":
-        reason = (await qmp.command("query-migrate")).get("error-desc", "it does not say why")
-        raise StartFailed(f"QEMU did not accept the state in {capsule.path}: {reason}")
 
 
-async def go_on(instance: Instance, template: Template, *, runs: bool) -> None:
+async def _go_on(instance: Instance, template: Template, *, runs: bool) -> None:
     await allow_reboots(instance)
     if runs:
         await instance.qmp.command("cont")

@@ -7,27 +7,20 @@ no timer finds that days have passed.
 import os
 import shlex
 import stat
-import time
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import AcceleratorUnavailable, CapsuleRefused, ImageError
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
-from pytest_readonly_vm.evidence.capsule.restore import go_on, restored, unpacked
+from pytest_readonly_vm.evidence.capsule.restore import restored
 from pytest_readonly_vm.host.qemu_binary import host_arch
 from pytest_readonly_vm.image.base import BaseImage
-from pytest_readonly_vm.start.cold import discard
-
-if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.lab import Lab
-    from pytest_readonly_vm.machine.vm import VirtualMachine
+from pytest_readonly_vm.machine.lab import Lab
+from pytest_readonly_vm.machine.vm import VirtualMachine
 
 
 def resume_capsule(
-    lab: "Lab",
+    lab: Lab,
     capsule: Capsule,
     *,
     image: Path | None = None,
@@ -35,7 +28,7 @@ def resume_capsule(
     allow_qemu_args: bool = False,
     network: bool = False,
     local: VmConfig | None = None,
-) -> "VirtualMachine":
+) -> VirtualMachine:
     """Start a machine that goes on from the moment that the capsule holds. It ends with the lab at the latest.
 
     A guest that was paused, or had panicked, stays as it was.
@@ -57,28 +50,17 @@ def resume_capsule(
         )
     config = _config(capsule, image, local or VmConfig(), network=network)
     try:
-        order = lab._order(config, manifest.name)
+        spec = lab.spec(config, manifest.name)
     except AcceleratorUnavailable as error:
         what = f"{capsule.path} was saved under {manifest.accelerator}, whose state no other accelerator can load"
         raise CapsuleRefused(f"{what}: {error}") from None
-    if order.hypervisor.qemu.arch != manifest.arch:
+    if spec.hypervisor.qemu.arch != manifest.arch:
         raise CapsuleRefused(
-            f"{capsule.path} is of a {manifest.arch} guest, and {order.hypervisor.qemu.path} runs others"
+            f"{capsule.path} is of a {manifest.arch} guest, and {spec.hypervisor.qemu.path} runs others"
         )
-    if order.base is not None:
-        _require_same(order.base, capsule)
-    with ExitStack() as opened:
-        template, files = unpacked(capsule, order, opened)
-        order = replace(order, config=config.replace(**files))
-        order.config.check()
-        instance = restored(order, template, capsule)
-    try:
-        order.loop.run(go_on(instance, template, runs=run or manifest.is_running))
-    except BaseException:
-        discard(order.loop, instance)
-        raise
-    instance.ready_after = time.monotonic() - instance.started
-    return lab._adopt(order, instance)
+    if spec.base is not None:
+        _require_same(spec.base, capsule)
+    return lab.adopt(lambda maker: restored(maker, spec, capsule, runs=run or manifest.is_running))
 
 
 def _config(capsule: Capsule, image: Path | None, local: VmConfig, *, network: bool) -> VmConfig:

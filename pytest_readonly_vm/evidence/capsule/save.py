@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.channels.qmp import Qmp
@@ -23,15 +23,14 @@ from pytest_readonly_vm.errors import QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.evidence.capsule.file import CapsuleWriter, new_capsule
 from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, BaseLayer, Manifest, devices_of, settings_of
 from pytest_readonly_vm.evidence.capsule.processor import features
+from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.image.base import ImageFile
 from pytest_readonly_vm.machine.root_shell import RootShell
+from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.launch import Order
-from pytest_readonly_vm.start.template import Unfrozen, _go_on, _written_file, migrated, set_capabilities
-
-if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.vm import VirtualMachine
+from pytest_readonly_vm.start.migration import Unfrozen, go_on, migrated, set_capabilities
+from pytest_readonly_vm.start.template import written_file
 
 T = TypeVar("T")
 
@@ -60,7 +59,7 @@ class _Moment:
     transcript: Transcript
 
 
-def save_capsule(vm: "VirtualMachine", path: Path, *, test: str = "", timeout: float = _PATIENCE) -> None:
+def save_capsule(vm: VirtualMachine, path: Path, *, test: str = "", timeout: float = _PATIENCE) -> None:
     """Save a machine to a new file, or in place of an old one; ``readonly-vm resume`` starts it again.
 
     A guest that runs stands still meanwhile, and goes on. One that does not stays as it is.
@@ -71,15 +70,15 @@ def save_capsule(vm: "VirtualMachine", path: Path, *, test: str = "", timeout: f
     :raises GuestDied: QEMU has ended.
     :raises VmError: something of the machine cannot be saved, or the file cannot be written. Nothing is left of it.
     """
-    instance, order = vm._instance, vm._lineage.order
+    instance, loop = vm.instance, vm.loop
     deadline = time.monotonic() + timeout
     if reason := what_no_copy_has(instance.config.qemu_args):
         raise VmError(f"{vm.name}: the machine cannot be saved: {reason}")
     try:
         instance.output_guard.refuse(path)
-        digests = [_sha256(file, deadline) for file in instance.chain]
-        with new_capsule(path, deadline=deadline) as capsule, _standstill(order, instance, deadline) as moment:
-            _write(capsule, order, instance, moment, digests, test)
+        digests = [_sha256(file, deadline) for file in instance.spec.chain]
+        with new_capsule(path, deadline=deadline) as capsule, _standstill(loop, instance, deadline) as moment:
+            _write(capsule, loop, instance, moment, digests, test)
     except (Unfrozen, QmpError) as error:
         raise VmError(f"{vm.name}: the machine cannot be saved: {error}") from None
     except TimeoutError:
@@ -100,16 +99,16 @@ def _sha256(file: ImageFile, deadline: float) -> str:
 
 
 @contextlib.contextmanager
-def _standstill(order: Order, instance: Instance, deadline: float) -> Iterator[_Moment]:
+def _standstill(loop: LoopThread, instance: Instance, deadline: float) -> Iterator[_Moment]:
     """Stop the guest; in the end it goes on, if it ran."""
-    moment = order.loop.run(_look(instance, deadline))
+    moment = loop.run(_look(instance, deadline))
     with instance.qmp.liveness.expecting_stop():
         try:
-            order.loop.run(_within(deadline, instance.qmp.command("stop")))
+            loop.run(_within(deadline, instance.qmp.command("stop")))
             yield moment
         finally:
             with contextlib.suppress(VmError, TimeoutError):  # a QEMU that has ended or hangs shows that to all
-                order.loop.run(_within(time.monotonic() + _PATIENCE_IN_THE_END, _let_go(instance, moment)))
+                loop.run(_within(time.monotonic() + _PATIENCE_IN_THE_END, _let_go(instance, moment)))
 
 
 async def _within(deadline: float, work: Awaitable[T]) -> T:
@@ -120,7 +119,7 @@ async def _within(deadline: float, work: Awaitable[T]) -> T:
 async def _let_go(instance: Instance, moment: _Moment) -> None:
     await instance.qmp.attempt("migrate_cancel")
     if moment.is_running:
-        await _go_on(instance.qmp)
+        await go_on(instance.qmp)
 
 
 async def _look(instance: Instance, deadline: float) -> _Moment:
@@ -162,16 +161,16 @@ def _virtual_sizes(image: dict[str, Any] | None) -> list[int]:
 
 
 def _write(
-    capsule: CapsuleWriter, order: Order, instance: Instance, moment: _Moment, digests: list[str], test: str
+    capsule: CapsuleWriter, loop: LoopThread, instance: Instance, moment: _Moment, digests: list[str], test: str
 ) -> None:
     capsule.add("console.log", moment.transcript.data)
-    sizes = {"state": _write_state(capsule, order, instance.qmp)}
+    sizes = {"state": _write_state(capsule, loop, instance.qmp)}
     with ExitStack() as opened:
         files = {**_disks(instance, opened), **_embedded(instance, opened)}
         sizes |= {name: capsule.add_packed(name, descriptor) for name, descriptor in files.items()}
     virtual_sizes = moment.virtual_sizes[-len(digests) :] if digests else []
-    base = zip(instance.chain, virtual_sizes, digests, strict=True)
-    qemu = order.hypervisor.qemu
+    base = zip(instance.spec.chain, virtual_sizes, digests, strict=True)
+    qemu = instance.spec.hypervisor.qemu
     manifest = Manifest(
         settings=settings_of(instance.config),
         base=tuple(
@@ -179,7 +178,7 @@ def _write(
         ),
         qemu=qemu.version,
         arch=qemu.arch,
-        accelerator=order.hypervisor.accelerator.name,
+        accelerator=instance.spec.hypervisor.accelerator.name,
         machine=moment.machine,
         devices=devices_of(instance.process.argv),
         status=moment.status,
@@ -196,7 +195,7 @@ def _write(
     capsule.add("manifest.json", manifest.to_json())
 
 
-def _write_state(capsule: CapsuleWriter, order: Order, qmp: Qmp) -> int:
+def _write_state(capsule: CapsuleWriter, loop: LoopThread, qmp: Qmp) -> int:
     """Have QEMU write RAM and devices, through a pipe, as in memory there may be no room for them; how many bytes.
 
     :raises Unfrozen: something of the machine cannot be saved.
@@ -204,13 +203,13 @@ def _write_state(capsule: CapsuleWriter, order: Order, qmp: Qmp) -> int:
     out, into = os.pipe()
     try:
         try:
-            order.loop.run(_begin(qmp, into))
+            loop.run(_begin(qmp, into))
         finally:
             os.close(into)
         size = capsule.add_packed("state", out)
     finally:
         os.close(out)
-    order.loop.run(_completed(qmp))
+    loop.run(_completed(qmp))
     return size
 
 
@@ -235,9 +234,9 @@ async def _completed(qmp: Qmp) -> None:
 
 def _disks(instance: Instance, opened: ExitStack) -> dict[str, int]:
     """The files of the disk that are above the base, the topmost first; QEMU has written all of them by now."""
-    if not instance.chain:
+    if not instance.spec.chain:
         return {}
-    files = (_opened(_written_file(instance), opened), *(file.descriptor for file in instance.frozen_overlays))
+    files = (_opened(written_file(instance), opened), *(file.descriptor for file in instance.frozen_overlays))
     return {f"disk{number}.qcow2": file for number, file in enumerate(files)}
 
 

@@ -1,0 +1,50 @@
+"""Owns what is wanted of one machine: plain values, from which QEMU's arguments follow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.host.hypervisor import Hypervisor
+from pytest_readonly_vm.image.base import BaseImage, ImageFile
+from pytest_readonly_vm.qemu.command_line import Wiring, command_line, virtio_bus
+from pytest_readonly_vm.qemu.provision import Provision, provision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """One machine as it is wanted."""
+
+    config: VmConfig
+    name: str
+    hypervisor: Hypervisor
+    base: BaseImage | None
+    usual_channel: str | None = None
+    """The channel that such a machine had before."""
+    is_spare: bool = False
+    """Whether it is wanted before its time: nobody waits for it, and it is no loss."""
+
+    @property
+    def chain(self) -> tuple[ImageFile, ...]:
+        """The files of the base image."""
+        return self.base.chain if self.base else ()
+
+    @property
+    def slowness(self) -> float:
+        """By how much times that are meant for fast computers are to be multiplied."""
+        return self.hypervisor.slowness(self.config)
+
+    def provision(self, folder: Path, *, key: str | None) -> Provision:
+        """What such a guest is told from outside, with its files in `folder`."""
+        arch = self.hypervisor.qemu.arch
+        return provision(self.config, key=key, folder=folder, arch=arch, bus=virtio_bus(self.config, arch))
+
+    def command_line(self, wiring: Wiring) -> tuple[str, ...]:
+        """QEMU's arguments for such a machine."""
+        return command_line(
+            self.config,
+            qemu=self.hypervisor.qemu.path,
+            arch=self.hypervisor.qemu.arch,
+            accelerator=self.hypervisor.accelerator.name,
+            name=self.name,
+            wiring=wiring,
+        )

@@ -1,0 +1,214 @@
+"""Owns how a machine is made: it boots, or goes on from where a template's guest was frozen, and gets its layers."""
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import ConfigurationError, GuestDied, StartFailed, VmError
+from pytest_readonly_vm.guest.boot import allow_reboots, boot
+from pytest_readonly_vm.guest.guest import Guest
+from pytest_readonly_vm.host.cleanup import Cleanup
+from pytest_readonly_vm.image.contents import Contents
+from pytest_readonly_vm.qemu.command_line import RamWire
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.launch import InitialState, greet, launch
+from pytest_readonly_vm.qemu.resources import Resources
+from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.start.migration import Unfrozen, load_state
+from pytest_readonly_vm.start.reads import Reads, content
+from pytest_readonly_vm.start.resume import resume
+from pytest_readonly_vm.start.template import Template, copies, freeze_running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What whoever wants machines has to say, and hears, before they are made."""
+
+    guest: Callable[[Instance], Guest]
+    """Makes of an instance what a user's function of readiness or of a layer gets."""
+    on_failure: Callable[[Instance, BaseException], object]
+    """Called with a machine that did not become what was wanted, before it is discarded."""
+    on_unmade: Callable[[VmConfig, BaseException], object]
+    """Called when a layer could not be made, or not be frozen, with the configuration up to that one."""
+
+
+class Maker:
+    """Makes machines, for one run. Any thread may call. What was begun is undone when anything fails."""
+
+    def __init__(self, resources: Resources, hooks: Hooks) -> None:
+        self.resources = resources
+        self._hooks = hooks
+
+    def cold(self, spec: MachineSpec) -> Instance:
+        """A machine that has booted by itself, without its layers; raises as `booted`."""
+        return self.booted(spec, InitialState(named_overlay=spec.config.snapshot == "overlay"))
+
+    def booted(self, spec: MachineSpec, initial: InitialState) -> Instance:
+        """A machine whose guest is ready.
+
+        :raises ConfigurationError: the way of provisioning does not fit the machine.
+        :raises StartFailed: QEMU did not come up.
+        :raises GuestDied: it ended while the guest was booting.
+        :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
+        """
+        instance = launch(spec, self.resources, initial)
+        with self.giving_up(instance):
+            boot(instance, loop=self.resources.loop, guest=lambda: self._hooks.guest(instance))
+        return instance
+
+    def clone(
+        self, spec: MachineSpec, template: Template, *, ram: int | None = None, freezable: bool = False
+    ) -> Instance:
+        """A machine that goes on from a template, once its guest runs and is repaired.
+
+        :param freezable: whether it is to be frozen in its turn: the guest writes to `ram`, memory with the content of
+            the template's, and to a named file on its disk. Otherwise what it writes to is private to its QEMU.
+        :raises StartFailed: QEMU did not come up or did not accept the template.
+        """
+        wire = None
+        if template.has_named_ram:
+            private = ram is None and template.ram is not None
+            wire = RamWire(template.ram if private else ram, writable=not private)
+        named_overlay = freezable or spec.config.snapshot == "overlay"
+        instance = self.loaded(spec, template, ram=wire, named_overlay=named_overlay, what="the template")
+        with self.giving_up(instance), _refusing(instance, "the template"):
+            self.resources.loop.run(_go_on(instance))
+            resume(instance, template.conversation, loop=self.resources.loop)
+        instance.manner = "clone"
+        instance.boot_phases = template.boot_phases
+        instance.ready_after = time.monotonic() - instance.started
+        return instance
+
+    def loaded(
+        self,
+        spec: MachineSpec,
+        template: Template,
+        *,
+        ram: RamWire | None,
+        named_overlay: bool,
+        what: str,
+        look: Callable[[Instance], Awaitable[None]] | None = None,
+    ) -> Instance:
+        """A machine that stands still and has a template's state.
+
+        :param what: what that is, for messages.
+        :param look: what is done before QEMU reads it, on the loop.
+        :raises StartFailed: QEMU did not come up or did not accept it.
+        """
+        state = template.open_state()
+        try:
+            initial = InitialState(
+                overlays=copies(template.overlays),
+                named_overlay=named_overlay,
+                ram=ram,
+                state=state,
+                transcript=template.transcript,
+                ssh_key=template.ssh_key,
+            )
+            instance = launch(spec, self.resources, initial)
+        finally:
+            os.close(state)
+
+        async def load() -> None:
+            await greet(instance)
+            if look is not None:
+                await look(instance)
+            await load_state(instance, state, without_shared_ram=template.ram is not None, what=what)
+
+        with self.giving_up(instance), _refusing(instance, what):
+            self.resources.loop.run(load())
+        return instance
+
+    def freeze_running(self, instance: Instance) -> Template:
+        """The present state of a machine, which runs on.
+
+        :raises VmError: something of the machine does not allow that.
+        """
+        try:
+            return self.resources.loop.run(freeze_running(instance))
+        except Unfrozen as unfrozen:
+            raise VmError(f"{instance.name}: the machine's state cannot be saved: {unfrozen}") from None
+
+    def with_layers(self, instance: Instance, *, made: int = 0) -> Instance:
+        """A machine that has booted, once its layers have been made in it, but for those that are there already."""
+        for number in range(made, len(instance.config.layers)):
+            with self.giving_up(instance), self.making_layer(instance, number):
+                self.make_layer(instance, number, Contents())
+        return instance
+
+    def make_layer(self, instance: Instance, number: int, contents: Contents) -> Reads:
+        """Bring a machine into the state of one of its layers; what of the host's files that has read.
+
+        :raises ConfigurationError: something is not there that the layer says it depends on.
+        """
+        layer = instance.config.layers[number]
+        reads: dict[str, str] = {}
+        try:
+            for path in layer.files:
+                reads[path] = contents.digest(path)
+        except OSError as error:
+            where = f"{instance.config.origin('layers')}: layers: {layer}: files: {error.filename}"
+            raise ConfigurationError(f"{where}: {error.strerror}") from None
+        guest = self._hooks.guest(instance)
+        # Before it is read: if it changes meanwhile, what is kept is of another content than the guest has, or of its.
+        guest.on_push = lambda path: reads.setdefault(path, content(path, contents))
+        layer.apply(guest)
+        return reads
+
+    @contextmanager
+    def making_layer(self, instance: Instance, number: int) -> Iterator[None]:
+        """Tell whoever wants the machine, if something fails, that it is this layer which could not be had."""
+        try:
+            yield
+        except Unfrozen:
+            raise
+        except BaseException as error:
+            if not instance.spec.is_spare:
+                config = instance.config
+                self._hooks.on_unmade(replace(config, layers=config.layers[: number + 1]), error)
+            raise
+
+    @contextmanager
+    def giving_up(self, instance: Instance) -> Iterator[None]:
+        """If something fails, end a machine that has not become what was wanted, once whoever wants it has seen it."""
+        try:
+            yield
+        except Unfrozen:  # it runs on, and will be used
+            raise
+        except BaseException as error:
+            try:
+                if not instance.spec.is_spare:
+                    self._hooks.on_failure(instance, error)
+            finally:
+                self.discard(instance)
+            raise
+
+    def discard(self, instance: Instance) -> None:
+        """End a machine that nobody will use, at once."""
+        with Cleanup() as cleanup:
+            for step in (
+                instance.process.kill,
+                lambda: self.resources.loop.run(instance.end()),
+                instance.remove_folder,
+            ):
+                with cleanup.step():
+                    step()
+
+
+async def _go_on(instance: Instance) -> None:
+    await instance.qmp.command("cont")
+    await allow_reboots(instance)
+    instance.qmp.forget_events()
+
+
+@contextmanager
+def _refusing(instance: Instance, what: str) -> Iterator[None]:
+    """Turn the end of a QEMU that is given a state into the refusal that it is."""
+    try:
+        yield
+    except GuestDied:
+        failure = StartFailed(f"{instance.name}: QEMU did not accept {what}: {instance.process.verdict()}")
+        raise instance.process.with_evidence(failure) from None
