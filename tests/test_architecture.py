@@ -1,48 +1,70 @@
 """Holds the house together: imports go downhill only, and each danger has one door."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pytest_readonly_vm"
-MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
-FLOORS = {"host": 1, "channels": 2, "machine": 3, "plugin": 4, "cli": 4}
+FLOORS = ("config", "host", "image", "channels", "qemu", "guest", "start", "machine", "evidence", "plugin")
+"""From the ground up; below them are the modules beside the folders, level with the highest is ``cli``."""
+
+TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def floor(module: Path) -> int:
-    return FLOORS.get(module.parts[0], 0)
+    name = module.parts[0]
+    if name == "__init__.py":  # the public face of all
+        return len(FLOORS)
+    return FLOORS.index({"cli": FLOORS[-1]}.get(name, name)) if len(module.parts) > 1 else -1
 
 
 def imports(module: Path) -> set[str]:
-    """Full names of the modules that a module imports, wherever in it; those for type checkers only are left out."""
-    tree = ast.parse((PACKAGE / module).read_text())
+    """Full names of the modules that a module imports, wherever in it, also for type checkers only."""
     names: set[str] = set()
-    hidden = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in hidden:
-            continue
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            parts = [f"{node.module}.{alias.name}" for alias in node.names]
+            names.update(part if ours(part) or not ours(node.module) else node.module for part in parts)
     return names
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_imports_go_downhill(module: Path) -> None:
-    for name in imports(module):
-        first, *rest = name.split(".")
-        if first == "pytest_readonly_vm" and rest:
-            assert FLOORS.get(rest[0], 0) <= floor(module), f"{module} imports {name}, which is above it"
+def ours(name: str) -> Path | None:
+    """The file of a module of the package."""
+    top, *parts = name.split(".")
+    if top != "pytest_readonly_vm" or not parts:
+        return None
+    file = Path(*parts)
+    return next((path for path in (file.with_suffix(".py"), file / "__init__.py") if path in TREES), None)
+
+
+def modules_imported(module: Path) -> set[Path]:
+    """The modules of the package among these."""
+    return {file for name in imports(module) if (file := ours(name))}
+
+
+def test_imports_go_downhill() -> None:
+    uphill = [
+        f"{module} imports {other}, which is above it"
+        for module in TREES
+        for other in modules_imported(module)
+        if floor(other) > floor(module)
+    ]
+    assert not uphill
+
+
+def test_no_imports_go_in_circles() -> None:
+    order = graphlib.TopologicalSorter({module: modules_imported(module) for module in TREES})
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(map(str, reversed(error.args[1]))))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +76,7 @@ def test_imports_go_downhill(module: Path) -> None:
         (
             "threading",
             {
-                "layer.py",
+                "config/layer.py",
                 "host/process.py",
                 "host/loop.py",
                 "host/once.py",
@@ -67,17 +89,13 @@ def test_imports_go_downhill(module: Path) -> None:
     ],
 )
 def test_each_danger_has_its_door(danger: str, doors: set[str]) -> None:
-    users = {
-        str(module)
-        for module in MODULES
-        if any(name.split(".")[0] == danger or name == danger for name in imports(module))
-    }
+    users = {str(module) for module in TREES if any(f"{name}.".startswith(f"{danger}.") for name in imports(module))}
     assert users <= doors
 
 
 def makes_files(module: Path) -> bool:
     """Whether a module has a call that makes or overwrites a file of the host's."""
-    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+    for node in ast.walk(TREES[module]):
         if isinstance(node, ast.Attribute) and node.attr in ("O_CREAT", "NamedTemporaryFile", "move", "copyfile"):
             return True
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -89,23 +107,50 @@ def makes_files(module: Path) -> bool:
     return False
 
 
-def test_files_come_to_places_of_the_users_by_the_outlet() -> None:
-    """All others write in folders of the plugin's own, or ask the output_guard first."""
+def test_files_come_to_places_of_the_users_by_the_output_guard() -> None:
+    """All others write in folders of the plugin's own, or ask the output guard first."""
     own = {"channels/console.py", "channels/screen.py", "host/accel.py", "host/slots.py", "qemu/provision.py"}
     own |= {"evidence/capsule/restore.py", "plugin/output_folder.py"}
     asking = {"guest/tar_folder.py", "plugin/integrations.py"}
-    makers = {str(module) for module in MODULES if makes_files(module)}
-    assert {name for name in makers if not name.startswith("machine/start/")} <= own | asking | {"host/atomic_file.py"}
+    makers = {str(module) for module in TREES if makes_files(module)}
+    assert {name for name in makers if not name.startswith("start/")} <= own | asking | {"host/atomic_file.py"}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if floor(module) < 4], ids=str)
-def test_only_the_plugin_floor_knows_pytest(module: Path) -> None:
-    assert not {name for name in imports(module) if name.split(".")[0] in {"pytest", "_pytest"}}
+def test_only_the_plugin_floor_knows_pytest() -> None:
+    knowing = {
+        str(module)
+        for module in TREES
+        if floor(module) < FLOORS.index("plugin")
+        and any(name.split(".")[0] in {"pytest", "_pytest"} for name in imports(module))
+    }
+    assert not knowing
 
 
-@pytest.mark.parametrize("module", MODULES, ids=str)
-def test_no_file_outgrows_one_noun(module: Path) -> None:
-    assert len((PACKAGE / module).read_text().splitlines()) <= 330
+def test_no_file_outgrows_one_noun() -> None:
+    assert not {str(module) for module in TREES if len((PACKAGE / module).read_text().splitlines()) > 330}
+
+
+def test_modules_use_no_private_members_of_others() -> None:
+    """Of an object of another module, which is known by it being neither `self` nor made of a class of this one."""
+    assert not [f"{module}: {ast.unparse(node)}" for module in TREES for node in private_members(TREES[module])]
+
+
+def private_members(tree: ast.Module) -> Iterator[ast.Attribute]:
+    own = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+    }
+    own |= {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr not in own and is_private(node.attr):
+            of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "os")
+            if not of_self:
+                yield node
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name != "_replace"  # which named tuples have
 
 
 def test_loading_the_plugin_loads_nothing_heavy() -> None:

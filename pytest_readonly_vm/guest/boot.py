@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_readonly_vm.errors import BootTimeout, ChannelError, GuestDied, GuestPanicked, GuestReset, GuestWarning
+from pytest_readonly_vm.guest.booting import Booting
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.login import Login, login
 from pytest_readonly_vm.guest.prompts import Prompts
-from pytest_readonly_vm.guest.readiness import Booting, Readiness, readiness
+from pytest_readonly_vm.guest.readiness import Readiness, readiness
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import greet

@@ -7,69 +7,23 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pytest_readonly_vm.channels.channel import Channel
-from pytest_readonly_vm.channels.choice import ChannelChoice
-from pytest_readonly_vm.channels.console import Console
-from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import ChannelError
-from pytest_readonly_vm.guest.commands import Commands
+from pytest_readonly_vm.guest.booting import NO_DEADLINE, Booting
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.inits import AGAIN, HAS_BOOTED
 from pytest_readonly_vm.guest.prompts import Prompts, last_line
 from pytest_readonly_vm.guest.waits import Waits
-from pytest_readonly_vm.qemu.instance import Instance
 
-# Waits of this module have no deadline of their own: the boot's bounds them all.
-_NO_DEADLINE = 1e6
 _POLL = 0.05
 _GRACE = {False: 1.0, True: 20.0}
 """Seconds that a channel has when a login prompt shows: if there is no sign of one, and if there is."""
 
 _MARGIN = 0.5
 """Seconds before a boot's deadline at which a guest with a login prompt is not given any longer for a channel."""
-
-
-@dataclass(slots=True)
-class Booting:
-    """A machine whose guest is booting, and what has been learnt of it so far."""
-
-    instance: Instance
-    make_vm: Callable[[], Guest]
-    """Makes what a test would get."""
-    commands: Commands
-    phases: dict[str, float] = field(default_factory=dict)
-    """Seconds by phase, in order."""
-    failed_units: list[str] = field(default_factory=list)
-    deadline: float = _NO_DEADLINE
-    """When the boot must have ended, by the loop's clock."""
-
-    typing: "asyncio.Future[None] | None" = None
-    """A login at the console that may lead to a channel."""
-
-    @property
-    def vm(self) -> Guest:
-        """The `VirtualMachine`."""
-        return self.make_vm()
-
-    @property
-    def qmp(self) -> Qmp:
-        return self.instance.qmp
-
-    @property
-    def console(self) -> Console:
-        return self.instance.console
-
-    @property
-    def channels(self) -> ChannelChoice:
-        return self.instance.channels
-
-    @property
-    def has_open_port(self) -> bool:
-        """Whether somebody in the guest has opened the port of a channel, which may answer soon."""
-        return any(event.name == "VSERPORT_CHANGE" for event in self.qmp.events)
 
 
 class Readiness(Protocol):
@@ -92,7 +46,7 @@ class ConsolePattern:
         return f"the console to show {self.pattern!r}"
 
     async def wait(self, guest: Booting) -> None:
-        await guest.console.seen(re.compile(self.pattern, re.MULTILINE), _NO_DEADLINE)
+        await guest.console.seen(re.compile(self.pattern, re.MULTILINE), NO_DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +59,7 @@ class EventSeen:
         return f"the event {self.event}"
 
     async def wait(self, guest: Booting) -> None:
-        await guest.qmp.next_event(self.event, None, _NO_DEADLINE)
+        await guest.qmp.next_event(self.event, None, NO_DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +117,7 @@ class PortListens:
 
     async def wait(self, guest: Booting) -> None:
         await _found(guest, None)
-        await Waits(guest.commands, guest.instance.name).for_port(self.port, _NO_DEADLINE)
+        await Waits(guest.commands, guest.instance.name).for_port(self.port, NO_DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +131,7 @@ class UnitActive:
 
     async def wait(self, guest: Booting) -> None:
         await _found(guest, None)
-        await Waits(guest.commands, guest.instance.name).for_unit(self.unit, _NO_DEADLINE)
+        await Waits(guest.commands, guest.instance.name).for_unit(self.unit, NO_DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +263,7 @@ def _time_left(guest: Booting) -> float:
 
 
 async def _found(guest: Booting, channel: str | None) -> Channel:
-    return await guest.channels.channel(_NO_DEADLINE, only=channel)
+    return await guest.channels.channel(NO_DEADLINE, only=channel)
 
 
 async def _first(waits: Sequence[Coroutine[Any, Any, None]]) -> None:
