@@ -87,6 +87,12 @@ async def run(shell: Shell, script: str, data: bytes = b"") -> tuple[int, bytes,
     return code, bytes(stdout), bytes(stderr)
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder into which a shell may write at the same time."""
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 async def one(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
@@ -151,7 +157,7 @@ def test_a_folder_that_is_lost_is_told_and_there_is_another(line: socket.socket,
                 folder.rename(f"{folder}.old")  # which does not matter
                 assert await run(shell, "echo hello; exit 3") == (3, b"hello\n", b"")
                 folder = Path(f"{folder}.old")
-            shutil.rmtree(folder)
+            remove(folder)
             if insult in ("emptied", "replaced"):
                 folder.mkdir()
             with pytest.raises(ChannelLost, match="folder for its streams"):
@@ -169,7 +175,7 @@ def test_a_folder_that_is_lost_is_told_and_there_is_another(line: socket.socket,
 def test_an_input_without_a_place_is_told(line: socket.socket) -> None:
     async def main() -> None:
         async with opened(line) as shell:
-            shutil.rmtree(shell._files.room)
+            remove(Path(shell._files.room))
             with pytest.raises(ChannelLost, match="result is lost"):
                 await run(shell, "cat", b"hello")
             with pytest.raises(ChannelLost, match="result is lost"):
