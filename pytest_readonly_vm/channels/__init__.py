@@ -1,1 +1,1 @@
-"""Floor 2: the ways to reach a guest, one a file. Knows nothing of how a machine is put together, nor of pytest."""
+"""The ways to reach a guest, one a file. Knows nothing of how a machine is put together, nor of pytest."""

@@ -153,7 +153,7 @@ class Liveness:
             _leave(task)
 
     async def _interrupted_or(self, task: asyncio.Future[Any]) -> Cause | None:
-        """Wait for the task or for a interruption; that, if it came."""
+        """Wait for the task or for an interruption; that, if it came."""
         if self._interruption is None:
             self._interruption = asyncio.get_running_loop().create_future()
         interruption = self._interruption

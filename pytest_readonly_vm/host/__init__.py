@@ -1,1 +1,1 @@
-"""Floor 1: what this computer offers. Knows nothing of guests' insides, machines or pytest."""
+"""What this computer offers. Knows nothing of guests' insides, machines or pytest."""

@@ -1,4 +1,4 @@
-"""Owns the questions put to an image before anything starts, and the host_errors, each a sentence with a next step."""
+"""Owns the questions put to an image before anything starts, and the refusals, each a sentence with a next step."""
 
 import json
 import stat

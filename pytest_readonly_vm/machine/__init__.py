@@ -1,1 +1,1 @@
-"""Floor 3: a guest's life, from its configuration to its end. Knows nothing of pytest."""
+"""What a test holds: a machine, from its start to its end. Knows nothing of pytest."""

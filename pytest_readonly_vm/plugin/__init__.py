@@ -1,4 +1,4 @@
-"""Floor 4: the only floor that knows pytest. This file is the ``pytest11`` entry point and wires the others together.
+"""The only floor that knows pytest. This file is the ``pytest11`` entry point and wires the others together.
 
 Nothing imported here may load asyncio or qemu.qmp: a project that uses no machine is not to pay for them.
 """

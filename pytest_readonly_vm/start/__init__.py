@@ -1,1 +1,1 @@
-"""The ways to start a machine: each a file beside this, with what they share."""
+"""How a machine comes to be: it boots, or goes on from a frozen guest."""
