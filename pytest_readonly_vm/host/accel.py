@@ -22,6 +22,7 @@ from pathlib import Path
 from pytest_readonly_vm.errors import AcceleratorUnavailable, HostError
 from pytest_readonly_vm.host.folders import user_cache
 from pytest_readonly_vm.host.process import ending, last_words, run_tool
+from pytest_readonly_vm.host.proof_firmware import PROVED, firmware
 from pytest_readonly_vm.host.qemu_binary import Qemu, host_arch
 
 _KVM = Path("/dev/kvm")
@@ -38,29 +39,6 @@ _MACHINES = (
     "microvm",
 )  # those that there may be, the first that is there is used
 PROVABLE = ("x86_64", "i386")
-_PROVED = 85  # what the x86 guest writes to isa-debug-exit, 0x2a << 1 | 1
-
-# A 64 KiB firmware: real mode, protected mode, long mode, one OUT. Page tables at 0x1000-0x3fff map the first 2 MiB.
-_X86_START = bytes.fromhex(
-    "fa"  # cli
-    "2e660f01169800"  # lgdt cs:[gdtr]
-    "31c0 8ed8 8ec0 fc"  # xor ax,ax; mov ds,ax; mov es,ax; cld
-    "bf0010 6631c0 66b9000c0000 66f3ab"  # clear 12 KiB at 0x1000: mov di; xor eax,eax; mov ecx,0xc00; rep stosd
-    "66c706001003200000"  # PML4[0] = 0x2003
-    "66c706002003300000"  # PDPT[0] = 0x3003
-    "66c706003083000000"  # PD[0] = 2 MiB page at 0
-    "66b800100000 0f22d8"  # cr3 = 0x1000
-    "0f20e0 6683c820 0f22e0"  # cr4 |= PAE
-    "66b9800000c0 0f32 660d00010000 0f30"  # EFER |= LME
-    "0f20c0 660d01000080 0f22c0"  # cr0 |= PE | PG
-    "66ea70000f000800"  # ljmp 8:0xf0070
-    "b82a000000 e6f4"  # 64 bit: mov eax,0x2a; out 0xf4,al
-    "f4 ebfd"  # hlt; jmp back
-    "8db400006690"  # padding
-    "0000000000000000 00000000009a2000 0000000000920000"  # GDT: none, 64-bit code, data
-    "1700 80000f00"  # its limit and address, 0xf0080
-)
-_X86_RESET = bytes.fromhex("ea000000f0")  # at the reset vector: ljmp f000:0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +205,7 @@ def prove(accelerator: str, qemu: Qemu, *, patience: float = _PATIENCE) -> Proof
     try:
         rom = os.memfd_create("proof", os.MFD_CLOEXEC)
         try:
-            os.write(rom, _rom())
+            os.write(rom, firmware())
             argv = [
                 str(qemu.path),
                 "-nodefaults",
@@ -245,7 +223,7 @@ def prove(accelerator: str, qemu: Qemu, *, patience: float = _PATIENCE) -> Proof
             os.close(rom)
     except OSError as error:
         return Proof(f"no guest could be tried: {error}")
-    if done.returncode == _PROVED:
+    if done.returncode == PROVED:
         return Proof(None, at=_now())
     if done.returncode is None:
         return Proof(f"/dev/{accelerator} opens, but a guest of a few instructions hangs under it", patience, _now())
@@ -261,10 +239,3 @@ def _machine(qemu: Qemu, patience: float) -> str:
         name for kind in _MACHINES for name in names if name == kind or (kind[-1] == "-" and name.startswith(kind))
     )
     return next(found, _MACHINES[0])
-
-
-def _rom() -> bytes:
-    rom = bytearray(1 << 16)
-    rom[: len(_X86_START)] = _X86_START
-    rom[0xFFF0 : 0xFFF0 + len(_X86_RESET)] = _X86_RESET
-    return bytes(rom)

@@ -1,18 +1,18 @@
 """Owns the script that repairs a clone as soon as it runs: its clock stands at the moment when its template was frozen,
 and the kernel's random numbers would be the same in all clones of a template. Pure, but for the host's random numbers.
 
-What it cannot mend is what programs in the guest have drawn already: keys, names, seeds of generators of their own.
+What it cannot repair is what programs in the guest have drawn already: keys, names, seeds of generators of their own.
 """
 
 import os
 import uuid
 
-from pytest_readonly_vm.start.repair_program import CREDITED, ENTROPY, mender
+from pytest_readonly_vm.start.repair_program import CREDITED, ENTROPY, repair_program
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/ .,:;@_+=")
 
 _PLACES = "/dev/shm /run /tmp /var/tmp /root"  # memory first; in a hardened guest all but the last are mounted noexec
-_NAME = ".readonly-vm-mender"
+_NAME = ".readonly-vm-repair"
 
 PREPARE = f"""\
 for f in {_PLACES}; do
@@ -27,18 +27,18 @@ done 2>/dev/null
 It leaves an executable file in a place for such. The repair overwrites it, which keeps its mode, and removes it.
 """
 
-_MEND = """\
+_BY_PROGRAM = """\
 for f in {places}; do [ -x "$f/{name}" ] && prepared=$f; done
 for f in $prepared {places}; do
     f=$f/{name}
-    printf '{mender}' >"$f" && {{ [ -x "$f" ] || chmod 700 "$f"; }} && "$f" </dev/urandom && mended=1 && break
+    printf '{program}' >"$f" && {{ [ -x "$f" ] || chmod 700 "$f"; }} && "$f" </dev/urandom && repaired=1 && break
     [ -e "$f" ] && rm -f "$f"
 done 2>/dev/null
 """
 
 # What is written to the device is mixed in, but drawn from only after the kernel's next reseeding.
 _OTHERWISE = """\
-[ "$mended" ] || {{
+[ "$repaired" ] || {{
     why=$(date -u -s @{seconds} 2>&1 >/dev/null) || {{ echo "the clock could not be set: $why" >&2; failed=1; }}
     {{ printf '{entropy}' >/dev/urandom; }} 2>/dev/null
     if command -v perl >/dev/null; then
@@ -82,9 +82,9 @@ def repair_script(*, arch: str, now: float, machine_id: str = "keep", entropy: b
     :param entropy: 64 random bytes; by default the host's.
     """
     entropy = os.urandom(ENTROPY) if entropy is None else entropy
-    script = "prepared= mended= failed=0\n"
-    if program := mender(arch, now, entropy):
-        script += _MEND.format(places=_PLACES, name=_NAME, mender=_printable(program))
+    script = "prepared= repaired= failed=0\n"
+    if program := repair_program(arch, now, entropy):
+        script += _BY_PROGRAM.format(places=_PLACES, name=_NAME, program=_printable(program))
     add, reseed = _ioctls(arch)
     script += _OTHERWISE.format(
         seconds=round(now),

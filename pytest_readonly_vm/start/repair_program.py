@@ -1,14 +1,17 @@
-"""Owns the mender: a Linux program of 300 bytes that sets the guest's clock and reseeds its random numbers. Pure.
+"""Owns the repair program: 300 bytes that set a Linux guest's clock and reseed its random numbers. Pure.
 
 A program of our own, because a guest need not have one that can do the second, and because none starts as fast under
 emulation: there is nothing to link or to load, and the file removes itself.
+
+Its sources are repair_program.*.s, one for each processor, beside this file in the project's repository and in its
+source distribution, where tests/unit/test_machine_code.py assembles them and compares.
 """
 
 import struct
 from dataclasses import dataclass
 
 ENTROPY = 64
-"""Bytes of randomness in a mender."""
+"""Bytes of randomness in a program."""
 CREDITED = 256
 """Bits of entropy that they are said to hold: with as many, the kernel's generator counts as seeded."""
 
@@ -69,7 +72,7 @@ _PROCESSORS = {
 }
 
 
-def mender(arch: str, now: float, entropy: bytes) -> bytes | None:
+def repair_program(arch: str, now: float, entropy: bytes) -> bytes | None:
     """The program's file for a processor in QEMU's words, or None if there is none for it.
 
     To be run by root, by its path, with /dev/urandom as its input. It exits with 0 if all of it worked.

@@ -14,34 +14,36 @@ import pytest
 
 from pytest_readonly_vm import CommandResult, Lab, VirtualMachine, VmConfig
 from pytest_readonly_vm.start.repair import PREPARE, repair_script
-from pytest_readonly_vm.start.repair_program import mender
+from pytest_readonly_vm.start.repair_program import repair_program
 from tests.guests.tiny_linux import PROMPT, tiny_linux
 
 HERE = platform.machine()
 ELSEWHERE = "aarch64" if HERE == "x86_64" else "x86_64"
 LONG_AGO = 1_000_000_000
-MENDER = ".readonly-vm-mender"
+PROGRAM = ".readonly-vm-repair"
 
 
-class TestMender:
+class TestProgram:
     @pytest.mark.parametrize("arch", ["x86_64", "i386", "aarch64", "riscv64"])
     def test_arrives_whole_by_the_shells_printf(self, arch: str) -> None:
         entropy, now = os.urandom(64), time.time()
         script = repair_script(arch=arch, now=now, entropy=entropy).decode("ascii")
         printing = re.search(r"printf '[^']*'", script)
         assert printing
-        assert subprocess.run(["sh", "-c", printing[0]], capture_output=True).stdout == mender(arch, now, entropy)
+        assert subprocess.run(["sh", "-c", printing[0]], capture_output=True).stdout == repair_program(
+            arch, now, entropy
+        )
 
     @pytest.mark.parametrize("arch", ["x86_64", "i386", "aarch64", "riscv64"])
     def test_is_harmless_to_a_shell_that_takes_it_for_a_script(self, arch: str, tmp_path: Path) -> None:
-        program = mender(arch, 0.0, b"\ntouch harm\n".ljust(64, b"\n"))
+        program = repair_program(arch, 0.0, b"\ntouch harm\n".ljust(64, b"\n"))
         assert program
-        (tmp_path / "mender").write_bytes(program)
-        assert subprocess.run(["sh", "mender"], cwd=tmp_path, capture_output=True).returncode != 0
-        assert [path.name for path in tmp_path.iterdir()] == ["mender"]
+        (tmp_path / "program").write_bytes(program)
+        assert subprocess.run(["sh", "program"], cwd=tmp_path, capture_output=True).returncode != 0
+        assert [path.name for path in tmp_path.iterdir()] == ["program"]
 
     def test_there_is_none_for_other_processors(self) -> None:
-        assert mender("s390x", 0.0, bytes(64)) is None
+        assert repair_program("s390x", 0.0, bytes(64)) is None
 
 
 def test_every_script_has_randomness_of_its_own() -> None:
@@ -83,7 +85,7 @@ def assert_right(vm: VirtualMachine) -> None:
 
 
 def leftovers(vm: VirtualMachine) -> list[str]:
-    return vm.run(f"find / -xdev -name '{MENDER}*'; find /dev/shm -name '{MENDER}*'", check=False).stdout.split()
+    return vm.run(f"find / -xdev -name '{PROGRAM}*'; find /dev/shm -name '{PROGRAM}*'", check=False).stdout.split()
 
 
 def test_sets_the_clock_and_leaves_nothing_behind(vm: VirtualMachine) -> None:
@@ -122,7 +124,7 @@ def test_passes_by_where_nothing_can_be_executed(vm: VirtualMachine, preparation
 
 
 @pytest.mark.parametrize("arch", [ELSEWHERE, "s390x"])
-def test_without_a_mender_the_clock_is_set_and_the_rest_is_told(vm: VirtualMachine, arch: str) -> None:
+def test_without_a_program_the_clock_is_set_and_the_rest_is_told(vm: VirtualMachine, arch: str) -> None:
     result = repair(vm, arch=arch)
     assert_right(vm)
     assert result.exit_code == 1
