@@ -6,6 +6,7 @@ The public names. They are looked up when first used, so that pytest loads the p
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.config.layer import GuestLayer, layer
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import (
@@ -42,7 +43,6 @@ from pytest_readonly_vm.errors import (
 )
 
 if TYPE_CHECKING:
-    from pytest_readonly_vm.channels.command import CommandResult
     from pytest_readonly_vm.channels.console import Console
     from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
     from pytest_readonly_vm.channels.screen import Screen
@@ -79,7 +79,6 @@ _WHERE = {
         ),
         "pytest_readonly_vm.guest.readiness",
     ),
-    "CommandResult": "pytest_readonly_vm.channels.command",
     "Screen": "pytest_readonly_vm.channels.screen",
     "Console": "pytest_readonly_vm.channels.console",
     "Lab": "pytest_readonly_vm.machine.lab",

@@ -38,12 +38,9 @@ Both may have words of a guest in them, so both pass through `legible`, whoever 
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.printable import line, note
-
-if TYPE_CHECKING:
-    from pytest_readonly_vm.channels.command import CommandResult
 
 
 class _Legible(Exception):
@@ -173,7 +170,7 @@ class CommandFailed(VmError):
     Attributes: `result`, the `CommandResult`. The notes have the ends of both streams.
     """
 
-    def __init__(self, message: str, result: "CommandResult") -> None:
+    def __init__(self, message: str, result: CommandResult) -> None:
         super().__init__(message)
         self.result = result
 

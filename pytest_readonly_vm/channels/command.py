@@ -1,4 +1,4 @@
-"""Owns a command for the guest and what came of it. Pure.
+"""Owns a command for the guest, and the complaint about one that failed. Pure.
 
 Channels run *scripts*: POSIX shell text, made here of what the user wrote. So an environment, a folder or another
 user means the same over each channel.
@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Self
 
+from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import CommandFailed
 from pytest_readonly_vm.printable import tail
 
@@ -55,39 +55,17 @@ class Command:
         return [folder, *exports, f"exec {shlex.join(self.what)}"]
 
 
-@dataclass(frozen=True, slots=True)
-class CommandResult:
-    """How a command in the guest ended."""
+def checked(result: CommandResult, vm: str) -> CommandResult:
+    """Return the result of a command in the machine called `vm`.
 
-    command: str
-    exit_code: int
-    """128 + N when it was killed by signal N, as shells have it."""
-    stdout_bytes: bytes = field(repr=False)
-    stderr_bytes: bytes = field(repr=False)
-    duration: float
-    """Seconds, on the host's clock, with the way there and back."""
-
-    @property
-    def stdout(self) -> str:
-        """As UTF-8; what is none becomes U+FFFD."""
-        return self.stdout_bytes.decode(errors="replace")
-
-    @property
-    def stderr(self) -> str:
-        """As `stdout`."""
-        return self.stderr_bytes.decode(errors="replace")
-
-    def check(self, vm: str) -> Self:
-        """Return this result of the machine called `vm`.
-
-        :raises CommandFailed: the exit code is not 0.
-        """
-        if self.exit_code == 0:
-            return self
-        failure = CommandFailed(f"{vm}: exit code {self.exit_code} from: {shortened(self.command)}", self)
-        for note in stream_notes(self.stdout_bytes, self.stderr_bytes):
-            failure.add_note(note)
-        raise failure
+    :raises CommandFailed: the exit code is not 0.
+    """
+    if result.exit_code == 0:
+        return result
+    failure = CommandFailed(f"{vm}: exit code {result.exit_code} from: {shortened(result.command)}", result)
+    for note in stream_notes(result.stdout_bytes, result.stderr_bytes):
+        failure.add_note(note)
+    raise failure
 
 
 def shortened(command: str) -> str:

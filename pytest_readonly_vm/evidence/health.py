@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_readonly_vm.channels.command import CommandResult
+from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import GuestPanicked, GuestPaused, GuestReset, VmError
 
 if TYPE_CHECKING:

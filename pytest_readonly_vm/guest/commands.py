@@ -5,7 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pytest_readonly_vm.channels.choice import PATIENCE, ChannelChoice
-from pytest_readonly_vm.channels.command import Command, CommandResult, shortened, stream_notes
+from pytest_readonly_vm.channels.command import Command, checked, shortened, stream_notes
+from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import ChannelLost, CommandTimeout
 
 _LAST_WORDS = 2.0
@@ -65,7 +66,7 @@ class Commands:
             work.cancel()
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
         result = CommandResult(str(command), code, bytes(stdout), bytes(stderr), time.perf_counter() - started)
-        return result.check(self._name) if check else result
+        return checked(result, self._name) if check else result
 
     def _late(
         self, command: Command, timeout: float | None, liveness: str, stdout: bytearray, stderr: bytearray

@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from pytest_readonly_vm.channels.command import CommandResult, shortened, stream_notes
+from pytest_readonly_vm.channels.command import shortened, stream_notes
+from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import ChannelError, VmError, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 

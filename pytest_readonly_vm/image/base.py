@@ -1,82 +1,20 @@
-"""Owns the base image: its chain, open read-only, and the fingerprint by which they are proved untouched.
+"""Owns the base image: its chain, open read-only, and the proof that it is untouched.
 
 Every file of the backing chain is opened here, once a run, and QEMU gets the descriptors. So what is booted, what is
 checked and what is proved are the same files, whatever happens to their names.
 """
 
-import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.writers import Watch, times_tell
+from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.inspection import inspect_chain, refuse_writers
 
 _SMALL = 64 << 20
 """Bytes: where times do not tell all, so much is read once more when somebody may have written it; 50 ms."""
 _TIMES = "its size and times are what they were"
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What changes when a file is written, truncated or replaced. ``ctime`` cannot be set back by a writer."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, found: os.stat_result) -> Self:
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-    def difference(self, later: "Fingerprint") -> str | None:
-        """What happened to the file between the two, or None."""
-        if (self.device, self.inode) != (later.device, later.inode):
-            return "was replaced by another file"
-        return self.difference_of_content(later) or (
-            # A writer can set the time of its change back, but not this one.
-            "was changed (its mtime is what it was, but its ctime is not)" if self.ctime_ns != later.ctime_ns else None
-        )
-
-    def difference_of_content(self, later: "Fingerprint") -> str | None:
-        """The same for a file that may have lost its name meanwhile, which changes its ctime."""
-        if self.size != later.size:
-            return f"changed its size from {self.size} to {later.size} bytes"
-        if self.mtime_ns != later.mtime_ns:
-            return "was written"
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """One file of a backing chain, open read-only."""
-
-    path: Path
-    format: str
-    descriptor: int
-    fingerprint: Fingerprint
-
-    def difference(self) -> str | None:
-        """What happened to the file since it was opened, or None."""
-        try:
-            by_name = self.path.stat()
-        except OSError as error:
-            return f"can no longer be found ({error.strerror})"
-        # The name first: to lose it changes the file's ctime as well.
-        found = self.fingerprint.difference(Fingerprint.of(by_name))
-        return found or self.fingerprint.difference(Fingerprint.of(os.fstat(self.descriptor)))
-
-    def sha256(self) -> str:
-        digest = hashlib.sha256()
-        position = 0
-        while block := os.pread(self.descriptor, 1 << 20, position):
-            digest.update(block)
-            position += len(block)
-        return digest.hexdigest()
 
 
 class BaseImage:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_readonly_vm.image.base import Fingerprint
+from pytest_readonly_vm.image.image_file import Fingerprint
 
 _ALWAYS_READ = 1 << 20
 """Bytes: of a larger file the digest is remembered, for as long as the file's times and the like stay the same."""

@@ -12,13 +12,11 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.atomic_file import whole_file
-
-if TYPE_CHECKING:
-    from pytest_readonly_vm.image.base import ImageFile
+from pytest_readonly_vm.image.image_file import ImageFile
 
 _OTHERS = "the {} that machines are started with"
 _READ = {
@@ -42,7 +40,7 @@ class OutputGuard:
         self._opened: dict[tuple[int, int], str] = {}
         self._unopened: set[Path | None] = set()
 
-    def protect(self, config: VmConfig, layers: "Sequence[ImageFile]" = ()) -> None:
+    def protect(self, config: VmConfig, layers: Sequence[ImageFile] = ()) -> None:
         """Keep the files that a machine of this configuration reads, whether one has been started or not.
 
         :param layers: of its base image, if that has been opened.

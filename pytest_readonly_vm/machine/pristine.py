@@ -2,6 +2,7 @@
 
 import secrets
 
+from pytest_readonly_vm.channels.command import checked
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.guest.guest import Guest
 
@@ -48,4 +49,4 @@ def prove_pristine(guest: Guest, name: str) -> None:
         raise VmError(f"{name}: the machine is not pristine: it has the mark of {result.stdout.strip()}")
     if result.exit_code == 4:
         raise VmError(f"{name}: the machine cannot be proved pristine: {result.stderr.strip()}")
-    result.check(name)
+    checked(result, name)

@@ -11,7 +11,7 @@ from pytest_readonly_vm.host.atomic_file import whole_file
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import run_tool
 from pytest_readonly_vm.image import sparse
-from pytest_readonly_vm.image.base import ImageFile
+from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
 

@@ -20,7 +20,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.process import Process
-from pytest_readonly_vm.image.base import ImageFile
+from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.qemu.power import power_down
 from pytest_readonly_vm.qemu.spec import MachineSpec

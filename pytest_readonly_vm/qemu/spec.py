@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.hypervisor import Hypervisor
-from pytest_readonly_vm.image.base import BaseImage, ImageFile
+from pytest_readonly_vm.image.base import BaseImage
+from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import Wiring, command_line, virtio_bus
 from pytest_readonly_vm.qemu.provision import Provision, provision
 

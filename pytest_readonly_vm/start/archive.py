@@ -10,7 +10,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.host.os_errors import explain
-from pytest_readonly_vm.image.base import Fingerprint, ImageFile
+from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache, default_folder
 from pytest_readonly_vm.start.reads import Reads

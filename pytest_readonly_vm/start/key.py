@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pytest_readonly_vm.config.layer import code_of
-from pytest_readonly_vm.image.base import Fingerprint
+from pytest_readonly_vm.image.image_file import Fingerprint
 from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, Wiring
 from pytest_readonly_vm.qemu.launch import port_names
 from pytest_readonly_vm.qemu.spec import MachineSpec

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from pytest_readonly_vm import CommandFailed, CommandResult, GuestWarning, TransferError, VmError
-from pytest_readonly_vm.channels.command import stream_notes
+from pytest_readonly_vm.channels.command import checked, stream_notes
 from pytest_readonly_vm.printable import line, note, shown, tail
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\x00\x08\x7f\u202egnp\u2066\u200b\ufeff\udc80\x85\u2028ok"
@@ -56,7 +56,7 @@ def test_the_result_of_a_command_stays_exact_and_its_failure_does_not() -> None:
     result = CommandResult("x", 1, b"\x1b[2Jout\r\n", "\u202eerr".encode(), 0.1)
     assert (result.stdout, result.stderr) == ("\x1b[2Jout\r\n", "\u202eerr")
     with pytest.raises(CommandFailed) as failure:
-        result.check("guest")
+        checked(result, "guest")
     assert failure.value.__notes__ == ["stdout:\nout", "stderr:\nerr"]
 
 

@@ -18,7 +18,7 @@ from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, devices_of
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
 from pytest_readonly_vm.evidence.capsule.processor import features
 from pytest_readonly_vm.guest.boot import allow_reboots
-from pytest_readonly_vm.image.base import ImageFile
+from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.spec import MachineSpec
