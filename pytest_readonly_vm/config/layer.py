@@ -179,7 +179,7 @@ def _is_users(thing: Any) -> bool:
     """Whether the text of a module, class or function is the user's own, and not that of what is installed."""
     import sysconfig  # not for who has no layers
 
-    folders = [str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))]
+    folders = [str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))]
     try:
         path = Path(inspect.getfile(thing)).absolute()
     except TypeError:  # it is built in

@@ -252,7 +252,7 @@ def layers(value: object) -> tuple[GuestLayer, ...]:
     except Exception as error:  # whatever the user's module raises
         raise ValueError(f"{value!r} cannot be had: {error}") from None
     if not isinstance(found, GuestLayer):
-        raise ValueError(f"{value!r} is no layer; put @pytest_readonly_vm.config.layer above the function")
+        raise ValueError(f"{value!r} is no layer; put @pytest_readonly_vm.layer above the function")
     return (found,)
 
 

@@ -1,5 +1,6 @@
 """What tells one prepared state from another, and how one is asked for."""
 
+import contextlib
 import importlib
 import os
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_readonly_vm import ConfigurationError, GuestLayer, VmConfig, layer
+from pytest_readonly_vm import ConfigurationError, GuestLayer, VmConfig, VmError, layer
 from pytest_readonly_vm.config.layer import code_of
 
 
@@ -85,7 +86,7 @@ def test_layers_are_given_one_by_one_or_in_lists(given: object, count: int) -> N
         ("no-colon", "not of the form MODULE:NAME"),
         ("no_such_module:x", "cannot be had: No module named"),
         ("os:no_such_name", "cannot be had: module 'os' has no attribute"),
-        ("os:path", "is no layer; put @pytest_readonly_vm.config.layer above"),
+        ("os:path", "is no layer; put @pytest_readonly_vm.layer above"),
         (3, "3 is not a text"),
     ],
 )
@@ -154,6 +155,16 @@ def test_what_a_layer_names_of_the_users_own_changes_it(
     before = prepared(tmp_path, monkeypatch).one.key()
     after = prepared(tmp_path, monkeypatch, PREPARED.replace(*change), HELPERS.replace(*change)).one.key()
     assert before != after
+
+
+def test_what_it_names_of_this_package_does_not() -> None:
+    @layer
+    def careful(vm: Any) -> None:
+        with contextlib.suppress(VmError):
+            vm.run("true")
+
+    assert "suppress(VmError)" in code_of(careful)
+    assert "class VmError" not in code_of(careful)
 
 
 def test_what_it_does_to_what_it_names_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
