@@ -9,7 +9,6 @@ twice the time, and later still. A refusal is not remembered at all: QEMU gives 
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.errors import AcceleratorUnavailable, HostError
 from pytest_readonly_vm.host.folders import user_cache
+from pytest_readonly_vm.host.locks import wait_for_lock
 from pytest_readonly_vm.host.process import ending, last_words, run_tool
 from pytest_readonly_vm.host.proof_firmware import PROVED, firmware
 from pytest_readonly_vm.host.qemu_binary import Qemu, host_arch
@@ -152,10 +152,12 @@ def _memory() -> Iterator[tuple[str, dict[str, Proof]]]:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
             folder = user_cache()
             folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(folder / "accelerators.json", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            opened.callback(os.close, file)
-            _lock(file)
-            before = _parsed(os.pread(file, _MOST_REMEMBERED, 0), boot)
+            file = (folder / "accelerators.json").resolve()  # a lock follows no links
+            lock = wait_for_lock(file, make=0o600, patience=_MOST_PATIENCE + _PATIENCE)
+            if lock is None:  # who holds it does so for longer than a proof takes, as one that was stopped
+                raise BlockingIOError
+            opened.enter_context(lock)
+            before = _parsed(os.pread(lock.descriptor, _MOST_REMEMBERED, 0), boot)
         except (OSError, HostError):
             yield "", _of_this_process()
             return
@@ -164,7 +166,9 @@ def _memory() -> Iterator[tuple[str, dict[str, Proof]]]:
         if after != before:
             text = json.dumps({key: astuple(proof) for key, proof in after.items()}).encode()
             try:
-                os.ftruncate(file, os.pwrite(file, text, 0))  # what is half written counts as damaged
+                os.ftruncate(
+                    lock.descriptor, os.pwrite(lock.descriptor, text, 0)
+                )  # what is half written counts as damaged
             except OSError:
                 _of_this_process().update(after)
 
@@ -172,19 +176,6 @@ def _memory() -> Iterator[tuple[str, dict[str, Proof]]]:
 @cache
 def _of_this_process() -> dict[str, Proof]:
     return {}
-
-
-def _lock(descriptor: int) -> None:
-    """:raises OSError: the file system has no locks, or who holds it has not given it back in the time of a proof."""
-    deadline = time.monotonic() + _MOST_PATIENCE + _PATIENCE
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:  # as one that was stopped
-                raise
-        time.sleep(0.02)
 
 
 def _parsed(text: bytes, boot: str) -> dict[str, Proof]:

@@ -1,7 +1,6 @@
 """Owns the folders that this user has outside of any project: where the cache is, and that what is private stays so."""
 
 import contextlib
-import fcntl
 import os
 import shlex
 import stat
@@ -66,27 +65,6 @@ def make_private(folder: Path, *, advice: str) -> None:
             f"{folder} is not a folder that only you can use (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}); "
             f"{remedy}, or {advice}"
         )
-
-
-def lock_now(path: Path, flags: int) -> int | None:
-    """Open a file or folder and lock it: a descriptor that holds the lock, or None when somebody else does.
-
-    The kernel frees the lock when the descriptor is closed, so at the latest at the death of the process.
-
-    :raises OSError: it cannot be opened, or its file system has no locks.
-    """
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_still(path, descriptor):
-            return descriptor
-    except BlockingIOError:
-        pass
-    except OSError:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)  # it is held, or was removed between the opening and the locking
-    return None
 
 
 def is_still(path: Path, descriptor: int) -> bool:

@@ -7,7 +7,6 @@ is the time of asking, so the waiting ones are a queue. Knows nothing of machine
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 from pytest_readonly_vm.errors import HostError
+from pytest_readonly_vm.host.locks import Lock, try_lock, wait_for_lock
 from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.host.stopped import is_stopped
 
@@ -95,7 +95,7 @@ class Slots:
         """`folder` exists, is this user's alone, and nobody else locks it or puts files into it."""
         self.budget = budget
         self._folder = folder
-        self._descriptors: dict[_Request, int] = {}
+        self._locks: dict[_Request, Lock] = {}
         # A fork shares the locks, and a child that is no new program would hold them when we are dead.
         os.register_at_fork(after_in_child=self._disown)
 
@@ -140,18 +140,21 @@ class Slots:
             raise
 
     def _alone(self, act: Callable[[_Request], T], request: _Request) -> T:
-        """Look and act as one step, under the folder's own lock."""
-        # Not a generator with `contextmanager`: an interrupt in the midst of contextlib's code would keep the lock.
+        """Look and act as one step, under the folder's own lock.
+
+        Or without it, after three seconds: so long keeps it only who was stopped in the midst, and what can come of
+        that is a machine too many.
+        """
         try:
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = wait_for_lock(self._folder, patience=_STOPPED)
             try:
-                _lock(folder)
                 return act(request)
             finally:
-                try:
-                    fcntl.flock(folder, fcntl.LOCK_UN)  # closing is not enough while a forked child has it too
-                finally:
-                    os.close(folder)
+                if lock is not None:
+                    try:
+                        lock.release()
+                    finally:
+                        lock.release()  # as an interrupt may have come before the first of these had begun
         except OSError as error:
             raise HostError(
                 f"{self._folder} cannot be used to share this host's memory and CPUs: {explain(error)}"
@@ -159,9 +162,9 @@ class Slots:
 
     def _hold(self, request: _Request) -> "_Obstacle | None":
         """Join the queue or move up in it: None when the request is held now, else why it is not."""
-        if request not in self._descriptors:
+        if request not in self._locks:
             self._enter(request, "waiting")
-        os.utime(self._descriptors[request])  # a sign that we still ask
+        os.utime(self._locks[request].descriptor)  # a sign that we still ask
         held, waiting = self._requests()
         before = [other for other in waiting if other.ticket < request.ticket]
         # Who holds something while waiting for more may wait for ever for somebody who does the same. So whoever holds
@@ -185,24 +188,24 @@ class Slots:
 
     def _enter(self, request: _Request, state: Literal["held", "waiting"]) -> None:
         path = self._folder / request.file_name(state)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._descriptors[request] = descriptor
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # until here it is a dead process's file to others
+        while (lock := try_lock(path, make=0o600)) is None:  # until it is locked it is a dead process's file to others
+            pass
+        self._locks[request] = lock
 
     def _leave(self, request: _Request) -> None:
         if request.pid != os.getpid():
             return
-        # Without a name it does not count. Both names, and known descriptor or not: an interrupt may come anywhere.
+        # Without a name it does not count. Both names, and known lock or not: an interrupt may come anywhere.
         for state in ("held", "waiting"):
             with contextlib.suppress(OSError):
                 (self._folder / request.file_name(state)).unlink()
-        if (descriptor := self._descriptors.pop(request, None)) is not None:
-            os.close(descriptor)
+        if (lock := self._locks.pop(request, None)) is not None:
+            lock.release()
 
     def _disown(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
+        for lock in self._locks.values():
+            lock.release()
+        self._locks.clear()
 
     def _requests(self) -> tuple[list[_Request], list[_Request]]:
         """Those that are held, and those that wait. What the dead left is removed, what is not ours is passed over."""
@@ -211,18 +214,15 @@ class Slots:
             if not (match := _NAME.fullmatch(path.name)):
                 continue
             with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink()
-                except BlockingIOError:
-                    request = _Request(*map(int, match.groups()[:4]))
-                    if match[5] == "held":
-                        held.append(request)
-                    elif time.time() - os.fstat(descriptor).st_mtime < _STOPPED:
-                        waiting.append(request)  # else as by Ctrl-Z: nobody should have to wait behind it
-                finally:
-                    os.close(descriptor)
+                if (lock := try_lock(path)) is not None:
+                    lock.remove()
+                    continue
+                asked = path.stat().st_mtime
+                request = _Request(*map(int, match.groups()[:4]))
+                if match[5] == "held":
+                    held.append(request)
+                elif time.time() - asked < _STOPPED:
+                    waiting.append(request)  # else as by Ctrl-Z: nobody should have to wait behind it
         return held, waiting
 
     def _changed(self) -> int:
@@ -243,17 +243,6 @@ class Slots:
             time.sleep(_GLANCE)
             if self._changed() != before:
                 break
-
-
-def _lock(folder: int) -> None:
-    """Lock it, or go on after three seconds: so long keeps it only who was stopped in the midst, and what can come of
-    going on is a machine too many."""
-    deadline = time.monotonic() + _STOPPED
-    while time.monotonic() < deadline:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        time.sleep(0.001)
 
 
 @dataclass(frozen=True, slots=True)

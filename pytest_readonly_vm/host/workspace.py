@@ -7,7 +7,6 @@ long as it lives, so whoever can take that lock knows that the run is dead, howe
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import stat
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Self
 
 from pytest_readonly_vm.errors import HostError, OutOfSpace
-from pytest_readonly_vm.host.folders import lock_now, make_private
+from pytest_readonly_vm.host.folders import make_private
+from pytest_readonly_vm.host.locks import new_locked_folder, try_lock
 from pytest_readonly_vm.host.os_errors import explain
 
 COOKIE = "READONLY_VM_RUN"
@@ -34,14 +34,8 @@ class Workspace:
         """
         parent = _private_parent((place or Path(os.environ.get("TMPDIR") or "/var/tmp")).absolute())
         _sweep(parent)
-        while True:
-            self.path = parent / secrets.token_hex(4)
-            self.path.mkdir(mode=0o700)
-            # A sweeping run may take it for dead in the moment before it is locked.
-            with contextlib.suppress(FileNotFoundError):
-                self._lock = lock_now(self.path, os.O_RDONLY | os.O_DIRECTORY)
-                if self._lock is not None:
-                    break
+        self._lock = new_locked_folder(parent)
+        self.path = self._lock.path
 
     def machine_folder(self, number: int) -> Path:
         """A new folder for one machine.
@@ -70,9 +64,7 @@ class Workspace:
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
 
 def _private_parent(place: Path) -> Path:
@@ -95,16 +87,13 @@ def _private_parent(place: Path) -> Path:
 def _sweep(parent: Path) -> None:
     for folder in parent.iterdir():
         try:
-            lock = lock_now(folder, os.O_RDONLY | os.O_DIRECTORY)
+            lock = try_lock(folder)
         except OSError:  # another run has just removed it
             continue
-        if lock is None:
-            continue
-        try:
-            _kill_carriers(folder)
-            shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(lock)
+        if lock is not None:
+            with lock:
+                _kill_carriers(folder)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kill_carriers(folder: Path) -> None:

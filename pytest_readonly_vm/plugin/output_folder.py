@@ -5,16 +5,14 @@ over: a run holds a lock on a file there as long as one of its processes lives.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
-import os
 import re
-import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from pytest_readonly_vm.host.atomic_file import SUFFIX
+from pytest_readonly_vm.host.locks import Lock, remove_if_unlocked, wait_for_lock
 from pytest_readonly_vm.image.output_guard import OutputGuard
 
 MARK = ".readonly-vm-evidence"
@@ -34,7 +32,7 @@ class OutputFolder:
         self.run = run
         self._removable = removable
         self._output_guard = output_guard
-        self._locks: dict[Path, int] = {}
+        self._locks: dict[Path, Lock | None] = {}
 
     def enter(self, output: Path) -> None:
         """Before the first machine: remove what runs that are over have left in an output folder, if there is one."""
@@ -48,7 +46,7 @@ class OutputFolder:
                     if (folder / MARK).is_file() and not self._is_in_use(folder):
                         _clear(folder, self._removable())
                 for path in output.glob(f"{_RUN}*"):
-                    _remove_if_over(path)
+                    remove_if_unlocked(path)
 
     def claim(self, output: Path, name: str) -> Path:
         """A folder for a new attempt of a test, without evidence of another; with a number if the name is taken.
@@ -95,17 +93,18 @@ class OutputFolder:
     def close(self) -> None:
         """Let others remove what this run has left; the last of its processes removes its file."""
         for output, lock in self._locks.items():
-            os.close(lock)
-            with contextlib.suppress(OSError), _alone_in(output):
-                _remove_if_over(output / f"{_RUN}{self.run}")
+            if lock is not None:
+                lock.release()
+            with _alone_in(output):
+                remove_if_unlocked(output / f"{_RUN}{self.run}")
         self._locks.clear()
 
     def _lock(self, output: Path) -> None:
         if output not in self._locks:
             path = output / f"{_RUN}{self.run}"
-            self._locks[output] = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._locks[output] = None
             with contextlib.suppress(OSError):  # a file system without locks, so that others take it for in use
-                fcntl.flock(self._locks[output], fcntl.LOCK_SH)
+                self._locks[output] = wait_for_lock(path, make=0o644, shared=True, patience=_PATIENCE)
 
     def _is_in_use(self, folder: Path) -> bool:
         """Whether the run that wrote to a folder is this one, or another that is not over."""
@@ -115,51 +114,20 @@ class OutputFolder:
             return False
         if not _NAME.fullmatch(run):
             return False
-        return run == self.run or not _remove_if_over(folder.parent / f"{_RUN}{run}")
+        return run == self.run or not remove_if_unlocked(folder.parent / f"{_RUN}{run}")
 
 
 @contextlib.contextmanager
 def _alone_in(output: Path) -> Iterator[None]:
     """Keep all other processes from looking for folders in an output folder meanwhile. It takes them milliseconds.
 
-    :raises OSError: there is no such folder.
+    Not one that stands still with the lock, nor those on a file system without locks.
     """
-    descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    deadline = time.monotonic() + _PATIENCE
-    try:
-        while not _is_locked(descriptor) and time.monotonic() < deadline:  # by a process that somebody has stopped
-            time.sleep(0.005)
+    lock = None
+    with contextlib.suppress(OSError):
+        lock = wait_for_lock(output.resolve(), patience=_PATIENCE)
+    with lock or contextlib.nullcontext():
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _is_locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        pass
-    return True
-
-
-def _remove_if_over(path: Path) -> bool:
-    """Whether a run is over, by the file that its processes lock; the file is removed then."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def _clear(folder: Path, names: Collection[str]) -> None:

@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.folders import is_still, lock_now, make_private, user_cache
+from pytest_readonly_vm.host.folders import is_still, make_private, user_cache
+from pytest_readonly_vm.host.locks import new_locked_folder, remove_if_unlocked, try_lock
 from pytest_readonly_vm.host.os_errors import is_lack
 from pytest_readonly_vm.image import sparse
-from pytest_readonly_vm.start import making
+from pytest_readonly_vm.start.build_lock import build_lock
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -138,25 +139,16 @@ class TemplateCache:
         self.limit = limit
         self._sweep()
 
-    def try_lock(self, key: str) -> contextlib.ExitStack | None:
-        """The lock on the making of an entry, held until it is left, or None when somebody else is making it.
-
-        It is free at once when its holder dies. Where locks cannot be had nobody is kept from making the entry: two
-        may then do so, and the last one stays.
-        """
-        return making.try_lock(self._lock_of(key))
-
     def lock(
         self, key: str, *, on_wait: Callable[[str], None], patience: float
     ) -> contextlib.AbstractContextManager[bool]:
-        """Hold the lock on the making of an entry, after waiting until it is free; see `making.lock`.
+        """Be the only one that makes an entry, after waiting for another that does; see `build_lock`.
 
-        Who had to wait will `find` the entry, unless the other failed.
+        Who had to wait will `find` the entry, unless the other failed. Where locks cannot be had two may make it, and
+        the last one stays.
         """
-        return making.lock(self._lock_of(key), f"the frozen guest {key[:12]}", on_wait=on_wait, patience=patience)
-
-    def _lock_of(self, key: str) -> Path:
-        return self.folder / f"{key}.lock"
+        what = f"the frozen guest {key[:12]}"
+        return build_lock(self.folder / f"{key}.lock", what, on_wait=on_wait, patience=patience)
 
     def find(self, key: str) -> Entry | None:
         """The entry, which counts as used now, or None. One that is damaged or of another format is removed."""
@@ -183,7 +175,8 @@ class TemplateCache:
         """
         # A little less may be written, for there may be zeros in memory; but then gigabytes would be written in vain.
         self._require_fits(sum(os.fstat(descriptor).st_blocks * 512 for descriptor in files.values()))
-        half, lock = self._new_half()
+        lock = new_locked_folder(self.folder, prefix=_HALF)
+        half = lock.path
         try:
             digests = {name: _write(half / name, descriptor) for name, descriptor in files.items()}
             manifest = {
@@ -200,7 +193,7 @@ class TemplateCache:
             self._replace(key, half)
         finally:
             _delete(half)
-            os.close(lock)
+            lock.release()
         self._evict(key)
 
     def remove(self, key: str) -> bool:
@@ -235,17 +228,6 @@ class TemplateCache:
         if size > self.limit:
             raise OSError(errno.EFBIG, f"it has {size >> 20} MiB, and the limit is {self.limit >> 20} MiB")
 
-    def _new_half(self) -> tuple[Path, int]:
-        while True:
-            half = self.folder / f"{_HALF}{secrets.token_hex(8)}"
-            half.mkdir(mode=0o700)
-            try:
-                lock = lock_now(half, os.O_RDONLY | os.O_DIRECTORY)
-            except FileNotFoundError:
-                lock = None
-            if lock is not None:
-                return half, lock  # else one that sweeps took it for a dead one's before it was locked
-
     def _replace(self, key: str, half: Path) -> None:
         while True:
             try:
@@ -264,14 +246,14 @@ class TemplateCache:
                 excess -= entry.size
 
     def _sweep(self) -> None:
-        halves = [(path, os.O_RDONLY) for path in self.folder.glob(f"{_HALF}*")]
-        locks = [(path, os.O_RDWR) for path in self.folder.glob("*.lock") if _KEY.fullmatch(path.stem)]
-        for path, flags in halves + locks:
+        for half in self.folder.glob(f"{_HALF}*"):
             with contextlib.suppress(OSError):
-                lock = lock_now(path, flags)
-                if lock is not None:
-                    _delete(path)
-                    os.close(lock)
+                if (lock := try_lock(half)) is not None:
+                    with lock:
+                        _delete(half)
+        for path in self.folder.glob("*.lock"):
+            if _KEY.fullmatch(path.stem):
+                remove_if_unlocked(path)
 
 
 def _write(path: Path, source: int) -> str:

@@ -3,21 +3,20 @@
 import contextlib
 import errno
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pytest_readonly_vm import HostError
-from pytest_readonly_vm.start import making
 from pytest_readonly_vm.start.cache import Damaged, TemplateCache, default_folder
-from tests.qemu.waiting import GENEROUS, eventually
+from tests.qemu.waiting import eventually
+from tests.unit.programs import program, says, start_together
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 MIB = 1 << 20
@@ -69,33 +68,6 @@ def loaded(cache: TemplateCache, key: str, name: str = "ram") -> bytes:
     return taken(entry.load_sealed(name))
 
 
-@contextlib.contextmanager
-def program(code: str, folder: Path, key: str = A) -> Iterator[subprocess.Popen[str]]:
-    """Python code in a process of its own, after `START`; killed in the end."""
-    with subprocess.Popen(
-        [sys.executable, "-c", START + code, str(folder), key],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def says(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def start_together(processes: Sequence[subprocess.Popen[str]]) -> None:
-    """Give each the line that it waits for, and see that all end well."""
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    assert [process.wait(GENEROUS) for process in processes] == [0] * len(processes)
-
-
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -135,7 +107,7 @@ def test_an_entry_in_use_may_go(cache: TemplateCache, folder: Path) -> None:
     entry = cache.find(A)
     assert entry is not None
     descriptor = entry.open_verified("ram")
-    with program("assert cache.remove(key); print('gone')", folder) as other:
+    with program(START + "assert cache.remove(key); print('gone')", folder, A) as other:
         assert says(other) == "gone"
     assert names(folder) == []
     assert taken(descriptor) == b"r" * MIB
@@ -356,53 +328,6 @@ def test_a_full_disk_leaves_nothing_and_harms_nobody(tmp_path: Path) -> None:
 # Several at once
 
 
-HOLDS = (
-    "held = cache.lock(key, on_wait=print, patience=60); held.__enter__(); print('held', flush=True); sys.stdin.read()"
-)
-
-
-@pytest.mark.parametrize(("number", "patience"), [(signal.SIGSTOP, 60), (0, 0.2)], ids=["stopped", "at a breakpoint"])
-def test_one_that_stands_still_is_not_waited_for_without_end(
-    cache: TemplateCache, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, patience: float
-) -> None:
-    monkeypatch.setattr(making, "_STOPPED", 0.2)
-    told: list[str] = []
-    with program(HOLDS, folder) as holder:
-        assert says(holder) == "held"
-        try:
-            holder.send_signal(number)
-            with cache.lock(A, on_wait=told.append, patience=patience) as is_ours:
-                assert not is_ours
-        finally:
-            holder.kill()
-    assert told[0].startswith(f"waiting for process {holder.pid}, which has been making")
-    state = "is stopped, by Ctrl-Z or a debugger" if number else r"has been at it for \d+ s"
-    assert re.fullmatch(rf"process {holder.pid} {state}: going on without the frozen guest a+", told[1])
-    with cache.lock(A, on_wait=pytest.fail, patience=60) as is_ours:
-        assert is_ours
-
-
-def test_who_waits_is_told_once_and_has_the_lock_when_its_holder_is_killed(cache: TemplateCache, folder: Path) -> None:
-    told = []
-    with program(HOLDS, folder) as holder:
-        assert says(holder) == "held"
-        assert cache.try_lock(A) is None
-        with cache.lock(B, on_wait=pytest.fail, patience=60):
-            pass
-
-        def kill(sentence: str) -> None:
-            told.append(sentence)
-            holder.kill()
-
-        with cache.lock(A, on_wait=kill, patience=60):
-            [sentence] = told
-            assert re.fullmatch(
-                rf"waiting for process {holder.pid}, which has been making the frozen guest a{{12}} for \d+ s", sentence
-            )
-            assert cache.try_lock(A) is None
-    assert names(folder) == []
-
-
 def test_one_makes_what_many_processes_want(folder: Path) -> None:
     code = (
         "print('ready', flush=True); sys.stdin.readline()\n"
@@ -414,7 +339,7 @@ def test_one_makes_what_many_processes_want(folder: Path) -> None:
         "os.close(cache.find(key).load_sealed('ram'))\n"
     )
     with contextlib.ExitStack() as stack:
-        wanting = [stack.enter_context(program(code, folder)) for _ in range(4)]
+        wanting = [stack.enter_context(program(START + code, folder, A)) for _ in range(4)]
         assert [says(process) for process in wanting] == ["ready"] * 4
         start_together(wanting)
     assert len((folder.parent / "makers").read_text().splitlines()) == 1
@@ -437,24 +362,6 @@ def test_one_makes_what_many_threads_want(cache: TemplateCache) -> None:
     assert len(makers) == 1
 
 
-def test_nobody_else_is_let_in_while_the_lock_goes_from_hand_to_hand(folder: Path) -> None:
-    code = (
-        "print('ready', flush=True); sys.stdin.readline()\n"
-        "alone = folder.parent / 'alone'\n"
-        "for _ in range(200):\n"
-        "    while (held := cache.try_lock(key)) is None:\n"
-        "        pass\n"
-        "    with held:\n"
-        "        alone.mkdir()\n"
-        "        alone.rmdir()\n"
-    )
-    with contextlib.ExitStack() as stack:
-        wanting = [stack.enter_context(program(code, folder)) for _ in range(3)]
-        assert [says(process) for process in wanting] == ["ready"] * 3
-        start_together(wanting)
-    assert names(folder) == []
-
-
 def test_two_processes_that_add_the_same_at_once_leave_one_entry_and_a_reader_sees_no_half(
     cache: TemplateCache, folder: Path
 ) -> None:
@@ -464,7 +371,7 @@ def test_two_processes_that_add_the_same_at_once_leave_one_entry_and_a_reader_se
         "    cache.add(key, {'ram': memory(letter * 500_000), 'disk': memory(letter)}, description={}, facts={})\n"
     )
     seen = set()
-    with program(code, folder) as one, program(code, folder) as two:
+    with program(START + code, folder, A) as one, program(START + code, folder, A) as two:
         for process, letter in ((one, "1"), (two, "2")):
             assert process.stdin is not None
             process.stdin.write(f"{letter}\n")
@@ -489,7 +396,7 @@ def test_what_a_killed_process_was_writing_is_swept_and_what_a_living_one_writes
         "while True:\n"
         "    cache.add(key, {'ram': source}, description={}, facts={})\n"
     )
-    with program(code, folder) as writer:
+    with program(START + code, folder, A) as writer:
         assert says(writer) == "ready"
 
         def is_stopped_while_it_writes() -> list[str]:
