@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from pytest_readonly_vm.channels.channel import Sink
+from pytest_readonly_vm.channels.channel import Sink, content_of, parts
 from pytest_readonly_vm.channels.jobs import absolute, os_error, quoted, script_line
 from pytest_readonly_vm.channels.port import Port
 from pytest_readonly_vm.channels.qga import AgentRefusal, Qga
-from pytest_readonly_vm.channels.resident import Resident, parts
+from pytest_readonly_vm.channels.resident import Resident
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
 from pytest_readonly_vm.printable import shown
 
@@ -110,7 +110,7 @@ class Agent:
     async def _bring(self, shell: Resident, name: str, data: bytes) -> str:
         """Put what a job needs to where its files are."""
         try:
-            await self.write_file(f"{shell.folder}/{name}".encode(), _pieces(data))
+            await self.write_file(f"{shell.folder}/{name}".encode(), content_of(data))
         except OSError as refusal:
             raise shell.files.refusal(len(data), refusal) from None
         return name
@@ -185,10 +185,6 @@ async def _about(file: bytes, request: Awaitable[T]) -> T:
         return await request
     except AgentRefusal as refusal:
         raise os_error(str(refusal), file) from None
-
-
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 def _line(nonce: bytes, base: str, source: str, script: bytes) -> bytes:

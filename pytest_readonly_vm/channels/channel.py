@@ -1,10 +1,12 @@
 """Owns what every channel can do: run a script in the guest and move bytes. The ways to do it are files beside this."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 Sink = Callable[[bytes], object]
 """Takes the next piece of what a command printed, or of a file; called on the loop."""
+
+_PIECE = 1 << 16  # bytes
 
 
 class Channel(Protocol):
@@ -64,3 +66,15 @@ class Channel(Protocol):
 
     async def close(self) -> None:
         """Let go of what is open on the host. The guest is not asked."""
+
+
+async def content_of(data: bytes) -> AsyncIterator[bytes]:
+    """Bytes that are all there, as `Channel.write_file` takes them."""
+    for part in parts(data, _PIECE):
+        yield part
+
+
+def parts(data: bytes, size: int) -> Iterator[bytes]:
+    """Some bytes, so many at a time."""
+    for start in range(0, len(data), size):
+        yield data[start : start + size]

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pytest_readonly_vm.channels.port import Port
 from pytest_readonly_vm.errors import ChannelError
+from pytest_readonly_vm.host.loop import quiet
 from pytest_readonly_vm.printable import shown
 
 T = TypeVar("T")
@@ -59,9 +60,7 @@ class Qga:
 
     async def _ask(self, command: str, /, **arguments: object) -> Any:
         """One request and its answer; never left half done, whoever is cancelled."""
-        task = asyncio.ensure_future(self._exchange(command, arguments))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(task)
+        return await asyncio.shield(quiet(asyncio.ensure_future(self._exchange(command, arguments))))
 
     async def _exchange(self, command: str, arguments: dict[str, object]) -> Any:
         named = {key.replace("_", "-"): value for key, value in arguments.items()}

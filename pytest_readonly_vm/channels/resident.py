@@ -4,14 +4,16 @@ of its jobs have ended.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Self, TypeVar
 
 from pytest_readonly_vm.channels import jobs
+from pytest_readonly_vm.channels.channel import parts
 from pytest_readonly_vm.channels.jobs import JobFiles
 from pytest_readonly_vm.channels.qga import AgentRefusal, Qga
 from pytest_readonly_vm.errors import ChannelLost
+from pytest_readonly_vm.host.loop import quiet
 
 T = TypeVar("T")
 
@@ -97,9 +99,7 @@ class Resident:
         await asyncio.shield(self._begin_to_type(text))
 
     def _begin_to_type(self, text: bytes) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(self._type(text))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
+        return quiet(asyncio.ensure_future(self._type(text)))
 
     async def _type(self, text: bytes) -> None:
         async with self._typing:
@@ -229,9 +229,3 @@ async def _settled(qga: Qga, process: int, name: str) -> Mapping[str, Any]:
         if await qga.has_ended(process):
             raise AgentRefusal(f"no shell with a place to write in {', '.join(jobs.PLACES)}")
         await asyncio.sleep(_FIRST_POLL)
-
-
-def parts(data: bytes, size: int) -> Iterator[bytes]:
-    """Some bytes, so many at a time."""
-    for start in range(0, len(data), size):
-        yield data[start : start + size]

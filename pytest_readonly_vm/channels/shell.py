@@ -22,10 +22,11 @@ from functools import partial
 from typing import Any
 
 from pytest_readonly_vm.channels import jobs
-from pytest_readonly_vm.channels.channel import Sink
+from pytest_readonly_vm.channels.channel import Sink, content_of, parts
 from pytest_readonly_vm.channels.jobs import JobFiles, absolute, os_error, quoted, script_line
 from pytest_readonly_vm.channels.port import Port
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
+from pytest_readonly_vm.host.loop import quiet
 
 PORT = "readonly-vm.shell"
 """Name of the port in the guest."""
@@ -234,9 +235,7 @@ class Shell:
         await asyncio.shield(self._begin_to_type(text))
 
     def _begin_to_type(self, text: bytes) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(self._send(text))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
+        return quiet(asyncio.ensure_future(self._send(text)))
 
     async def _send(self, text: bytes) -> None:
         async with self._typing:
@@ -247,7 +246,7 @@ class Shell:
         source = f"{base}.in" if input else ""
         try:
             if input:
-                await self._write(source.encode(), _pieces(input))
+                await self._write(source.encode(), content_of(input))
         except BaseException as end:
             files.ended(base, len(input))
             if not isinstance(end, OSError):
@@ -284,9 +283,8 @@ class Shell:
     async def _write(self, path: bytes, content: AsyncIterator[bytes]) -> None:
         await self._file("_rv_empty", path, bytes)
         async for piece in content:
-            for start in range(0, len(piece), _WRITTEN_AT_ONCE):
-                data = base64.b64encode(piece[start : start + _WRITTEN_AT_ONCE])
-                await self._file("_rv_write", path, bytes, data)
+            for part in parts(piece, _WRITTEN_AT_ONCE):
+                await self._file("_rv_write", path, bytes, base64.b64encode(part))
 
     async def _file(self, function: str, path: bytes, sink: Sink, document: bytes = b"") -> None:
         complaint = bytearray()
@@ -319,10 +317,6 @@ class Shell:
     async def close(self) -> None:
         await self._stop_reading()
         await self._port.close()
-
-
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    yield data
 
 
 def _words(*texts: str) -> tuple[bytes, ...]:

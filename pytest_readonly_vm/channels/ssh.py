@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_readonly_vm.channels.channel import Sink
+from pytest_readonly_vm.channels.channel import Sink, content_of
 from pytest_readonly_vm.channels.jobs import PLACES, folder_name, os_error
 from pytest_readonly_vm.channels.network import Forward, Network
 from pytest_readonly_vm.channels.porter import Vanished
@@ -32,7 +32,6 @@ _LONGEST_LINE = 8192  # bytes; a longer script goes by a file, as shells read th
 _BANNER_PATIENCE = (1.0, 1.0, 1.0, 4.0)
 _LOGIN_PATIENCE = 60.0
 _DEATH_PATIENCE = 0.5
-_PIECE = 1 << 16
 
 _TO_FILE = "umask 077; cat >{path} && exit; rm -f {path}; exit 1"
 
@@ -190,7 +189,7 @@ class Ssh:
     async def execute(self, script: bytes, *, input: bytes, stdout: Sink, stderr: Sink) -> int:
         if len(script) > _LONGEST_LINE:
             script = await self._by_file(script)
-        return await self._run(script, _pieces(input) if input else None, stdout, stderr)
+        return await self._run(script, content_of(input) if input else None, stdout, stderr)
 
     async def _run(self, script: bytes, content: AsyncIterator[bytes] | None, stdout: Sink, stderr: Sink) -> int:
         try:
@@ -206,7 +205,7 @@ class Ssh:
             path = f"{place}/{folder_name()}".encode()
             complaint = bytearray()
             to_file = _TO_FILE.encode().replace(b"{path}", path)
-            if await self._run(to_file, _pieces(script), bytes, complaint.extend) == 0:
+            if await self._run(to_file, content_of(script), bytes, complaint.extend) == 0:
                 return b"exec 3<%b; rm -f %b; exec /bin/sh /dev/fd/3" % (path, path)
         reason = shown(complaint.decode(errors="replace").strip())
         raise ChannelError(f"{self._name}: the guest has no room for a script of {len(script)} bytes: {reason}")
@@ -275,8 +274,3 @@ def _escaped(path: Path) -> str:
     """A path as `ssh` reads it in a setting, where ``%`` begins a token and a space ends a name."""
     text = str(path).replace("%", "%%")
     return f'"{text}"' if " " in text else text
-
-
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), _PIECE):
-        yield data[start : start + _PIECE]

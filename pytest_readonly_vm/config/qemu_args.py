@@ -89,3 +89,8 @@ def _parts(value: str) -> dict[str, str]:
     joined = value.replace(",,", "\0")
     pairs = (part.partition("=") for part in joined.split(","))
     return {key: text.replace("\0", ",") for key, _, text in pairs}
+
+
+def escaped(value: str) -> str:
+    """A value in that notation."""
+    return value.replace(",", ",,")

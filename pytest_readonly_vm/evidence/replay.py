@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.evidence.redaction import option_without_secrets
 from pytest_readonly_vm.qemu.command_line import BELOW, DISK
 
@@ -100,15 +101,14 @@ def _changed(
         return [] if device == "monitor" else [("-chardev", f"null,id={device}")]
     elif option == "-drive" and f"id={DISK}," in value and layers:
         path, kind = next(iter(layers.values()))
-        name = str(path).replace(",", ",,")
-        return [("-drive", f"if=none,id={DISK},snapshot=on,format={kind},file={name}")]
+        return [("-drive", f"if=none,id={DISK},snapshot=on,format={kind},file={escaped(str(path))}")]
     elif option == "-blockdev" and f'"node-name":"{BELOW}"' in value:
         return []
     elif option == "-machine" and _MEMORY.search(value):
         return [("-machine", left)] if (left := _MEMORY.sub("", value).strip(",")) else []
     elif option == "-smbios" and value.startswith("type=11,path=") and str(started.folder) in value:
         if started.credentials is not None:
-            return [("-smbios", f"type=11,value={started.credentials.replace(',', ',,')}")]
+            return [("-smbios", f"type=11,value={escaped(started.credentials)}")]
         notes.append("Left out: the credentials by which systemd in the guest opens a channel.")
     elif _is_seed(option, value):
         if option == "-drive":

@@ -8,6 +8,7 @@ from pytest_readonly_vm.channels.choice import PATIENCE, ChannelChoice
 from pytest_readonly_vm.channels.command import Command, checked, shortened, stream_notes
 from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import ChannelLost, CommandTimeout
+from pytest_readonly_vm.host.loop import quiet
 
 _LAST_WORDS = 2.0
 """Seconds that the guest has, when a command's time is up, to kill it and to tell what it had printed."""
@@ -64,7 +65,7 @@ class Commands:
             raise
         finally:  # also of one that is left to itself: to take leave of a guest that does not answer may take long
             work.cancel()
-            work.add_done_callback(lambda done: done.cancelled() or done.exception())
+            quiet(work)
         result = CommandResult(str(command), code, bytes(stdout), bytes(stderr), time.perf_counter() - started)
         return checked(result, self._name) if check else result
 

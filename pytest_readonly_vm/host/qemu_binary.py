@@ -4,10 +4,11 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_readonly_vm.errors import HostError, QemuNotFound
+from pytest_readonly_vm.errors import HostError, QemuNotFound, VmError
 from pytest_readonly_vm.host.os_errors import explain, is_lack
 from pytest_readonly_vm.host.process import run_tool
 
@@ -80,6 +81,20 @@ def find_qemu_img(qemu: Qemu) -> Path:
     if found is None:
         raise QemuNotFound("qemu-img is not installed: on Debian and Ubuntu install qemu-utils, on Fedora qemu-img")
     return Path(found)
+
+
+def run_qemu_img(
+    qemu_img: Path, arguments: Sequence[str], *, failure: str, timeout: float = 60.0, pass_fds: Sequence[int] = ()
+) -> None:
+    """Have qemu-img do something; at most so many seconds.
+
+    :param failure: the beginning of the message, if it does not.
+    :raises VmError: it does not; the message goes on with its own words.
+    :raises OSError: it cannot be started.
+    """
+    done = run_tool([str(qemu_img), *arguments], timeout=timeout, pass_fds=pass_fds)
+    if done.returncode != 0:
+        raise VmError(f"{failure}: {done.stderr.strip() or 'qemu-img gave no answer'}")
 
 
 def _guest_arch(name: str) -> str:

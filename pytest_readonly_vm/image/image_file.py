@@ -1,7 +1,9 @@
 """Owns one file of an image, open read-only, and the fingerprint by which it is proved untouched."""
 
 import hashlib
+import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -58,10 +60,13 @@ class ImageFile:
         found = self.fingerprint.difference(Fingerprint.of(by_name))
         return found or self.fingerprint.difference(Fingerprint.of(os.fstat(self.descriptor)))
 
-    def sha256(self) -> str:
+    def sha256(self, *, deadline: float = math.inf) -> str:
+        """:raises TimeoutError: it takes until after a deadline, by `time.monotonic`."""
         digest = hashlib.sha256()
         position = 0
         while block := os.pread(self.descriptor, 1 << 20, position):
+            if time.monotonic() > deadline:
+                raise TimeoutError
             digest.update(block)
             position += len(block)
         return digest.hexdigest()

@@ -18,7 +18,7 @@ _ZERO_BLOCK = bytes(_BLOCK)
 _ZERO_PAGE = bytes(_PAGE)
 _MOST_THREADS = 4
 _SLICES = 8  # that each thread takes in turn, so that all end at about the same time
-_ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+ALL_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def digest(source: int) -> str:
@@ -45,7 +45,7 @@ def memory_copy(source: int, name: str) -> tuple[str, int]:
     target = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         found = _walk(source, target)
-        fcntl.fcntl(target, fcntl.F_ADD_SEALS, _ALL_SEALS)
+        fcntl.fcntl(target, fcntl.F_ADD_SEALS, ALL_SEALS)
     except BaseException:
         os.close(target)
         raise
@@ -99,7 +99,7 @@ def _take(source: int, target: int | None, offsets: Sequence[int]) -> bytes:
         lines += offset.to_bytes(8, "little") + hashlib.sha256(block).digest()
         if target is not None:
             for start, end in _runs(buffer, length):
-                _write(target, block[start:end], offset + start)
+                write_at(target, block[start:end], offset + start)
     return bytes(lines)
 
 
@@ -116,7 +116,11 @@ def _runs(buffer: bytearray, length: int) -> Iterator[tuple[int, int]]:
         yield start, length
 
 
-def _write(target: int, data: memoryview, offset: int) -> None:
+def write_at(target: int, data: memoryview, offset: int) -> None:
+    """Write all of it at this place: a system call may take less than it is given.
+
+    :raises OSError: there is no room.
+    """
     while data:
         written = os.pwrite(target, data, offset)
         data, offset = data[written:], offset + written

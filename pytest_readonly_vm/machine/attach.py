@@ -4,20 +4,17 @@ Each is opened when it is asked for and is a socket in the machine's own folder,
 with the machine. Nothing listens on a network, forwarded SSH apart, which is on the loopback.
 """
 
-import asyncio
 import contextlib
 import shlex
 import shutil
-from collections.abc import Coroutine
-from typing import Any, TypeVar
 
 from pytest_readonly_vm.channels.ssh import Ssh
+from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.errors import QmpError, VmError
+from pytest_readonly_vm.host.loop import within
 from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.instance import Instance
-
-T = TypeVar("T")
 
 _PATIENCE_WITH_THE_GUEST = 5.0
 _PATIENCE_WITH_QEMU = 2.0
@@ -109,7 +106,7 @@ async def gdb_door(instance: Instance) -> str:
     """
     path = instance.folder / "gdb"
     if not path.exists():
-        where = str(path).replace(",", ",,").replace("\\", "\\\\").replace('"', '\\"')
+        where = escaped(str(path)).replace("\\", "\\\\").replace('"', '\\"')
         line = f'gdbserver "unix:{where},server=on,wait=off"'
         said = await instance.qmp.command("human-monitor-command", {"command-line": line}, _PATIENCE_WITH_QEMU)
         if not path.exists():
@@ -125,17 +122,3 @@ async def _obstacle(instance: Instance) -> tuple[str, bool]:
     except VmError as error:
         return str(error).removeprefix(f"{instance.name}: "), True
     return "" if status["running"] else f"the guest stands still ({status['status']})", False
-
-
-async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """Await something for so long. What takes longer is cancelled and left to itself: that may take long as well.
-
-    :raises TimeoutError: it took longer.
-    """
-    task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait((task,), timeout=seconds)
-    if not done:
-        task.cancel()
-        task.add_done_callback(lambda late: late.cancelled() or late.exception())
-        raise TimeoutError
-    return task.result()

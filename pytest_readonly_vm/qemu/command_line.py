@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.seal import SANDBOX_ARGUMENT
 
@@ -106,7 +107,7 @@ def command_line(
         "-no-user-config",
         "-display", "none",
         "-vnc", "none",  # so that a display can be opened for a person later
-        "-name", f"guest={_escaped(name)}",
+        "-name", f"guest={escaped(name)}",
         *_ram(wiring.ram, config.memory, machine),
         "-accel", f"tcg,tb-size={_TRANSLATED}" if accelerator == "tcg" else accelerator,
         *(("-cpu", cpu) if cpu else ()),
@@ -184,7 +185,7 @@ def _human_monitor(path: Path | None) -> tuple[str, ...]:
     if path is None:
         return ()
     return (
-        "-chardev", f"socket,id=human,path={_escaped(str(path))},server=on,wait=off",
+        "-chardev", f"socket,id=human,path={escaped(str(path))},server=on,wait=off",
         "-mon", "chardev=human,mode=control",
     )  # fmt: skip
 
@@ -215,11 +216,11 @@ def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
     for one in wiring.chain:
         arguments += ["-add-fd", f"fd={one.descriptor},set={one.descriptor}"]
     if wiring.overlay is None:
-        arguments += ["-drive", f"if=none,id={DISK},snapshot=on,file={_escaped('json:' + chain(wiring.chain))}"]
+        arguments += ["-drive", f"if=none,id={DISK},snapshot=on,file={escaped('json:' + chain(wiring.chain))}"]
     else:
         # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before. Its name is not
         # said in JSON, which has none for bytes that are no UTF-8.
-        overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={_escaped(str(wiring.overlay))},backing={BELOW}"
+        overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={escaped(str(wiring.overlay))},backing={BELOW}"
         arguments += ["-blockdev", chain(wiring.chain, BELOW), "-drive", overlay]
     for device in _DISKS[config.disk_interface]:
         arguments += ["-device", device.format(bus=bus)]
@@ -247,7 +248,3 @@ def _machine(config: VmConfig, arch: str) -> str | None:
 
 def _type_of(machine: str | None) -> str:
     return (machine or "").partition(",")[0]
-
-
-def _escaped(value: str) -> str:
-    return value.replace(",", ",,")

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.atomic_file import whole_file
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.qemu_binary import run_qemu_img
 from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
 
-_QEMU_IMG_PATIENCE = 60.0
 _MERGE_PATIENCE = 600.0
 
 
@@ -37,10 +37,8 @@ def export_disk(
     try:
         with whole_file(path) as file:
             descriptor = file.fileno()
-            argv = [str(qemu_img), "create", "-q", "-f", format, f"/proc/self/fd/{descriptor}", size]
-            done = run_tool(argv, timeout=_QEMU_IMG_PATIENCE, pass_fds=(descriptor,))
-            if done.returncode != 0:
-                raise VmError(f"{name}: {path} cannot be made: {done.stderr.strip() or 'qemu-img gave no answer'}")
+            create = ("create", "-q", "-f", format, f"/proc/self/fd/{descriptor}", size)
+            run_qemu_img(qemu_img, create, failure=f"{name}: {path} cannot be made", pass_fds=(descriptor,))
             loop.run(_copy(qmp, descriptor, format=format, timeout=timeout, name=name))
             _require_nothing(path, name)  # somebody may have put something there meanwhile
     except OSError as error:
@@ -62,17 +60,16 @@ def keep_overlay(instance: Instance, destination: Path, between: Sequence[ImageF
     assert overlay is not None
     instance.output_guard.refuse(destination)
     if between:
-        options = [f"driver=qcow2,file.filename={str(overlay).replace(',', ',,')}"]
+        options = [f"driver=qcow2,file.filename={escaped(str(overlay))}"]
         prefix = "backing"
         for file in (*between, *base):
             options.append(f"{prefix}.driver={file.format},{prefix}.file.filename=/proc/self/fd/{file.descriptor}")
             prefix += ".backing"
-        qemu_img = instance.spec.hypervisor.qemu_img
-        argv = [str(qemu_img), "rebase", "--image-opts", "-b", str(base[0].path), "-F", base[0].format]
+        rebase = ("rebase", "--image-opts", "-b", str(base[0].path), "-F", base[0].format, ",".join(options))
         inherited = [file.descriptor for file in (*between, *base)]
-        done = run_tool([*argv, ",".join(options)], timeout=_MERGE_PATIENCE, pass_fds=inherited)
-        if done.returncode != 0:
-            raise VmError(f"{overlay} cannot be merged: {done.stderr.strip() or 'qemu-img gave no answer'}")
+        failure = f"{overlay} cannot be merged"
+        qemu_img = instance.spec.hypervisor.qemu_img
+        run_qemu_img(qemu_img, rebase, failure=failure, timeout=_MERGE_PATIENCE, pass_fds=inherited)
     destination.parent.mkdir(parents=True, exist_ok=True)
     try:
         overlay.rename(destination)  # in the place of a link that is there, not through it

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from pytest_readonly_vm.errors import StartFailed
-from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.errors import StartFailed, VmError
+from pytest_readonly_vm.host.qemu_binary import run_qemu_img
 from pytest_readonly_vm.image.base import BaseImage
-
-_PATIENCE = 60.0  # seconds
 
 
 def create_overlay(path: Path, above: BaseImage | int, *, qemu_img: Path, name: str) -> None:
@@ -17,7 +15,8 @@ def create_overlay(path: Path, above: BaseImage | int, *, qemu_img: Path, name: 
     :raises StartFailed: it cannot be made.
     """
     named, size = ((), (str(above),)) if isinstance(above, int) else (("-F", above.format, "-b", str(above.path)), ())
-    done = run_tool([str(qemu_img), "create", "-q", "-f", "qcow2", *named, str(path), *size], timeout=_PATIENCE)
-    if done.returncode != 0:
-        said = done.stderr.strip() or "qemu-img gave no answer"
-        raise StartFailed(f"{name}: an overlay cannot be made: {said}")
+    create = ("create", "-q", "-f", "qcow2", *named, str(path), *size)
+    try:
+        run_qemu_img(qemu_img, create, failure=f"{name}: an overlay cannot be made")
+    except VmError as error:
+        raise StartFailed(str(error)) from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_readonly_vm.channels.shell import PORT
+from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.qemu.seed import seed
@@ -142,12 +143,12 @@ def provision(config: VmConfig, *, key: str | None, folder: Path, arch: str, bus
         text = credential("tmpfiles.extra", tmpfiles(key=key, shell=shell))
         file = folder / "smbios"
         files[file] = text.encode()
-        arguments += ["-smbios", f"type=11,path={_escaped(file)}"]
+        arguments += ["-smbios", f"type=11,path={escaped(str(file))}"]
     if "cloud-init" in ways:
         user_data = _read(config)
         file = folder / "seed.iso"
         files[file] = seed(user_data, vendor_data=boothook(key=key, shell=shell), salt=str(config.image))
-        drive = f"if=none,id=seed0,format=raw,readonly=on,file={_escaped(file)}"
+        drive = f"if=none,id=seed0,format=raw,readonly=on,file={escaped(str(file))}"
         arguments += ["-drive", drive, "-device", _SEED_DEVICE[config.disk_interface].format(bus=bus)]
     return Provision(", ".join(ways) or "none", tuple(arguments), append, files)
 
@@ -249,7 +250,3 @@ def _read(config: VmConfig) -> bytes:
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-def _escaped(path: Path) -> str:
-    return str(path).replace(",", ",,")

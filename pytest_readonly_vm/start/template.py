@@ -20,14 +20,14 @@ from typing import Any
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.errors import ChannelError, StartFailed, VmError
 from pytest_readonly_vm.host.os_errors import host_errors
-from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
+from pytest_readonly_vm.image.base import Fingerprint, ImageFile
+from pytest_readonly_vm.image.sparse import ALL_SEALS
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.overlay import create_overlay
 from pytest_readonly_vm.start.migration import Unfrozen, go_on, save_state
 from pytest_readonly_vm.start.repair import PREPARE
 
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _SEAL_PATIENCE = 10.0
 _SEAL_PAUSE = 0.01
 _PREPARE_PATIENCE = 10.0
@@ -88,7 +88,7 @@ def seal(memory: int) -> None:
     deadline = time.monotonic() + _SEAL_PATIENCE
     while True:
         try:
-            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, ALL_SEALS)
             return
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > deadline:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from pytest_readonly_vm.errors import CapsuleRefused, WaitTimeout
 from pytest_readonly_vm.host.atomic_file import whole_file
+from pytest_readonly_vm.image.sparse import write_at
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -262,7 +263,7 @@ class CapsuleReader:
                     if position + len(piece) > size:
                         raise self._damaged(f"{name} is longer than it should be")
                     if not _ZEROS.startswith(piece):
-                        _write(target, piece, position)
+                        write_at(target, memoryview(piece), position)
                     position += len(piece)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise self._damaged(f"{name} cannot be unpacked") from None
@@ -277,10 +278,3 @@ class CapsuleReader:
 
     def _damaged(self, how: str) -> CapsuleRefused:
         return CapsuleRefused(f"{self.path} is damaged: {how}")
-
-
-def _write(target: int, piece: bytes, position: int) -> None:
-    data = memoryview(piece)
-    while data:
-        written = os.pwrite(target, data, position)
-        data, position = data[written:], position + written

@@ -5,10 +5,9 @@ The guest stands still meanwhile, and nothing else is done to it. The base is no
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,8 +22,7 @@ from pytest_readonly_vm.errors import QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.evidence.capsule.file import CapsuleWriter, new_capsule
 from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, BaseLayer, Manifest, devices_of, settings_of
 from pytest_readonly_vm.evidence.capsule.processor import features
-from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.host.loop import LoopThread, within
 from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.command_line import DISK
@@ -39,7 +37,6 @@ SUFFIX = ".vmcapsule"
 
 _PATIENCE = 120.0
 _PATIENCE_IN_THE_END = 10.0
-_HASHED_AT_ONCE = 1 << 20
 _FULL_SPEED = 10**12  # bytes per second; the default is 128 MiB
 _STATE = "capsule"
 
@@ -76,7 +73,7 @@ def save_capsule(vm: VirtualMachine, path: Path, *, test: str = "", timeout: flo
         raise VmError(f"{vm.name}: the machine cannot be saved: {reason}")
     try:
         instance.output_guard.refuse(path)
-        digests = [_sha256(file, deadline) for file in instance.spec.chain]
+        digests = [file.sha256(deadline=deadline) for file in instance.spec.chain]
         with new_capsule(path, deadline=deadline) as capsule, _standstill(loop, instance, deadline) as moment:
             _write(capsule, loop, instance, moment, digests, test)
     except (Unfrozen, QmpError) as error:
@@ -87,33 +84,17 @@ def save_capsule(vm: VirtualMachine, path: Path, *, test: str = "", timeout: flo
         raise VmError(f"{vm.name}: the capsule {path} cannot be written: {error.strerror or error}") from None
 
 
-def _sha256(file: ImageFile, deadline: float) -> str:
-    digest = hashlib.sha256()
-    position = 0
-    while block := os.pread(file.descriptor, _HASHED_AT_ONCE, position):
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        digest.update(block)
-        position += len(block)
-    return digest.hexdigest()
-
-
 @contextlib.contextmanager
 def _standstill(loop: LoopThread, instance: Instance, deadline: float) -> Iterator[_Moment]:
     """Stop the guest; in the end it goes on, if it ran."""
     moment = loop.run(_look(instance, deadline))
     with instance.qmp.liveness.expecting_stop():
         try:
-            loop.run(_within(deadline, instance.qmp.command("stop")))
+            loop.run(within(deadline - time.monotonic(), instance.qmp.command("stop")))
             yield moment
         finally:
             with contextlib.suppress(VmError, TimeoutError):  # a QEMU that has ended or hangs shows that to all
-                loop.run(_within(time.monotonic() + _PATIENCE_IN_THE_END, _let_go(instance, moment)))
-
-
-async def _within(deadline: float, work: Awaitable[T]) -> T:
-    async with asyncio.timeout(deadline - time.monotonic()):
-        return await work
+                loop.run(within(_PATIENCE_IN_THE_END, _let_go(instance, moment)))
 
 
 async def _let_go(instance: Instance, moment: _Moment) -> None:
