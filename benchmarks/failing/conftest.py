@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.probes import Probe, applied
 from benchmarks.stopwatch import Stopwatch
-from pytest_readonly_vm.plugin.evidence import Keeper
+from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
 
-_PROBES = [Probe(Keeper, name, "evidence") for name in ("begins", "look", "ends", "finish")]
+_PROBES = [Probe(EvidenceKeeper, name, "evidence") for name in ("begins", "look", "ends", "finish")]
 
 _watches = pytest.StashKey[dict[str, Stopwatch]]()
 

@@ -252,7 +252,7 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
 
 def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
     loop = vm.loop
-    status = loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))
+    status = vm.qmp.execute("query-status", timeout=_MONITOR_PATIENCE)
     with _piece(evidence, SCREENSHOT):
         png = loop.run(_within(_MONITOR_PATIENCE, vm.screen.picture(), "QEMU did not show the screen")).png()
         with evidence.output_guard.file(evidence.folder / SCREENSHOT) as file:
@@ -270,7 +270,7 @@ def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
         text = _QUESTIONS.format(mark=_SECTION, age=_age(vm))
         asked = channel.execute(text.encode(), input=b"", stdout=answers.extend, stderr=answers.extend)
         try:
-            loop.run(_within(_GUEST_PATIENCE, vm._liveness.race(asked), "the guest did not answer in time"))
+            loop.run(_within(_GUEST_PATIENCE, vm.qmp.liveness.race(asked), "the guest did not answer in time"))
         finally:
             _divide(answers.decode(errors="replace"), evidence)
 

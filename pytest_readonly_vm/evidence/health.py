@@ -213,10 +213,10 @@ def _reason(vm: "VirtualMachine", error: Exception) -> str:
 
 def _can_answer(vm: "VirtualMachine") -> bool:
     """Whether the guest goes on, as far as QEMU knows."""
-    if vm.closed or not vm.is_running() or vm._liveness.cause is not None:
+    if vm.closed or not vm.is_running() or vm.qmp.liveness.cause is not None:
         return False
     with contextlib.suppress(VmError):  # a monitor that is lost does not keep a guest from answering
-        return bool(vm.loop.run(vm.qmp.command("query-status", timeout=_MONITOR_PATIENCE))["running"])
+        return bool(vm.qmp.execute("query-status", timeout=_MONITOR_PATIENCE)["running"])
     return True
 
 
@@ -239,7 +239,7 @@ def _asked(vm: "VirtualMachine", questions: str, mark: Mark, patience: float) ->
     async def answered() -> CommandResult:
         try:
             async with asyncio.timeout(patience):
-                return await vm._liveness.race(vm._commands.run(head + questions, check=False))
+                return await vm.qmp.liveness.race(vm._commands.run(head + questions, check=False))
         except TimeoutError:
             raise TimeoutError(f"it did not answer within {patience:g} s") from None
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-SUFFIX = ".partial"
+PARTIAL_SUFFIX = ".partial"
 """What the name of an unfinished file ends with, where it has to have one; it begins with a dot."""
 
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
@@ -16,7 +16,7 @@ _UNSUPPORTED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A new file, for reading and writing, that takes its place, and another's, when the context ends without an error.
 
     It has no name until then, so that a SIGKILL leaves nothing of it; see ``O_TMPFILE`` in open(2). On a file system
@@ -25,7 +25,7 @@ def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
     :param mode: as of `os.open`; the umask counts.
     :raises OSError: it cannot be written.
     """
-    partial = path.with_name(f".{secrets.token_hex(8)}{SUFFIX}")
+    partial = path.with_name(f".{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     try:
         descriptor = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
         is_named = False

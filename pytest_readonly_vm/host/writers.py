@@ -39,14 +39,14 @@ def has_writer(descriptor: int) -> bool:
     return False
 
 
-def times_tell(descriptor: int) -> bool:
+def times_show_writes(descriptor: int) -> bool:
     """Whether a file's times change with each page that a mapping begins to write: so it is on the usual disks."""
     mount = re.search(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{descriptor}").read_text(), re.MULTILINE)
     lines = (line.split() for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines())
     return any(mount and line[0] == mount[1] and line[line.index("-") + 1] in _TELLING for line in lines)
 
 
-class Watch:
+class WriteWatch:
     """Which of several files have been open for writing since the watch of each began: one inotify(7) for all of them.
 
     A user may have 128 of these. Where none is to be had, `has_writer` is all that is asked.
@@ -60,7 +60,7 @@ class Watch:
         """Begin to watch a file, which must be open read-only and stay so; the number by which it is asked for."""
         return int(_libc.inotify_add_watch(self._events, b"/proc/self/fd/%d" % descriptor, _IN_CLOSE_WRITE))
 
-    def came(self, number: int, descriptor: int) -> bool:
+    def had_writer(self, number: int, descriptor: int) -> bool:
         """Whether anybody has had this file open for writing since then, or has now. Costs some microseconds."""
         if self._events >= 0:
             with contextlib.suppress(BlockingIOError):

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.host.writers import Watch, times_tell
+from pytest_readonly_vm.host.writers import WriteWatch, times_show_writes
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.inspection import inspect_chain, refuse_writers
 
@@ -20,7 +20,7 @@ _TIMES = "its size and times are what they were"
 class BaseImage:
     """A base image with its backing chain, open and believed sound. `chain` begins with the image itself."""
 
-    def __init__(self, chain: tuple[ImageFile, ...], watch: Watch, watched: dict[ImageFile, int]) -> None:
+    def __init__(self, chain: tuple[ImageFile, ...], watch: WriteWatch, watched: dict[ImageFile, int]) -> None:
         """`watched` are the files whose times do not tell all, with their numbers in the watch for writers."""
         self.chain = chain
         self._watch = watch
@@ -43,7 +43,7 @@ class BaseImage:
             if found := file.difference():
                 return f"{file.path} {found}"
         for file, number in self._watched.items():
-            if self._watch.came(number, file.descriptor):
+            if self._watch.had_writer(number, file.descriptor):
                 if file not in self._digests:
                     return f"{file.path} was opened for writing, and may have other content ({_TIMES})"
                 if file.sha256() != self._digests[file]:
@@ -68,7 +68,7 @@ def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) ->
     shown = f"base image {path} (from {origin})"
     chain: list[ImageFile] = []
     watched: dict[ImageFile, int] = {}
-    watch = Watch()
+    watch = WriteWatch()
     try:
         for found in inspect_chain(path, format=format, shown=shown, qemu_img=qemu_img):
             try:
@@ -77,7 +77,7 @@ def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) ->
                 raise ImageError(f"{shown}: {found.path}: {error.strerror}") from None
             chain.append(ImageFile(found.path, found.format, descriptor, Fingerprint.of(os.fstat(descriptor))))
             # The watch first, and then the question who is there already: so nobody can come between the two.
-            if not times_tell(descriptor):
+            if not times_show_writes(descriptor):
                 watched[chain[-1]] = watch.add(descriptor)
             refuse_writers(descriptor, f"{shown}: {found.path}")
     except BaseException:

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.process import Completed, ending, run_tool
 from pytest_readonly_vm.host.writers import has_writer
-from pytest_readonly_vm.image.not_a_disk import objection
+from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
 
 SUPPORTED = ("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc")
 
@@ -92,7 +92,7 @@ def _refuse_what_is_no_disk(path: Path, shown: str) -> None:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             raise ImageError(f"{shown} is {'a folder' if stat.S_ISDIR(mode) else 'neither a file nor a block device'}")
-        reason = objection(path)
+        reason = why_not_a_disk(path)
     except OSError as error:
         raise ImageError(f"{shown} cannot be opened: {error.strerror}") from None
     if reason is not None:

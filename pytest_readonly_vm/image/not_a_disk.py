@@ -54,7 +54,7 @@ _TEXT = re.compile(rb"(?:\xef\xbb\xbf)?[^\0-\x08\x0e-\x1a\x1c-\x1f\x7f]+")
 _VMDK = re.compile(rb"(?:[ \r]*(?:#[^\n]*)?\n)*version=")  # the description of one, as QEMU finds it
 
 
-def objection(path: Path) -> str | None:
+def why_not_a_disk(path: Path) -> str | None:
     """Why this file is no disk, with a command that helps: the rest of a sentence about it, or None.
 
     :raises OSError: it cannot be read.

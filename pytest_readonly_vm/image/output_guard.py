@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.host.atomic_file import whole_file
+from pytest_readonly_vm.host.atomic_file import atomic_file
 from pytest_readonly_vm.image.image_file import ImageFile
 
 _OTHERS = "the {} that machines are started with"
@@ -92,14 +92,14 @@ class OutputGuard:
 
     @contextlib.contextmanager
     def file(self, path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
-        """As `whole_file`, but never in place of what the run reads.
+        """As `atomic_file`, but never in place of what the run reads.
 
         :param mode: as of `os.open`; the umask counts.
         :raises PermissionError: as `refuse`.
         :raises OSError: it cannot be written.
         """
         self.refuse(path)
-        with whole_file(path, mode=mode) as file:
+        with atomic_file(path, mode=mode) as file:
             yield file
             self.refuse(path)  # it may have come there meanwhile
 

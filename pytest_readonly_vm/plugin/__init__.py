@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     run = Run.of(item.config)
     run.current = item
-    run.upcoming.go_on_to(nextitem)
+    run.lookahead.go_on_to(nextitem)
     timeouts.give_default(item)  # before pytest-timeout's own wrapper looks for one
     return (yield)
 
@@ -67,7 +67,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if hasattr(item.config, "workerinput"):  # where an error in the collection would end in xdist's own
         markers.check([item])
     run = Run.of(item.config)
-    run.check_trust(item)
+    run.check_broken(item)
     run.reset_shared(item)
 
 

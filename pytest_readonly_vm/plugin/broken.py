@@ -1,4 +1,4 @@
-"""Owns what cannot be trusted any more: shared machines that came to their end, kinds that do not boot, or no layer.
+"""Owns what is broken for later tests: shared machines that came to their end, kinds that do not boot, or no layer.
 
 The tests after that one fail at once, each with one line that names the first cause, instead of each with its own wait.
 """
@@ -22,7 +22,7 @@ _TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class _Breach:
+class _BrokenMachine:
     """The end of a shared machine, or of the attempt to have one."""
 
     node: object
@@ -41,10 +41,10 @@ class _Breach:
 
 
 class BrokenMachines:
-    """What the tests of one run have lost their trust in."""
+    """The machines, and kinds of them, that the tests of one run cannot use any more."""
 
     def __init__(self) -> None:
-        self._breaches: list[_Breach] = []
+        self._shared: list[_BrokenMachine] = []
         self._failures: dict[VmConfig, list[str]] = {}
         """Of kinds of machines: without layers, the failed boots; with layers, the failures of the last of these."""
 
@@ -53,9 +53,9 @@ class BrokenMachines:
 
         :raises GuestBroken: the machine that it would share has come to its end.
         """
-        for breach in self._breaches:
-            if breach.concerns(item, scope):
-                raise GuestBroken(f"the {breach.scope}'s machine cannot be used since {breach.first}: {breach.cause}")
+        for broken in self._shared:
+            if broken.concerns(item, scope):
+                raise GuestBroken(f"the {broken.scope}'s machine cannot be used since {broken.first}: {broken.cause}")
 
     def look(self, item: pytest.Item, shared: Iterable[tuple["VirtualMachine", object, str]]) -> None:
         """After a test: which of the machines that it may have shared, each with owner and scope, came to their end."""
@@ -64,9 +64,9 @@ class BrokenMachines:
                 self._add(item, node, scope, trouble)
 
     def _add(self, item: pytest.Item, node: object, scope: str, trouble: VmError) -> None:
-        breach = _Breach(node, scope, variant(item), first=item.nodeid, cause=_headline(trouble))
-        if breach not in self._breaches:
-            self._breaches.append(breach)
+        broken = _BrokenMachine(node, scope, variant(item), first=item.nodeid, cause=_headline(trouble))
+        if broken not in self._shared:
+            self._shared.append(broken)
 
     @contextlib.contextmanager
     def starting(self, config: VmConfig, item: pytest.Item | None, node: Any, label: str) -> Iterator[None]:

@@ -67,7 +67,7 @@ class _Attempt:
     """What the consoles of machines that have ended had said."""
 
 
-class Keeper:
+class EvidenceKeeper:
     """Saves the evidence of what one pytest process runs. It changes no test's outcome, whatever happens to it."""
 
     def __init__(self, config: pytest.Config, output_guard: OutputGuard) -> None:
@@ -80,13 +80,13 @@ class Keeper:
         self._is_saving = False
 
     @property
-    def _results(self) -> OutputFolder:
-        return self._opened.get(None, self._new_results)
+    def _output_folder(self) -> OutputFolder:
+        return self._opened.get(None, self._new_output_folder)
 
-    def _new_results(self) -> OutputFolder:
-        results = OutputFolder(_pieces, self._run, self._output_guard)
-        self._config.add_cleanup(results.close)
-        return results
+    def _new_output_folder(self) -> OutputFolder:
+        folder = OutputFolder(_pieces, self._run, self._output_guard)
+        self._config.add_cleanup(folder.close)
+        return folder
 
     # As a plugin.
 
@@ -98,14 +98,14 @@ class Keeper:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """What a worker of xdist has saved is to stay until the run ends, and not the worker."""
         for output in vars(report).get(INCIDENT, {}).get("outputs", ()):
-            self._results.hold(Path(output))
+            self._output_folder.hold(Path(output))
 
     # In the course of a test.
 
     def begins(self, config: VmConfig) -> None:
         """A machine is about to be started."""
         if _is_on(config):
-            self._results.enter(self._output(config))
+            self._output_folder.enter(self._output(config))
 
     def came_to_nothing(self, vm: "VirtualMachine", error: BaseException, item: pytest.Item | None) -> None:
         """A machine has not become ready and is about to be discarded."""
@@ -145,7 +145,7 @@ class Keeper:
         if not attempt.is_wanted:
             for folder in attempt.folders.values():
                 with contextlib.suppress(OSError):
-                    self._results.give_back(folder)
+                    self._output_folder.give_back(folder)
 
     def save_first(self, item: pytest.Item, machines: "Sequence[VirtualMachine]", why: str) -> None:
         """Save what there is before an exception leaves the test, which ends the command that hangs in the guest.
@@ -203,11 +203,13 @@ class Keeper:
         output = self._output(vm.config)
         if output not in attempt.folders:
             retry = f"-retry{attempt.number}" if attempt.number else ""
-            attempt.folders[output] = self._results.claim(output, folder_name(attempt.item.nodeid) + retry)
+            attempt.folders[output] = self._output_folder.claim(output, folder_name(attempt.item.nodeid) + retry)
         folder = attempt.folders[output]
         if is_alone and all(evidence.folder != folder for evidence in attempt.saved.values()):
             return folder
-        return self._results.within(folder, folder_name(vm.name.removeprefix(attempt.item.name).strip(" ()") or "1"))
+        return self._output_folder.within(
+            folder, folder_name(vm.name.removeprefix(attempt.item.name).strip(" ()") or "1")
+        )
 
     def _tell(self, report: pytest.TestReport, attempt: _Attempt, machines: "Sequence[VirtualMachine]") -> None:
         folders = [str(evidence.folder) for evidence in attempt.saved.values()]

@@ -72,7 +72,7 @@ def readonly_vm_factory(request: pytest.FixtureRequest, vm_config: VmConfig) -> 
 def readonly_vm(request: pytest.FixtureRequest, vm_config: VmConfig, readonly_vm_factory: VmFactory) -> Any:
     """A pristine virtual machine for this test alone (or shared: --vm-scope), booted, its base image read-only."""
     if vm_config.scope == "function":
-        Run.of(request.config).upcoming.ran(request.node, vm_config)
+        Run.of(request.config).lookahead.ran(request.node, vm_config)
         return readonly_vm_factory()
     shared = request.getfixturevalue(f"readonly_vm_{vm_config.scope}")
     if shared.config != vm_config:

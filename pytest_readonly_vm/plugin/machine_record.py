@@ -1,4 +1,4 @@
-"""Owns what the page of the run gets to know of a machine: its lane, as JSON can say it, also from an xdist worker."""
+"""Owns what the page of the run gets to know of a machine, as JSON can say it, also from an xdist worker."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 _LONGEST = 500
 
 
-def lane(vm: "VirtualMachine", *, test: str, scope: str, asked: float, handed: float) -> dict[str, Any]:
+def machine_record(vm: "VirtualMachine", *, test: str, scope: str, asked: float, handed: float) -> dict[str, Any]:
     """The life of a machine that has ended. Times are seconds since the epoch, durations seconds.
 
     :param test: node id of its owner, a test or what its scope is.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from pytest_readonly_vm.host.atomic_file import SUFFIX
+from pytest_readonly_vm.host.atomic_file import PARTIAL_SUFFIX
 from pytest_readonly_vm.host.locks import Lock, remove_if_unlocked, wait_for_lock
 from pytest_readonly_vm.image.output_guard import OutputGuard
 
@@ -136,7 +136,7 @@ def _clear(folder: Path, names: Collection[str]) -> None:
         if path.is_dir() and not path.is_symlink():
             if (path / MARK).is_file():
                 _clear(path, names)
-        elif path.name in names or (path.name.startswith(".") and path.name.endswith(SUFFIX)):
+        elif path.name in names or (path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)):
             path.unlink()
     (folder / MARK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody else has something there

@@ -16,7 +16,7 @@ class Progress:
 
     def __init__(self, config: pytest.Config) -> None:
         reporter = config.pluginmanager.get_plugin("terminalreporter")
-        self._writer = reporter._tw if reporter is not None and reporter.isatty else None
+        self._writer = config.get_terminal_writer() if reporter is not None and reporter.isatty else None
         self._what = ""
         self._since = self._shown = 0.0
 

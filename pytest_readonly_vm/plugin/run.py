@@ -16,9 +16,9 @@ from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin.broken import BrokenMachines
-from pytest_readonly_vm.plugin.evidence import Keeper
+from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
 from pytest_readonly_vm.plugin.lookahead import Lookahead
-from pytest_readonly_vm.plugin.machine_record import lane
+from pytest_readonly_vm.plugin.machine_record import machine_record
 from pytest_readonly_vm.plugin.options import given_images, given_settings
 from pytest_readonly_vm.plugin.output_folder import folder_name
 from pytest_readonly_vm.plugin.timeouts import clock_of
@@ -44,7 +44,7 @@ class News(TypedDict):
     checked: list[str]
     changed: dict[str, str]
     kept: list[str]
-    lanes: list[dict[str, Any]]
+    machines: list[dict[str, Any]]
     """Of each machine that has ended, all that the page of the run shows of it; nothing where there is to be none."""
 
 
@@ -60,8 +60,8 @@ class Run:
         self._failed: set[VirtualMachine] = set()
         self._used: set[VirtualMachine] = set()
         self._labels: dict[VirtualMachine, str] = {}
-        self._trust = BrokenMachines()
-        self._lanes: list[dict[str, Any]] = []
+        self._broken = BrokenMachines()
+        self._ended: list[dict[str, Any]] = []
         self.current: pytest.Item | None = None
         """The test that is being run."""
         self.output_guard = OutputGuard()
@@ -69,8 +69,8 @@ class Run:
         self.protect(given_settings(config))
         for image in given_images(config):
             self.protect({"image": image})
-        self.evidence = Keeper(config, self.output_guard)
-        self.upcoming = Lookahead()
+        self.evidence = EvidenceKeeper(config, self.output_guard)
+        self.lookahead = Lookahead()
         self.on_start: list[Callable[[VirtualMachine], object]] = []
         """Called with each machine before it is handed over."""
         config.stash[_run] = self
@@ -97,7 +97,7 @@ class Run:
             Progress(self._config),
             self.tell,
             on_failure=lambda vm, error: came_to_nothing(vm, error, self.current),
-            on_unmade=lambda config, error: self._trust.note_layer(config, self.current, error),
+            on_unmade=lambda config, error: self._broken.note_layer(config, self.current, error),
             output_guard=self.output_guard,
         )
         self._config.add_cleanup(lab.close)
@@ -152,7 +152,7 @@ class Run:
             vm.close(keep_overlay_as=destination)
             if config.report:
                 scope = label if label in SCOPES else "function"
-                self._lanes.append(lane(vm, test=node.nodeid, scope=scope, asked=asked, handed=handed))
+                self._ended.append(machine_record(vm, test=node.nodeid, scope=scope, asked=asked, handed=handed))
             if destination:
                 self._kept.append(str(destination))
 
@@ -160,7 +160,7 @@ class Run:
         clock = clock_of(self.current)
         with (
             clock.stopped() if clock else contextlib.nullcontext(),
-            self._trust.starting(config, self.current, node, label),
+            self._broken.starting(config, self.current, node, label),
         ):
             self.evidence.begins(config)
             vm = self.lab.start(config, name=name)
@@ -218,26 +218,26 @@ class Run:
                 self._used.discard(vm)
                 vm.reset()
 
-    def check_trust(self, item: pytest.Item) -> None:
+    def check_broken(self, item: pytest.Item) -> None:
         """Before a test.
 
         :raises GuestBroken: a machine that it would share has come to its end under an earlier one.
         """
         given = given_settings(self._config).get("scope")
-        self._trust.check(item, str(given.value) if given else "function")
+        self._broken.check(item, str(given.value) if given else "function")
 
     def note_use(self, item: pytest.Item) -> None:
-        """After a test: remember which machines are no longer as they were, for `reset_shared` and `check_trust`."""
+        """After a test: remember which machines are no longer as they were, for `reset_shared` and `check_broken`."""
         if self.has_lab:
             shared = [(vm, node) for node in item.listchain()[:-1] for vm in node.stash.get(_machines, [])]
-            self._trust.look(item, [(vm, node, self._labels.get(vm, "")) for vm, node in shared])
+            self._broken.look(item, [(vm, node, self._labels.get(vm, "")) for vm, node in shared])
             self._used.update(vm for vm in machines_above(item) if not vm.closed)
             self._used = {vm for vm in self._used if not vm.closed}
 
     def look_ahead(self) -> None:
         """Have the next test's machine started, if it is known."""
         if self.has_lab:
-            self.lab.expect(self.upcoming.expected())
+            self.lab.expect(self.lookahead.expected())
 
     def save_evidence(self, item: pytest.Item) -> None:
         """Before pytest-timeout ends a test by an exception."""
@@ -272,8 +272,8 @@ class Run:
             return None
         booted = self.lab.boots  # to which a thread may be adding one
         boots = [dataclasses.asdict(booted.pop(0)) for _ in range(len(booted))]
-        news = News(boots=boots, checked=self._checked, changed=self._changed, kept=self._kept, lanes=self._lanes)
-        self._checked, self._changed, self._kept, self._lanes = [], {}, [], []
+        news = News(boots=boots, checked=self._checked, changed=self._changed, kept=self._kept, machines=self._ended)
+        self._checked, self._changed, self._kept, self._ended = [], {}, [], []
         return news if any(news.values()) else None
 
 

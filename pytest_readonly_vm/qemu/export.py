@@ -8,7 +8,7 @@ from pathlib import Path
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.atomic_file import whole_file
+from pytest_readonly_vm.host.atomic_file import atomic_file
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.qemu_binary import run_qemu_img
 from pytest_readonly_vm.image import sparse
@@ -35,7 +35,7 @@ def export_disk(
     _require_nothing(path, name)
     size = str(disks[0]["inserted"]["image"]["virtual-size"])
     try:
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             descriptor = file.fileno()
             create = ("create", "-q", "-f", format, f"/proc/self/fd/{descriptor}", size)
             run_qemu_img(qemu_img, create, failure=f"{name}: {path} cannot be made", pass_fds=(descriptor,))
@@ -76,7 +76,7 @@ def keep_overlay(instance: Instance, destination: Path, between: Sequence[ImageF
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        with overlay.open("rb") as source, whole_file(destination) as target:
+        with overlay.open("rb") as source, atomic_file(destination) as target:
             sparse.copy(source.fileno(), target.fileno())
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_readonly_vm.host.locks import Lock, holder_of, try_lock, wait_for_lock
-from pytest_readonly_vm.host.stopped import is_stopped
+from pytest_readonly_vm.host.process_state import is_stopped
 
 _STOPPED = 3.0
 

@@ -20,7 +20,7 @@ from typing import Any
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.errors import ChannelError, StartFailed, VmError
 from pytest_readonly_vm.host.os_errors import host_errors
-from pytest_readonly_vm.image.base import Fingerprint, ImageFile
+from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.sparse import ALL_SEALS
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance

@@ -146,7 +146,7 @@ def test_where_the_time_of_a_test_went(tab: Tab, tmp_path: Path) -> None:
             for kind, time, seconds in entries
         ],
     }  # fmt: skip
-    rows.add_lane("", lane)
+    rows.add_machine("", lane)
     page = tmp_path / "page.html"
     page.write_text(document(rows.data(title="", versions="")), "utf-8")
     tab.open(page)
@@ -236,7 +236,7 @@ def test_of_too_many_happenings_those_that_ended_badly_are_kept() -> None:
 
     rows = Rows(epoch=time.time(), most=10)
     for count in (8, 5):
-        rows.add_lane("", lane(count))
+        rows.add_machine("", lane(count))
     lanes: Any = rows.data(title="", versions="")["lanes"]
     assert [len(lane["entries"]["time"]) for lane in lanes] == [8, 2]
     assert [lane["dropped"] for lane in lanes] == [0, 3]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.image.not_a_disk import objection
+from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
 from tests.guests import bootsector
 
 DISK = bootsector.writer("hello").ljust(bootsector.SECTOR_SIZE, b"\0") + random.Random(1).randbytes(1 << 16)
@@ -87,7 +87,7 @@ def test_what_is_no_disk_is_named_with_what_helps(tmp_path: Path, name: str, con
     path = tmp_path / name
     path.write_bytes(content)
     start, _, end = f"is {words}".format(shlex.quote(str(path))).partition("*")
-    said = objection(path)
+    said = why_not_a_disk(path)
     assert said is not None
     assert said.startswith(start)
     assert said.endswith(end)
@@ -100,13 +100,13 @@ def test_other_programs_pack_as_is_believed(tmp_path: Path, tool: str) -> None:
     except FileNotFoundError:
         pytest.skip(f"{tool} is not installed")
     (tmp_path / "disk").write_bytes(packed)
-    assert f"is packed by {tool}" in str(objection(tmp_path / "disk"))
+    assert f"is packed by {tool}" in str(why_not_a_disk(tmp_path / "disk"))
 
 
 @pytest.mark.parametrize(("size", "words"), [(0, "is empty; "), (1, "has 1 bytes, "), (511, "has 511 bytes, ")])
 def test_less_than_a_sector_is_no_disk(tmp_path: Path, size: int, words: str) -> None:
     (tmp_path / "disk").write_bytes(bytes(size))
-    assert str(objection(tmp_path / "disk")).startswith(words)
+    assert str(why_not_a_disk(tmp_path / "disk")).startswith(words)
 
 
 @pytest.mark.parametrize(
@@ -132,24 +132,24 @@ def test_less_than_a_sector_is_no_disk(tmp_path: Path, size: int, words: str) ->
 )
 def test_whatever_a_disk_may_hold_is_a_disk(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "disk").write_bytes(content)
-    assert objection(tmp_path / "disk") is None
+    assert why_not_a_disk(tmp_path / "disk") is None
 
 
 @pytest.mark.parametrize("format", ["qcow2", "qed", "vmdk", "vdi", "vhdx", "vpc"])
 def test_every_format_of_disks_is_one(tmp_path: Path, format: str) -> None:
     path = tmp_path / "disk"
     subprocess.run(["qemu-img", "create", "-q", "-f", format, path, "1M"], check=True)
-    assert objection(path) is None
+    assert why_not_a_disk(path) is None
 
 
 def test_the_description_of_a_vmdk_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "disk.vmdk"
     subprocess.run(["qemu-img", "create", "-q", "-f", "vmdk", "-o", "subformat=monolithicFlat", path, "1M"], check=True)
     assert path.stat().st_size < 1024
-    assert objection(path) is None
+    assert why_not_a_disk(path) is None
 
 
 def test_a_pipe_in_its_place_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="Illegal seek"):
-        objection(tmp_path / "pipe")
+        why_not_a_disk(tmp_path / "pipe")

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.host.writers import times_tell
-from pytest_readonly_vm.image.base import BaseImage, open_base
-from pytest_readonly_vm.image.image_file import Fingerprint
+from pytest_readonly_vm.host.writers import times_show_writes
+from pytest_readonly_vm.image.base import BaseImage, Fingerprint, open_base
 
 OPENED = "was opened for writing, and may have other content"
 MAP = """
@@ -97,7 +96,9 @@ def test_a_large_one_that_was_opened_for_writing_is_not_trusted_where_times_do_n
     assert base.difference() is None
     os.close(os.open(path, os.O_WRONLY))
     with path.open("rb") as file:
-        expected = None if times_tell(file.fileno()) else f"{path} {OPENED} (its size and times are what they were)"
+        expected = (
+            None if times_show_writes(file.fileno()) else f"{path} {OPENED} (its size and times are what they were)"
+        )
     assert base.difference() == base.difference() == expected
     base.close()
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from pytest_readonly_vm.errors import CapsuleRefused, WaitTimeout
-from pytest_readonly_vm.host.atomic_file import whole_file
+from pytest_readonly_vm.host.atomic_file import atomic_file
 from pytest_readonly_vm.image.sparse import write_at
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def new_capsule(path: Path, *, deadline: float) -> Iterator[CapsuleWriter]:
     :param deadline: of `time.monotonic`.
     :raises OSError: it cannot be written.
     """
-    with whole_file(path, mode=0o600) as file:
+    with atomic_file(path, mode=0o600) as file:
         writer = CapsuleWriter(file, deadline=deadline)
         yield writer
         writer.finish()

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.channels.qmp import Qmp
@@ -29,8 +29,6 @@ from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.start.migration import Unfrozen, go_on, migrated, set_capabilities
 from pytest_readonly_vm.start.template import written_file
-
-T = TypeVar("T")
 
 SUFFIX = ".vmcapsule"
 """What the name of a capsule ends with."""

@@ -50,8 +50,8 @@ class Page:
         news: News | None = vars(report).get(NEWS)
         if news:
             self._rows.add_starts(_worker(report), news["boots"])
-            for lane in news["lanes"]:
-                self._rows.add_lane(_worker(report), lane)
+            for record in news["machines"]:
+                self._rows.add_machine(_worker(report), record)
 
     def _take(self, report: Any, when: str, times: tuple[float, float], category: str) -> None:
         crash, message = self._reason(report) if category and category != "passed" else ("", "")

@@ -55,15 +55,15 @@ class Rows:
             test["crash"], test["message"] = crash, message[:_LONGEST_MESSAGE]
         test["evidence"] += [link for link in evidence if link not in test["evidence"]]
 
-    def add_lane(self, worker: str, lane: Mapping[str, Any]) -> None:
+    def add_machine(self, worker: str, record: Mapping[str, Any]) -> None:
         """One machine with its entries, as `News` has it. If nobody says when it was asked for, it began then."""
-        entries = sorted(lane["entries"], key=lambda entry: entry["time"])
+        entries = sorted(record["entries"], key=lambda entry: entry["time"])
         # It may have been other QEMU processes, until it was reset, and what it says is of the last one.
-        started = min([lane["started"], *(entry["time"] for entry in entries[:1])])
+        started = min([record["started"], *(entry["time"] for entry in entries[:1])])
         first = next((entry for entry in entries if entry["kind"] == "start"), None)
-        seconds = first["seconds"] if first else lane["seconds"]
+        seconds = first["seconds"] if first else record["seconds"]
         entries = [entry for entry in entries if entry is not first]
-        lane = {"asked": started, "handed": started + seconds, **lane, "started": started, "seconds": seconds}
+        record = {"asked": started, "handed": started + seconds, **record, "started": started, "seconds": seconds}
         kept = entries
         if len(entries) > self._room:
             kept = [entry for entry in entries if entry["outcome"] or entry["kind"] == "death"]
@@ -77,9 +77,9 @@ class Rows:
         }
         self._lanes.append(
             {
-                **{name: value for name, value in lane.items() if name not in _MOMENTS},
+                **{name: value for name, value in record.items() if name not in _MOMENTS},
                 "worker": worker,
-                **{name: self._microseconds(lane[name]) for name in _MOMENTS},
+                **{name: self._microseconds(record[name]) for name in _MOMENTS},
                 "dropped": len(entries) - len(kept),
                 "entries": columns,
             }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.host.atomic_file import whole_file
+from pytest_readonly_vm.host.atomic_file import atomic_file
 
 
 @pytest.fixture(params=["without a name", "with one"])
@@ -32,7 +32,7 @@ def test_it_takes_its_place_when_it_is_whole(tmp_path: Path, kind: str, before: 
         path.write_bytes(before)
         other = tmp_path / "other name"
         other.hardlink_to(path)
-    with whole_file(path, mode=0o600) as file:
+    with atomic_file(path, mode=0o600) as file:
         file.write(b"new")
         assert (path.read_bytes() if path.exists() else None) == before
     assert path.read_bytes() == b"new"
@@ -42,14 +42,14 @@ def test_it_takes_its_place_when_it_is_whole(tmp_path: Path, kind: str, before: 
 
 
 def test_nothing_is_left_of_one_that_fails(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(TypeError), whole_file(tmp_path / "it") as file:
+    with pytest.raises(TypeError), atomic_file(tmp_path / "it") as file:
         file.writelines([b"half", None])  # type: ignore[list-item]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_by_a_process_that_is_killed(tmp_path: Path) -> None:
     if (child := os.fork()) == 0:
-        with whole_file(tmp_path / "it") as file:
+        with atomic_file(tmp_path / "it") as file:
             file.write(bytes(1 << 20))
             file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -58,5 +58,5 @@ def test_nothing_is_left_by_a_process_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "gone" / "it"):
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "gone" / "it"):
         pass
