@@ -13,7 +13,8 @@ import pytest
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.writers import times_show_writes
-from pytest_readonly_vm.image.base import BaseImage, Fingerprint, open_base
+from pytest_readonly_vm.image.base import BaseImage, open_base
+from pytest_readonly_vm.image.image_file import Fingerprint
 
 OPENED = "was opened for writing, and may have other content"
 MAP = """
