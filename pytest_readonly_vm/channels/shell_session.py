@@ -22,10 +22,11 @@ from functools import partial
 from typing import Any
 
 from pytest_readonly_vm.channels import jobs
-from pytest_readonly_vm.channels.channel import Sink
+from pytest_readonly_vm.channels.channel import Sink, content_of, parts
 from pytest_readonly_vm.channels.jobs import JobFiles, absolute, os_error, quoted, script_line
 from pytest_readonly_vm.channels.stream import Stream
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
+from pytest_readonly_vm.host.loop import quiet
 
 _WRITTEN_AT_ONCE = 3 << 18  # bytes, a multiple of three: base64 without padding
 _PATIENCE_WITH_THE_DYING = 10.0
@@ -116,10 +117,13 @@ class _Frame:
 
 
 class ShellSession:
-    """The host's end of it: what a `Channel` can do, but for its name and the search for the guest's end."""
+    """The host's end of it: what a `Channel` can do, but for its name and why it does not answer.
+
+    Attributes: `stream`, which is closed with it.
+    """
 
     def __init__(self, stream: Stream, name: str) -> None:
-        self._stream = stream
+        self.stream = stream
         self._name = name
         self._frames: dict[bytes, _Frame] = {}
         self._buffer = bytearray()
@@ -132,12 +136,12 @@ class ShellSession:
 
     def is_open(self) -> bool:
         is_read = self._reader is not None and not self._reader.done()
-        return self._is_ready and is_read and self._opening == self._stream.losses
+        return self._is_ready and is_read and self._opening == self.stream.losses
 
     async def open(self) -> None:
         await self._stop_reading()
         self._is_ready = False
-        self._opening = self._stream.losses
+        self._opening = self.stream.losses
         self._buffer.clear()
         self._reader = asyncio.ensure_future(self._read())
         answer = bytearray()
@@ -154,7 +158,7 @@ class ShellSession:
         return {"room": self._files.room, "number": self._files.number} if self.is_open() else None
 
     async def resume(self, parted: Mapping[str, Any]) -> None:
-        self._opening = self._stream.losses
+        self._opening = self.stream.losses
         self._reader = asyncio.ensure_future(self._read())
         self._files = JobFiles(self._name, parted["room"], parted["number"])
         self._is_ready = True
@@ -172,7 +176,7 @@ class ShellSession:
         """Read frames until the stream is lost; then nothing more comes for anybody, and all who wait are told why."""
         end: Exception = ChannelLost(f"{self._name}: the channel was closed or opened anew meanwhile")
         try:
-            await self._stream.race(self._frames_forever(), since=self._opening)
+            await self.stream.race(self._frames_forever(), since=self._opening)
         except Exception as error:
             end = error
         finally:
@@ -207,7 +211,7 @@ class ShellSession:
             if certain > 0:
                 sink(bytes(self._buffer[:certain]))
                 del self._buffer[:certain]
-            self._buffer += await self._stream.piece()
+            self._buffer += await self.stream.piece()
         if at:
             sink(bytes(self._buffer[:at]))
         del self._buffer[: at + len(marker)]
@@ -226,20 +230,18 @@ class ShellSession:
         await asyncio.shield(self._begin_to_type(text))
 
     def _begin_to_type(self, text: bytes) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(self._send(text))
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return task
+        return quiet(asyncio.ensure_future(self._send(text)))
 
     async def _send(self, text: bytes) -> None:
         async with self._typing:
-            await self._stream.race(self._stream.send(text), since=self._opening)
+            await self.stream.race(self.stream.send(text), since=self._opening)
 
     async def execute(self, script: bytes, *, input: bytes, stdout: Sink, stderr: Sink) -> int:
         files, base = self._files, self._files.new_base()
         source = f"{base}.in" if input else ""
         try:
             if input:
-                await self._write(source.encode(), _pieces(input))
+                await self._write(source.encode(), content_of(input))
         except BaseException as end:
             files.ended(base, len(input))
             if not isinstance(end, OSError):
@@ -276,9 +278,8 @@ class ShellSession:
     async def _write(self, path: bytes, content: AsyncIterator[bytes]) -> None:
         await self._file("_rv_empty", path, bytes)
         async for piece in content:
-            for start in range(0, len(piece), _WRITTEN_AT_ONCE):
-                data = base64.b64encode(piece[start : start + _WRITTEN_AT_ONCE])
-                await self._file("_rv_write", path, bytes, data)
+            for part in parts(piece, _WRITTEN_AT_ONCE):
+                await self._file("_rv_write", path, bytes, base64.b64encode(part))
 
     async def _file(self, function: str, path: bytes, sink: Sink, document: bytes = b"") -> None:
         complaint = bytearray()
@@ -310,11 +311,7 @@ class ShellSession:
 
     async def close(self) -> None:
         await self._stop_reading()
-        await self._stream.close()
-
-
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    yield data
+        await self.stream.close()
 
 
 def _words(*texts: str) -> tuple[bytes, ...]:

@@ -10,30 +10,30 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_readonly_vm.channels.channel import Sink, content_of
-from pytest_readonly_vm.channels.jobs import PLACES, folder_name, os_error
+from pytest_readonly_vm.channels import ssh_file
+from pytest_readonly_vm.channels.channel import Sink
 from pytest_readonly_vm.channels.network import Forward, Network
-from pytest_readonly_vm.channels.porter import Vanished
-from pytest_readonly_vm.channels.porters import Porters
 from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
+from pytest_readonly_vm.channels.shell_session import ShellSession
+from pytest_readonly_vm.channels.ssh_mux import MuxSession, Refused
+from pytest_readonly_vm.channels.stream import Stream
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, VmError
 from pytest_readonly_vm.host.process import Process, Spawner
 from pytest_readonly_vm.host.ssh_key import MISSING
-from pytest_readonly_vm.printable import shown
 
 _SSHD = 22
-_LONGEST_LINE = 8192  # bytes; a longer script goes by a file, as shells read their input byte by byte
 # Seconds for one attempt. Short ones, as QEMU repeats a request that came too early only after 6 s and more; but sshd
 # may need long in a guest that is busy with its boot.
 _BANNER_PATIENCE = (1.0, 1.0, 1.0, 4.0)
 _LOGIN_PATIENCE = 60.0
 _DEATH_PATIENCE = 0.5
-
-_TO_FILE = "umask 077; cat >{path} && exit; rm -f {path}; exit 1"
+# As the first word of a login shell that need not be a POSIX one.
+_SHELL = "exec /bin/sh"
+_LOSS = "the channel over SSH is gone: the connection was lost, or its shell was killed"
 
 
 class Ssh:
@@ -68,7 +68,8 @@ class Ssh:
         self._known_hosts = folder / "known_hosts"
         self._control = folder / "ssh"
         self._master: Process | None = None
-        self._porters = Porters(self._control)
+        self._session: MuxSession | None = None
+        self._shell: ShellSession | None = None
         self._reason = "not tried"
         qmp.listeners.append(self._hear)
 
@@ -76,7 +77,8 @@ class Ssh:
         if event.name == "RESET" and self._master:
             # The guest has forgotten the connection, and would say so when it has booted and is sent something.
             self._master.signal(signal.SIGKILL)
-            self._porters.drop()
+            if self._shell:
+                self._shell.stream.lose()
 
     async def part(self) -> Mapping[str, Any] | None:
         await self.close()  # a connection's other end is on the host, of which no copy is made
@@ -86,7 +88,7 @@ class Ssh:
         await self.open()
 
     def is_open(self) -> bool:
-        return self._master is not None and self._master.returncode is None and self._porters.are_open
+        return self._shell is not None and self._shell.is_open()
 
     def why_not(self) -> str:
         return self._reason
@@ -154,14 +156,27 @@ class Ssh:
                     if await master.wait_ended(0.005):
                         self._reason = self._refusal(master.stderr())
                         return False
-                await self._porters.run(b":", None, bytes, bytes)
+                await self._start_shell()
         except TimeoutError:
             self._reason = f"no answer to the login within {_LOGIN_PATIENCE:g} s"
             return False
-        except Vanished as vanished:
-            self._reason = f"{self._user} was let in: {vanished}"
+        except (Refused, ConnectionError) as refusal:
+            self._reason = f"{self._user} was let in: {refusal}"
+            return False
+        except ChannelLost:
+            self._reason = (
+                f"{self._user} was let in: no commands are run over it (is the login shell of this user one?)"
+            )
             return False
         return True
+
+    async def _start_shell(self) -> None:
+        self._session = await MuxSession.open(self._control, _SHELL)
+        self._session.stderr.close()
+        self._reason = f"{self._user} was let in: the shell does not answer"
+        stream = Stream(self._process, self._session.stdio, name=self._name, loss=_LOSS, patience=_DEATH_PATIENCE)
+        self._shell = ShellSession(stream, self._name)
+        await self._shell.open()
 
     def _refusal(self, complaint: str) -> str:
         if "Permission denied" in complaint:
@@ -171,8 +186,12 @@ class Ssh:
         return (complaint.strip().splitlines() or ["ssh ended without a word"])[-1]
 
     async def _disconnect(self) -> None:
-        self._porters.drop()
-        self._porters = Porters(self._control)
+        if self._shell is not None:
+            shell, self._shell = self._shell, None
+            await shell.close()
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.close()
         if self._master is not None:
             master, self._master = self._master, None
             await master.end()
@@ -187,43 +206,32 @@ class Ssh:
     # Using.
 
     async def execute(self, script: bytes, *, input: bytes, stdout: Sink, stderr: Sink) -> int:
-        if len(script) > _LONGEST_LINE:
-            script = await self._by_file(script)
-        return await self._run(script, content_of(input) if input else None, stdout, stderr)
-
-    async def _run(self, script: bytes, content: AsyncIterator[bytes] | None, stdout: Sink, stderr: Sink) -> int:
-        try:
-            return await self._porters.run(script, content, stdout, stderr)
-        except Vanished as vanished:
-            if await self._process.wait_ended(_DEATH_PATIENCE):
-                raise self._process.death() from None
-            raise ChannelLost(f"{self._name}: the channel over SSH is gone: {vanished}") from None
-
-    async def _by_file(self, script: bytes) -> bytes:
-        """Put a long script into a file; what runs it removes the file first."""
-        for place in PLACES:
-            path = f"{place}/{folder_name()}".encode()
-            complaint = bytearray()
-            to_file = _TO_FILE.encode().replace(b"{path}", path)
-            if await self._run(to_file, content_of(script), bytes, complaint.extend) == 0:
-                return b"exec 3<%b; rm -f %b; exec /bin/sh /dev/fd/3" % (path, path)
-        reason = shown(complaint.decode(errors="replace").strip())
-        raise ChannelError(f"{self._name}: the guest has no room for a script of {len(script)} bytes: {reason}")
+        return await self._opened_shell().execute(script, input=input, stdout=stdout, stderr=stderr)
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
-        await self._on_file(path, b"exec cat %b", None, sink)
+        shell = self._opened_shell()
+        try:
+            await self._transfer(shell, ssh_file.read(self._control, path, sink))
+        except Refused:  # sshd gives no more sessions
+            await shell.read_file(path, sink)
 
     async def write_file(self, path: bytes, content: AsyncIterator[bytes]) -> None:
-        await self._on_file(path, b"exec dd bs=256k of=%b", content, bytes)
+        shell = self._opened_shell()
+        try:
+            await self._transfer(shell, ssh_file.write(self._control, path, content))
+        except Refused:
+            await shell.write_file(path, content)
 
-    async def _on_file(self, path: bytes, script: bytes, content: AsyncIterator[bytes] | None, sink: Sink) -> None:
-        """Run a script about a file, and raise what its program says as an `OSError`."""
-        name = path if path.startswith(b"/") else b"./" + path
-        quoted = os.fsencode(shlex.quote(os.fsdecode(name)))
-        complaint = bytearray()
-        if await self._run(b"export LC_ALL=C; " + script % quoted, content, sink, complaint.extend):
-            lines = [line for line in complaint.decode(errors="replace").splitlines() if ": " in line]
-            raise os_error("".join(lines[:1]), path)
+    async def _transfer(self, shell: ShellSession, work: Awaitable[None]) -> None:
+        try:
+            await shell.stream.race(work, since=0)
+        except ConnectionError:
+            raise await self._process.death_or(shell.stream.loss(), patience=_DEATH_PATIENCE) from None
+
+    def _opened_shell(self) -> ShellSession:
+        if self._shell is None:
+            raise ChannelLost(f"{self._name}: the channel was closed or is being opened anew")
+        return self._shell
 
     # For others.
 

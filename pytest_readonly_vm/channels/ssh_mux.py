@@ -16,6 +16,7 @@ _HELLO = 0x00000001
 _NEW_SESSION = 0x10000002
 _FAILURES = {0x80000002: "permission denied", 0x80000003: "refused"}
 _SESSION_OPENED = 0x80000006
+_EXITED = 0x80000004
 _NO_ESCAPE = 0xFFFFFFFF
 _REQUEST = 1
 
@@ -24,31 +25,34 @@ class Refused(Exception):
     """The shared connection gives no session: sshd has too many, or forbids them."""
 
 
-class Multiplexed:
-    """One session: a command in the guest whose streams are files of ours. For the loop.
+class MuxSession:
+    """One session: a command in the guest, and our ends of its streams. For the loop.
 
-    Closing it is what a client's end would be: the command loses its streams and is not killed.
+    Attributes: `stdio`, a socket that is its stdin and stdout; `stderr`, one more. Who uses them closes them.
     """
 
-    def __init__(self, control: socket.socket) -> None:
-        self._control = control
+    def __init__(self) -> None:
+        self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._control.setblocking(False)
+        self.stdio, self._stdio_there = socket.socketpair()
+        self.stderr, self._stderr_there = socket.socketpair()
 
     @classmethod
-    async def open(cls, path: Path, command: str, *, stdin: int, stdout: int, stderr: int) -> Self:
-        """Have the `ssh` that listens at `path` run a command; it gets copies of the three descriptors.
+    async def open(cls, path: Path, command: str) -> Self:
+        """Have the `ssh` that listens at `path` run a command, which the user's login shell reads.
 
         :raises Refused: it may not.
         :raises ConnectionError: that `ssh` is not there, or ended meanwhile.
         """
-        control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        control.setblocking(False)
-        session = cls(control)
-        try:
-            await session._connect(path)
-            await session._request(command, (stdin, stdout, stderr))
-        except BaseException:
-            session.close()
-            raise
+        session = cls()
+        with session._stdio_there, session._stderr_there:
+            try:
+                await session._connect(path)
+                await session._request(command)
+            except BaseException:
+                for ours in (session._control, session.stdio, session.stderr):
+                    ours.close()
+                raise
         return session
 
     async def _connect(self, path: Path) -> None:
@@ -61,7 +65,7 @@ class Multiplexed:
         if kind != _HELLO or struct.unpack_from(">I", body)[0] != _VERSION:
             raise Refused("this ssh shares its connections by another protocol")
 
-    async def _request(self, command: str, descriptors: tuple[int, int, int]) -> None:
+    async def _request(self, command: str) -> None:
         no_terminal_nor_forwarding = struct.pack(">IIII", 0, 0, 0, 0)
         await self._send(
             struct.pack(">II", _NEW_SESSION, _REQUEST)
@@ -71,12 +75,22 @@ class Multiplexed:
             + _string(b"")
             + _string(os.fsencode(command))
         )
-        for descriptor in descriptors:
-            socket.send_fds(self._control, [b"\0"], [descriptor])
+        for stream in (self._stdio_there, self._stdio_there, self._stderr_there):
+            socket.send_fds(self._control, [b"\0"], [stream.fileno()])
         kind, body = await self._receive()
         if kind != _SESSION_OPENED:
             reason = body[8:].decode(errors="replace")
             raise Refused(f"{_FAILURES.get(kind, f'answer {kind:#x}')}: {reason}")
+
+    async def status(self) -> int:
+        """The exit status of the command, when it has ended.
+
+        :raises ConnectionError: the connection is lost, or the shell that ran the command was killed.
+        """
+        while True:
+            kind, body = await self._receive()
+            if kind == _EXITED:
+                return int(struct.unpack_from(">I", body, 4)[0])
 
     async def _send(self, message: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self._control, _string(message))
@@ -97,6 +111,7 @@ class Multiplexed:
         return data
 
     def close(self) -> None:
+        """Let go of it, as a client's end would: the command loses its streams and is not killed."""
         self._control.close()
 
 

@@ -294,7 +294,7 @@ FAULTS: dict[str, Fault] = {
             vm.run("systemctl stop ssh; pkill sshd; sleep 60")  # met
         """,
         error=ChannelLost,
-        words=r"the channel over SSH is gone: the connection was lost, or the script's shell was killed",
+        words=r"the channel over SSH is gone: the connection was lost, or its shell was killed",
         within=10.0,
         tells={"timeline.jsonl": "pkill sshd.*the channel over SSH is gone", "screenshot.png": ""},
         lacks="the guest was not asked: no channel has answered",

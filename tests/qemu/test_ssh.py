@@ -8,7 +8,7 @@ import shlex
 import stat
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
+from pytest_readonly_vm.channels.command import Command
 from pytest_readonly_vm.channels.network import Network
 from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
 from pytest_readonly_vm.host.process import Spawner
 from pytest_readonly_vm.host.ssh_key import make_key, public_key
 from tests.guests.debian import debian
+from tests.qemu.test_places import RESIDENT
 from tests.qemu.waiting import GENEROUS, eventually
 from tests.templates import templates
 
@@ -61,7 +63,7 @@ class Bench:
 
     def run(self, script: str | bytes, *, input: bytes = b"", timeout: float = GENEROUS) -> Done:
         out, err = bytearray(), bytearray()
-        data = script.encode() if isinstance(script, str) else script
+        data = Command(os.fsdecode(script)).script()
         status = self.await_(self.ssh.execute(data, input=input, stdout=out.extend, stderr=err.extend), timeout)
         return Done(status, bytes(out), bytes(err))
 
@@ -109,16 +111,20 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         ("printf %s 'a\"b`c$d\\e'\n\necho \"it's\"", Done(0, b"a\"b`c$d\\eit's\n")),
         (b"printf %s '\xff\x80\x81\xc3'", Done(0, b"\xff\x80\x81\xc3")),
         ("cat", Done(0)),
-        ("kill -KILL $PPID", None),
     ],
     ids=str,
 )
-def test_scripts(bench: Bench, script: str | bytes, expected: Done | None) -> None:
-    if expected is None:
-        with pytest.raises(ChannelLost, match="shell was killed"):
-            bench.run(script)
-    else:
-        assert bench.run(script) == expected
+def test_scripts(bench: Bench, script: str | bytes, expected: Done) -> None:
+    assert bench.run(script) == expected
+
+
+@pytest.mark.parametrize("victim", ["$r", "$PPID"], ids=["the shell", "its sshd"])
+def test_a_shell_that_is_killed_is_told_and_there_is_another(bench: Bench, victim: str) -> None:
+    with pytest.raises(ChannelLost, match="shell was killed"):
+        bench.run(f"{RESIDENT}; kill -KILL {victim}; sleep 600")
+    assert not bench.ssh.is_open()
+    bench.await_(bench.ssh.open())
+    assert bench.run("echo on") == Done(0, b"on\n")
 
 
 def test_input_is_all_that_a_script_reads(bench: Bench) -> None:
@@ -230,6 +236,35 @@ def test_files_that_cannot_be(bench: Bench) -> None:
         bench.write(b"/dev/full", b"x")
 
 
+def test_a_file_goes_beside_commands(bench: Bench) -> None:
+    reading = asyncio.run_coroutine_threadsafe(bench.ssh.read_file(b"/dev/zero", bytes), bench.vm.loop.loop)
+    assert bench.run("until pgrep -x cat; do sleep 0.1; done >/dev/null; echo on") == Done(0, b"on\n")
+    reading.cancel()
+    assert bench.run("while pgrep -x cat; do sleep 0.1; done >/dev/null") == Done(0)
+
+
+def test_a_file_whose_program_is_killed_is_no_file(bench: Bench) -> None:
+    reading = asyncio.run_coroutine_threadsafe(bench.ssh.read_file(b"/dev/zero", bytes), bench.vm.loop.loop)
+    bench.run("until pkill -x cat; do sleep 0.1; done")
+    with pytest.raises(OSError, match="/dev/zero"):
+        reading.result(GENEROUS)
+
+
+def test_an_sshd_that_gives_no_more_than_one_session(bench: Bench, tmp_path: Path) -> None:
+    bench.run("echo MaxSessions 1 >/etc/ssh/sshd_config.d/one.conf; systemctl reload ssh")
+    channel = bench.channel(tmp_path)
+    bench.await_(channel.open())
+    bench.run("rm /etc/ssh/sshd_config.d/one.conf; systemctl reload ssh")
+    bench.ssh, usual = channel, bench.ssh
+    try:
+        bench.write(b"/tmp/one", b"a\0b\n", b"c")
+        assert bench.read(b"/tmp/one") == b"a\0b\nc"
+        assert bench.run("cat /tmp/one") == Done(0, b"a\0b\nc")
+    finally:
+        bench.ssh = usual
+        bench.await_(channel.close())
+
+
 def test_content_that_fails_is_not_hidden(bench: Bench) -> None:
     async def content() -> AsyncIterator[bytes]:
         yield b"some"
@@ -296,16 +331,6 @@ def test_no_ssh_on_this_computer(bench: Bench, tmp_path: Path, monkeypatch: pyte
         bench.await_(channel.open())
 
 
-def run_meanwhile(bench: Bench, script: str, act: Callable[[], object]) -> None:
-    """Run a script in the guest and do something on the host once it runs; raises as the script's run does."""
-    out = bytearray()
-    work = bench.ssh.execute(f"echo begun; {script}".encode(), input=b"", stdout=out.extend, stderr=bytes)
-    running = asyncio.run_coroutine_threadsafe(work, bench.vm.loop.loop)
-    eventually(lambda: out, "the script to begin")
-    act()
-    running.result(GENEROUS)
-
-
 def test_close_leaves_nothing_behind(bench: Bench, tmp_path: Path) -> None:
     channel = bench.channel(tmp_path)
     bench.await_(channel.open())
@@ -320,6 +345,14 @@ def test_close_leaves_nothing_behind(bench: Bench, tmp_path: Path) -> None:
         channel.ssh_command()
 
 
-def test_the_end_of_qemu_under_a_script(bench: Bench) -> None:
-    with pytest.raises(GuestDied, match="SIGKILL"):
-        run_meanwhile(bench, "sleep 600", bench.vm.kill)
+def test_the_end_of_qemu_under_a_script_and_a_file(bench: Bench) -> None:
+    works = (
+        bench.ssh.execute(b"touch /tmp/begun; sleep 600", input=b"", stdout=bytes, stderr=bytes),
+        bench.ssh.read_file(b"/dev/zero", bytes),
+    )
+    running = [asyncio.run_coroutine_threadsafe(work, bench.vm.loop.loop) for work in works]
+    bench.run("until [ -e /tmp/begun ]; do sleep 0.1; done")
+    bench.vm.kill()
+    for work in running:
+        with pytest.raises(GuestDied, match="SIGKILL"):
+            work.result(GENEROUS)
