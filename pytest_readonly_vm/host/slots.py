@@ -215,7 +215,10 @@ class Slots:
                 continue
             with contextlib.suppress(OSError):
                 if (lock := try_lock(path)) is not None:
-                    lock.remove()
+                    try:
+                        lock.remove()
+                    finally:
+                        lock.release()  # as an interrupt may have come before the other began
                     continue
                 asked = path.stat().st_mtime
                 request = _Request(*map(int, match.groups()[:4]))
