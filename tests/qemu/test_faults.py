@@ -18,6 +18,7 @@ from pytest_readonly_vm.image.image_file import Fingerprint
 from tests.conftest import PLAIN, SMALL
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import tiny_linux
+from tests.mount_namespace import own_mounts
 from tests.qemu.faults import AT_ONCE, FAULTS
 from tests.qemu.waiting import GENEROUS, eventually
 from tests.templates import templates
@@ -133,7 +134,7 @@ def run(pytester: pytest.Pytester, temporary: Path) -> Callable[..., Run]:
         pytester.makepyfile(test_it=module)
         # All in one shell, as nobody else sees what is mounted there.
         steps = (f'{stage or ":"} && {sys.executable} -m pytest "$@"', "find $TMPDIR -mindepth 2 >left")
-        own = ("unshare", "--user", "--map-root-user", "--mount") if stage else ()
+        own = own_mounts() if stage else ()
         plain = ("-p", "no:cacheprovider", *PLAIN)
         result = pytester.run(*own, "sh", "-c", "; ".join(steps), "sh", *plain, *options, timeout=300)
         for complaint in ("INTERNALERROR", "never retrieved"):

@@ -1,5 +1,6 @@
 """Whatever this computer refuses to a run is told in a sentence, in fixtures and commands, and never a bare error."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PLAIN, SMALL
+from tests.mount_namespace import own_mounts
 
 FILES = "this process may have no more than {} open files"
 
@@ -29,7 +31,7 @@ def test_a_limit_for_files(pytester: pytest.Pytester, boot_sector: Callable[[str
 def test_no_inodes(pytester: pytest.Pytester, boot_sector: Callable[[str], Path], inodes: int, sentence: str) -> None:
     small = pytester.mkdir("small")
     mounted = f"mount -t tmpfs -o size=200m,nr_inodes={inodes} none {small} && export TMPDIR={small}"
-    in_namespace = f'exec unshare --user --map-root-user --mount sh -c \'{mounted} && exec "$@"\' sh "$@"; true'
+    in_namespace = f'exec {shlex.join(own_mounts())} sh -c \'{mounted} && exec "$@"\' sh "$@"; true'
     is_refused(
         pytester,
         boot_sector("hello"),

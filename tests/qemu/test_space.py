@@ -7,15 +7,16 @@ import pytest
 
 from pytest_readonly_vm import GuestPaused, VirtualMachine
 from tests.guests.tiny_linux import PROMPT, tiny_linux
+from tests.mount_namespace import own_mounts
 
 
 def run_on_a_small_disk(pytester: pytest.Pytester, size: str, *arguments: str) -> pytest.RunResult:
-    """Run pytest with a TMPDIR of that size: a tmpfs in a mount namespace of its own, which needs no root."""
+    """Run pytest with a TMPDIR of that size: a tmpfs in a mount namespace of its own."""
     small = pytester.mkdir("small")
     guest = tiny_linux()
     command = f'mount -t tmpfs -o size={size} none {small} && TMPDIR={small} exec {sys.executable} -m pytest "$@"'
     result = pytester.run(
-        "unshare", "--user", "--map-root-user", "--mount", "sh", "-c", command, "sh",
+        *own_mounts(), "sh", "-c", command, "sh",
         f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}",
         f"--vm-append={guest.append}", f"--vm-ready=console:{PROMPT}", "--vm-memory=256M", "--vm-accel=tcg",
         "-p", "no:cacheprovider", *arguments,

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_readonly_vm import HostError
 from pytest_readonly_vm.start.cache import Damaged, TemplateCache, default_folder
+from tests.mount_namespace import own_mounts
 from tests.qemu.waiting import eventually
 from tests.unit.programs import program, says, start_together
 
@@ -317,7 +318,7 @@ def test_a_full_disk_leaves_nothing_and_harms_nobody(tmp_path: Path) -> None:
     mounted = f'mount -t tmpfs -o size=4m,mode=700 none {tmp_path} && exec "$@"'
     done = subprocess.run(
         [
-            "unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mounted, "sh",
+            *own_mounts(), "sh", "-c", mounted, "sh",
             sys.executable, "-c", code, str(tmp_path), A,
         ],
         capture_output=True, text=True, check=True,

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_readonly_vm import HostError
 from pytest_readonly_vm.host.slots import Budget, Slots
+from tests.mount_namespace import own_mounts
 
 MIB = 1 << 20
 
@@ -373,17 +374,14 @@ def test_a_folder_that_is_gone_is_named(slots: Slots, folder: Path) -> None:
 
 
 def test_a_full_disk_is_told(folder: Path) -> None:
-    mount = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o nr_inodes=1 slots "$1" && shift']
-    if subprocess.run([*mount, "sh", str(folder)], capture_output=True, check=False).returncode:
-        pytest.skip("needs a mount namespace")
     code = (
         "import sys\n"
         "from pathlib import Path\n"
         "from pytest_readonly_vm.host.slots import Budget, Slots\n"
         "Slots(Path(sys.argv[1]), Budget(1, 1)).take(1, 1, label='db', on_wait=print)\n"
     )
-    mount[-1] += ' && exec "$@"'
-    argv = [*mount, "sh", str(folder), sys.executable, "-c", code, str(folder)]
+    mounted = 'mount -t tmpfs -o nr_inodes=1 slots "$1" && shift && exec "$@"'
+    argv = [*own_mounts(), "sh", "-c", mounted, "sh", str(folder), sys.executable, "-c", code, str(folder)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert "HostError" in done.stderr.splitlines()[-1]
     assert "No space left on device" in done.stderr.splitlines()[-1]
