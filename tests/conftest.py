@@ -1,10 +1,16 @@
 """Fixtures of the suite: tiny guests that really boot, and pytest runs that use them."""
 
-from collections.abc import Callable
+import contextlib
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.forked import Forks, plain
 from tests.guests import bootsector
 
 READY = "hello"
@@ -12,6 +18,9 @@ READY = "hello"
 
 LONGEST = ("channels", "provision", "examples", "docs", "start", "ssh", "kills", "endurance", "attacks", "capsule")
 """The files of tests that take longest, which begin first, so that no worker is left alone with one at the end."""
+
+LINES = 12
+"""How many files a run with ``--durations`` tells the time of."""
 
 SMALL = (
     "--vm-memory=16M",
@@ -21,16 +30,6 @@ SMALL = (
     "--vm-timeout-factor=1",
 )
 """Options for a run on a boot-sector guest."""
-
-UNNEEDED = ("cacheprovider", "asyncio", "anyio", "html", "metadata", "allure_pytest", "rerunfailures")
-
-
-def plain(*needed: str) -> tuple[str, ...]:
-    """Options that keep a run free of plugins that it does not need, which take time to load."""
-    return tuple(word for name in UNNEEDED if name not in needed for word in ("-p", f"no:{name}"))
-
-
-PLAIN = plain()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,6 +47,44 @@ def boot_sector(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
         return path if path.exists() else bootsector.write_image(path, getattr(bootsector, kind)(READY))
 
     return image
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Beside pytest's durations of tests, those of the files, which is what a worker has to do in one piece."""
+    if not terminalreporter.config.getoption("durations"):
+        return
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminalreporter.section("longest files")
+    for path in sorted(seconds, key=seconds.__getitem__, reverse=True)[:LINES]:
+        terminalreporter.write_line(f"{seconds[path]:7.1f} s  {path}")
+    terminalreporter.write_line(f"{sum(seconds.values()):7.1f} s  all {len(seconds)} files")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where Python may write no bytecode, processes do in a folder of the suite's: else that is half of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PYTHONDONTWRITEBYTECODE" in os.environ:
+            patch.delenv("PYTHONDONTWRITEBYTECODE")
+            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Runs of pytest in processes of their own that begin with all imports made."""
+    with contextlib.closing(Forks()) as forks:
+        yield forks
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, forks: Forks, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """pytest's own, whose `runpytest_subprocess` forks the process; for a new interpreter there is `run`."""
+    monkeypatch.setattr(pytester, "runpytest_subprocess", partial(forks.run, pytester))
+    return pytester
 
 
 @pytest.fixture

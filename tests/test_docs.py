@@ -21,6 +21,7 @@ from pytest_readonly_vm.machine.vm import VirtualMachine
 from tests.conftest import SMALL
 from tests.guests import bootsector
 from tests.guests.debian import debian
+from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
 
 ROOT = Path(__file__).parent.parent
@@ -128,33 +129,39 @@ def test_names_and_links_exist(page: Path) -> None:
         assert anchor in headings
 
 
-CODE = {
-    f"{page.relative_to(ROOT)}-{number}": text
-    for page in PAGES
-    for number, (remark, text) in enumerate(fences(page, "python"), 1)
-    if "def test_" in text and not remark
-}
-"""The examples on the pages that can run on a guest without a login, by a name for each."""
+def examples(remark: str) -> dict[str, str]:
+    """The tests on the pages that have this remark, as modules by names that tell the page."""
+    return {
+        f"test_{re.sub(r'[^a-zA-Z]+', '_', str(page.relative_to(ROOT)))}_{number}": text
+        for page in PAGES
+        for number, (remarked, text) in enumerate(fences(page, "python"), 1)
+        if "def test_" in text and remarked.partition(",")[0] == remark
+    }
 
 
-@pytest.mark.parametrize("code", list(CODE.values()), ids=list(CODE))
-def test_code_on_a_page_works(code: str, pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(code)
-    image = bootsector.write_image(pytester.path / "base.img", bootsector.echo(LOGIN))
-    result = pytester.runpytest_subprocess(
-        f"--vm-image={image}", *SMALL, f"--vm-ready={VmConfig().ready}", "-p", "no:cacheprovider", timeout=120
-    )
+def passed(modules: dict[str, str], result: pytest.RunResult) -> None:
+    """Fail unless every test of each module has passed, in a run with ``-v``."""
     assert result.ret == pytest.ExitCode.OK
+    for name, text in modules.items():
+        found = [line for line in result.outlines if line.startswith(f"{name}.py::") and " PASSED" in line]
+        assert len(found) >= text.count("def test_"), name
+
+
+def test_code_on_the_pages_works(pytester: pytest.Pytester) -> None:
+    """On a guest that has a login prompt and repeats what it is told."""
+    modules = examples("")
+    pytester.makepyfile(**modules)
+    image = bootsector.write_image(pytester.path / "base.img", bootsector.echo(LOGIN))
+    options = (f"--vm-image={image}", *SMALL, f"--vm-ready={VmConfig().ready}", "-v", "-p", "no:cacheprovider")
+    passed(modules, pytester.runpytest_subprocess(*options, timeout=2 * GENEROUS))
 
 
 @pytest.mark.timeout(A_LONG_TIME)
-@pytest.mark.parametrize(("remark", "scope"), [("on Debian", "session"), ("on Debian, by itself", "function")])
-def test_code_on_the_pages_works_on_debian(pytester: pytest.Pytester, remark: str, scope: str) -> None:
-    texts = [text for page in PAGES for remarked, text in fences(page, "python") if remarked == remark]
-    pytester.makepyfile(**{f"test_{number}": text for number, text in enumerate(texts)})
-    options = (f"--vm-image={debian()}", f"--vm-cache={templates()}", f"--vm-scope={scope}", "--vm-boot-timeout=600")
-    result = pytester.runpytest_subprocess(*options, "-p", "no:cacheprovider", timeout=A_LONG_TIME)
-    result.assert_outcomes(passed="".join(texts).count("def test_"))
+def test_code_on_the_pages_works_on_debian(pytester: pytest.Pytester) -> None:
+    modules = examples("on Debian")
+    pytester.makepyfile(**modules)
+    options = (f"--vm-image={debian()}", f"--vm-cache={templates()}", "--vm-boot-timeout=600", "-v")
+    passed(modules, pytester.runpytest_subprocess(*options, "-p", "no:cacheprovider", timeout=A_LONG_TIME))
 
 
 def test_write_back_commands_work(pytester: pytest.Pytester) -> None:

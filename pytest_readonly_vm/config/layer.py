@@ -20,7 +20,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, overload
 
 _Files = str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
-_IN_THIS_PROCESS = f"only in process {os.getpid()}: "
+_IN_THIS_PROCESS = "only in process "
 _UNCHANGEABLE = (str, bytes, int, float, complex, tuple, frozenset, PurePath, enum.Enum, type, FunctionType, type(None))
 
 _READING = threading.Lock()
@@ -116,13 +116,13 @@ def _text(thing: Any) -> str:
     text = repr(thing)
     if not inspect.isroutine(thing) and not re.search(r" at 0x[0-9a-f]+", text):
         return f"{kind.__qualname__} {text}"
-    return _source(kind) or f"{_IN_THIS_PROCESS}{text}"
+    return _source(kind) or f"{_IN_THIS_PROCESS}{os.getpid()}: {text}"
 
 
 def _function(function: FunctionType, seen: set[int] | None) -> Iterator[str]:
     """Its own lines, the variables around it, what is given to it by default, and what it names of its module's."""
     yield function.__qualname__
-    yield _source(function.__code__) or f"{_IN_THIS_PROCESS}{function!r}"
+    yield _source(function.__code__) or f"{_IN_THIS_PROCESS}{os.getpid()}: {function!r}"
     if seen is None or id(function) in seen:
         return
     seen.add(id(function))

@@ -1,9 +1,12 @@
 """The fixtures: one machine a test or one shared by a scope, each rung of the ladder overridable."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.forked import PLAIN
 
 Run = Callable[..., pytest.RunResult]
 
@@ -205,7 +208,7 @@ def test_a_project_without_machines_hears_nothing_of_the_plugin(pytester: pytest
         import sys
         def test_it(): assert "pytest_readonly_vm.machine.lab" not in sys.modules
     """)
-    result = pytester.runpytest_subprocess("-p", "no:asyncio", "-p", "no:anyio")
+    result = pytester.run(sys.executable, "-m", "pytest", *PLAIN)  # which has imported nothing before
     result.assert_outcomes(passed=1)
     assert "vm:" not in result.stdout.str()
     assert "virtual machine" not in result.stdout.str()

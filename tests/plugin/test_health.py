@@ -1,10 +1,13 @@
 """Health gates as somebody who runs pytest meets them: which tests fail, when, and what is said."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.conftest import PLAIN
+from tests.conftest import SMALL
+from tests.forked import PLAIN
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
@@ -137,10 +140,12 @@ def test_a_guest_that_cannot_be_looked_at_is_an_error_at_once(pytester: pytest.P
     )
 
 
-def test_without_gates_nothing_is_loaded(pytester: pytest.Pytester, run_on: Run) -> None:
+def test_without_gates_nothing_is_loaded(pytester: pytest.Pytester, boot_sector: Callable[[str], Path]) -> None:
     pytester.makepyfile("""
         import sys
         def test_it(readonly_vm): pass
         def test_after(readonly_vm): assert "pytest_readonly_vm.evidence.health" not in sys.modules
     """)
-    run_on("hello").assert_outcomes(passed=2)
+    options = (f"--vm-image={boot_sector('hello')}", *SMALL, *PLAIN)
+    result = pytester.run(sys.executable, "-m", "pytest", *options)  # which has imported nothing before
+    result.assert_outcomes(passed=2)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import PLAIN
+from tests.forked import PLAIN
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS
 from tests.templates import templates

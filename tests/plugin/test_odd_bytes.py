@@ -12,7 +12,8 @@ import pytest
 
 from pytest_readonly_vm import HostError
 from pytest_readonly_vm.host.workspace import Workspace
-from tests.conftest import SMALL, plain
+from tests.conftest import SMALL
+from tests.forked import plain
 
 TESTS = """
     import pytest

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PLAIN, SMALL
+from tests.conftest import SMALL
+from tests.forked import PLAIN
 from tests.qemu.image_tools import layer, writer_image
 
 OTHERS = "it is a file that is there already, and no page of an earlier run; nothing was written; choose another path"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PLAIN, SMALL
+from tests.conftest import SMALL
+from tests.forked import PLAIN
 
 Run = Callable[..., pytest.RunResult]
 

@@ -221,7 +221,7 @@ FAULTS: dict[str, Fault] = {
         body="""
             vm.run("(sleep 0.2; killall -STOP sh) >/dev/null 2>&1 &")
             with pytest.raises(TimeoutError):
-                vm.wait_until_succeeds("sleep 1; false", timeout=5)
+                vm.wait_until_succeeds("sleep 1; false", timeout=2)
             with pytest.raises(TimeoutError, match="not done within 1 s: read /etc/passwd"):
                 vm.read_text("/etc/passwd", timeout=1)
             struck.append(time.time())

@@ -14,8 +14,9 @@ import pytest
 
 from pytest_readonly_vm import VmError
 from pytest_readonly_vm.host.workspace import COOKIE
-from pytest_readonly_vm.image.image_file import Fingerprint
-from tests.conftest import PLAIN, SMALL
+from pytest_readonly_vm.image.base import Fingerprint
+from tests.conftest import SMALL
+from tests.forked import PLAIN
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import tiny_linux
 from tests.mount_namespace import own_mounts
@@ -132,15 +133,19 @@ def run(pytester: pytest.Pytester, temporary: Path) -> Callable[..., Run]:
     def run(module: str, *options: str, stage: str = "") -> Run:
         pytester.makeconftest(CONFTEST)
         pytester.makepyfile(test_it=module)
-        # All in one shell, as nobody else sees what is mounted there.
-        steps = (f'{stage or ":"} && {sys.executable} -m pytest "$@"', "find $TMPDIR -mindepth 2 >left")
-        own = own_mounts() if stage else ()
-        plain = ("-p", "no:cacheprovider", *PLAIN)
-        result = pytester.run(*own, "sh", "-c", "; ".join(steps), "sh", *plain, *options, timeout=300)
+        if stage:
+            # All in one shell, as nobody else sees what is mounted there.
+            steps = (f'{stage} && {sys.executable} -m pytest "$@"', "find $TMPDIR -mindepth 2 >left")
+            shell = (*own_mounts(), "sh", "-c", "; ".join(steps), "sh")
+            result = pytester.run(*shell, "-p", "no:cacheprovider", *PLAIN, *options, timeout=300)
+            left = (pytester.path / "left").read_text().splitlines()
+        else:
+            result = pytester.runpytest_subprocess(*PLAIN, *options, timeout=300)
+            left = list(map(str, temporary.glob("*/*")))
         for complaint in ("INTERNALERROR", "never retrieved"):
             assert complaint not in result.stdout.str() + result.stderr.str()
         eventually(lambda: not list(emulators(temporary)), "the end of its QEMU", within=10.0)
-        assert (pytester.path / "left").read_text() == ""
+        assert not left
         return Run(pytester, result)
 
     return run

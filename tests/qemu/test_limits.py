@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PLAIN, SMALL
+from tests.conftest import SMALL
+from tests.forked import PLAIN
 from tests.mount_namespace import own_mounts
 
 FILES = "this process may have no more than {} open files"
