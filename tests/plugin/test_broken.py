@@ -77,11 +77,11 @@ def test_a_shared_machine_that_does_not_boot_is_waited_for_once(pytester: pytest
             pass
     """)
     started = time.monotonic()
-    result = run_on("hello", "--vm-ready=console:never", "--vm-boot-timeout=4")
-    assert time.monotonic() - started < 12
+    result = run_on("hello", "--vm-ready=console:never", "--vm-boot-timeout=1.5")
+    assert time.monotonic() - started < 7
     result.assert_outcomes(errors=5)
-    line = "the module's machine cannot be used since *::test_it?0?: *: the guest was not ready within 4 s *"
-    result.stdout.fnmatch_lines(["*the guest was not ready within 4 s*", *([line] * 4)])
+    line = "the module's machine cannot be used since *::test_it?0?: *: the guest was not ready within 1.5 s *"
+    result.stdout.fnmatch_lines(["*the guest was not ready within 1.5 s*", *([line] * 4)])
 
 
 def test_a_kind_that_does_not_boot_is_tried_twice(pytester: pytest.Pytester, run_on: Run) -> None:
@@ -97,10 +97,12 @@ def test_a_kind_that_does_not_boot_is_tried_twice(pytester: pytest.Pytester, run
             pass
     """)
     started = time.monotonic()
-    result = run_on("hello", "--vm-ready=console:never", "--vm-boot-timeout=3")
-    assert time.monotonic() - started < 14
+    result = run_on("hello", "--vm-ready=console:never", "--vm-boot-timeout=1.5")
+    assert time.monotonic() - started < 8
     result.assert_outcomes(errors=6, passed=1)
-    line = "such a machine does not boot, so it is not tried again: *::test_it?0?: *the guest was not ready within 3 s*"
+    line = (
+        "such a machine does not boot, so it is not tried again: *::test_it?0?: *the guest was not ready within 1.5 s*"
+    )
     result.stdout.fnmatch_lines(["*was not ready*", "*was not ready*", *([line] * 4)])
 
 

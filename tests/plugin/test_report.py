@@ -85,15 +85,15 @@ def test_a_failure_shows_the_console_and_the_users_line_but_not_the_plugins(
     assert "pytest_readonly_vm/" not in result.stdout.str()
 
 
-def test_a_failed_boot_is_a_sentence_with_its_evidence(pytester: pytest.Pytester, run_on: Run) -> None:
+def test_a_failed_boot_is_a_sentence_with_its_evidence_also_in_junit(pytester: pytest.Pytester, run_on: Run) -> None:
     pytester.makepyfile("def test_it(readonly_vm): pass")
-    result = run_on("hello", "--vm-ready=console:something else", "--vm-boot-timeout=4")
+    result = run_on("hello", "--vm-ready=console:something else", "--vm-boot-timeout=1.5", "--junit-xml=report.xml")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
         [
             "*ERROR at setup of test_it*",
-            "test_it: the guest was not ready within 4 s (boot_timeout, from --vm-boot-timeout): waited for the console"
-            " to show 'something else'",
+            "test_it: the guest was not ready within 1.5 s (boot_timeout, from --vm-boot-timeout): waited for the "
+            "console to show 'something else'",
             "*- Evidence -*",
             "Last console lines:",
             "hello",
@@ -101,6 +101,10 @@ def test_a_failed_boot_is_a_sentence_with_its_evidence(pytester: pytest.Pytester
         ]
     )
     assert "Traceback" not in result.stdout.str()
+    error = ElementTree.parse(pytester.path / "report.xml").getroot().find(".//error")
+    assert error is not None
+    assert "the guest was not ready within 1.5 s" in (error.get("message") or "")
+    assert "hello" in (error.text or "")
 
 
 def test_a_guest_that_resets_while_booting_is_told_from_a_slow_one(pytester: pytest.Pytester, run_on: Run) -> None:
@@ -148,15 +152,6 @@ def test_a_digest_that_differs_at_the_end_fails_the_run(
     result.assert_outcomes(passed=1)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["BASE IMAGE CHANGED: */mine.img has the SHA-256 * and had * when it was opened"])
-
-
-def test_junit_has_the_sentence_and_the_console(pytester: pytest.Pytester, run_on: Run) -> None:
-    pytester.makepyfile("def test_it(readonly_vm): pass")
-    run_on("hello", "--vm-ready=console:never", "--vm-boot-timeout=4", "--junit-xml=report.xml")
-    error = ElementTree.parse(pytester.path / "report.xml").getroot().find(".//error")
-    assert error is not None
-    assert "the guest was not ready within 4 s" in (error.get("message") or "")
-    assert "hello" in (error.text or "")
 
 
 def test_the_second_monitor_is_announced(pytester: pytest.Pytester, run_on: Run) -> None:

@@ -15,9 +15,8 @@ from tests.forked import PLAIN
 Run = Callable[..., pytest.RunResult]
 
 SHOW = """
-def test_show(readonly_vm):
-    config = readonly_vm.config
-    print(f"memory={config.memory >> 20}M from {config.origin('memory')}")
+def test_show(vm_config):
+    print(f"memory={vm_config.memory >> 20}M from {vm_config.origin('memory')}")
 """
 
 
@@ -48,7 +47,7 @@ def test_option_beats_environment_beats_ini_beats_default(
     pytester: pytest.Pytester, boot_sector: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytester.makepyfile(test_it=SHOW)
-    options = (f"--vm-image={boot_sector('hello')}", "--vm-ready=console:hello", "-s", "-p", "no:cacheprovider")
+    options = (f"--vm-image={boot_sector('hello')}", "--vm-ready=console:hello", "-s", *PLAIN)
     assert shown(pytester.runpytest_subprocess(*options)) == "memory=1024M from the default"
     pytester.makeini("[pytest]\nvm_memory = 12M")
     assert shown(pytester.runpytest_subprocess(*options)) == "memory=12M from tox.ini: vm_memory"
@@ -101,8 +100,8 @@ def test_paths_are_relative_to_where_they_were_given(
     pytester.makeini("[pytest]\nvm_image = ini.img\nvm_ready = console:hello\nvm_memory = 16M")
     (pytester.path / "sub" / "test_it.py").write_text("""
 import os, pytest
-def test_given(readonly_vm):
-    assert readonly_vm.config.image.stem == os.environ["EXPECTED"]
+def test_given(vm_config):
+    assert vm_config.image.stem == os.environ["EXPECTED"]
 @pytest.mark.vm(image="marker.img")
 def test_marker(readonly_vm_factory):
     assert readonly_vm_factory().config.image.stem == "marker"
@@ -116,7 +115,7 @@ def test_marker(readonly_vm_factory):
         monkeypatch.setenv("EXPECTED", expected)
         if environment:
             monkeypatch.setenv("PYTEST_VM_IMAGE", environment)
-        pytester.runpytest_subprocess(*options, "sub").assert_outcomes(passed=2)
+        pytester.runpytest_subprocess(*options, *PLAIN, "sub").assert_outcomes(passed=2)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_a_wrong_value_ends_the_run_before_anything_is_collected(
     pytester: pytest.Pytester, options: tuple[str, ...], complaint: str, workers: tuple[str, ...]
 ) -> None:
     pytester.makepyfile("def test_it(readonly_vm): pass")
-    result = pytester.runpytest_subprocess(*options, *workers)
+    result = pytester.runpytest_subprocess(*options, *workers, *PLAIN)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: {complaint}"])
     assert not [line for line in result.errlines if "Traceback" in line or "INTERNALERROR" in line]
@@ -224,8 +223,8 @@ def test_an_unknown_environment_variable_names_the_nearest(
 def test_help_markers_and_fixtures_list_everything(pytester: pytest.Pytester) -> None:
     from pytest_readonly_vm.config.settings import SCOPES, SETTINGS
 
-    help_text = pytester.runpytest_subprocess("--help").stdout.str()
-    fixtures = pytester.runpytest_subprocess("--fixtures").stdout.str()
+    help_text = pytester.runpytest_subprocess("--help", *PLAIN).stdout.str()
+    fixtures = pytester.runpytest_subprocess("--fixtures", *PLAIN).stdout.str()
     for name in SETTINGS:
         assert f"--vm-{name.replace('_', '-')}" in help_text
         assert f"vm_{name}" in help_text
@@ -234,4 +233,4 @@ def test_help_markers_and_fixtures_list_everything(pytester: pytest.Pytester) ->
         assert f"readonly_vm_{scope} [" in fixtures
         assert f"vm_config_{scope} [" in fixtures
     assert not re.search(r"vm_\w+.*\n *no docstring available", fixtures)
-    assert "@pytest.mark.vm(**settings)" in pytester.runpytest_subprocess("--markers").stdout.str()
+    assert "@pytest.mark.vm(**settings)" in pytester.runpytest_subprocess("--markers", *PLAIN).stdout.str()

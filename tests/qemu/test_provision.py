@@ -72,6 +72,10 @@ def test_debian_from_a_seed_for_cloud_init(lab: Lab, tmp_path: Path) -> None:
     user_data.write_text(
         "#cloud-config\nbootcmd: [[touch, /run/early]]\nruncmd: [[touch, /run/late]]\n"
         "chpasswd: {expire: false, users: [{name: root, password: very-secret, type: text}]}\n"
+        # What else cloud-init could do takes an emulated processor as long as all of the rest of the boot.
+        "cloud_init_modules: [bootcmd, write_files, ssh]\n"
+        "cloud_config_modules: [set_passwords, runcmd]\n"
+        "cloud_final_modules: [scripts_user]\n"
     )
     config = SHELL.replace(image=debian(), provision="cloud-init", user_data=user_data)
     vm = lab.start(config, name="debian")
