@@ -16,7 +16,10 @@ from tests.guests import bootsector
 READY = "hello"
 """What every boot-sector guest of the suite prints when it is up."""
 
-LONGEST = ("channels", "provision", "examples", "docs", "start", "ssh", "kills", "endurance", "attacks", "capsule")
+LONGEST = (
+    *("places", "channels", "screen", "provision", "examples", "template_cache", "start", "faults"),
+    *("templates", "docs", "kills", "capsule", "many_clones", "ssh", "cloud_init"),
+)
 """The files of tests that take longest, which begin first, so that no worker is left alone with one at the end."""
 
 LINES = 12

@@ -80,14 +80,14 @@ class Forks:
         connection = self._connected()
         request = {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd())}
         socket.send_fds(connection, [json.dumps(request).encode()], [output.fileno(), errors.fileno()])
-        pid = int(connection.recv(_MESSAGE))
+        pid = _number(connection)
         connection.settimeout(timeout)
         try:
-            return int(connection.recv(_MESSAGE))
+            return _number(connection)
         except TimeoutError:
             os.kill(pid, signal.SIGKILL)
             connection.settimeout(None)
-            return int(connection.recv(_MESSAGE))
+            return _number(connection)
         except BaseException:  # whoever waits does so no longer: no other run may get this one's answer
             os.kill(pid, signal.SIGKILL)
             self.close()
@@ -103,6 +103,13 @@ class Forks:
             other.close()
         self._socket.settimeout(None)
         return self._socket
+
+
+def _number(connection: socket.socket) -> int:
+    """What the process that runs are forked from says next."""
+    if not (message := connection.recv(_MESSAGE)):
+        raise EOFError("the process that runs of pytest are forked from has ended")
+    return int(message)
 
 
 def _import_all() -> None:

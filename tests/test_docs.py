@@ -19,6 +19,7 @@ from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.config.settings import SCOPES, SETTINGS, VmConfig
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from tests.conftest import SMALL
+from tests.forked import PLAIN
 from tests.guests import bootsector
 from tests.guests.debian import debian
 from tests.qemu.waiting import GENEROUS
@@ -152,7 +153,7 @@ def test_code_on_the_pages_works(pytester: pytest.Pytester) -> None:
     modules = examples("")
     pytester.makepyfile(**modules)
     image = bootsector.write_image(pytester.path / "base.img", bootsector.echo(LOGIN))
-    options = (f"--vm-image={image}", *SMALL, f"--vm-ready={VmConfig().ready}", "-v", "-p", "no:cacheprovider")
+    options = (f"--vm-image={image}", *SMALL, f"--vm-ready={VmConfig().ready}", "-v", *PLAIN)
     passed(modules, pytester.runpytest_subprocess(*options, timeout=2 * GENEROUS))
 
 
@@ -161,7 +162,7 @@ def test_code_on_the_pages_works_on_debian(pytester: pytest.Pytester) -> None:
     modules = examples("on Debian")
     pytester.makepyfile(**modules)
     options = (f"--vm-image={debian()}", f"--vm-cache={templates()}", "--vm-boot-timeout=600", "-v")
-    passed(modules, pytester.runpytest_subprocess(*options, "-p", "no:cacheprovider", timeout=A_LONG_TIME))
+    passed(modules, pytester.runpytest_subprocess(*options, *PLAIN, timeout=A_LONG_TIME))
 
 
 def test_write_back_commands_work(pytester: pytest.Pytester) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import PLAIN
+
 Run = Callable[..., pytest.RunResult]
 
 ALWAYS = {"overview.txt", "console.txt", "qmp.jsonl", "timeline.jsonl", "stderr.txt", "command.sh", "config.json"}
@@ -375,6 +377,6 @@ def test_a_timeout_in_a_boot_leaves_evidence(pytester: pytest.Pytester, run_on: 
 
 def test_a_run_without_machines_makes_no_folder(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_it(): assert 0")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pytest", *PLAIN], capture_output=True, text=True)
     assert "1 failed" in done.stdout
     assert not (pytester.path / "test-results").exists()

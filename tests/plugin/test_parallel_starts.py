@@ -11,6 +11,7 @@ import pytest
 
 from pytest_readonly_vm.start.cache import TemplateCache
 from tests.conftest import SMALL
+from tests.forked import PLAIN
 from tests.mount_namespace import own_mounts
 from tests.plugin.test_starts import SLOWLY, lines_of_starts
 from tests.qemu.inner_run import InnerRun
@@ -241,8 +242,7 @@ def test_runs_that_share_a_small_budget_wait_for_each_other_and_say_so(
         *SMALL,
         "--vm-budget=16M,1",
         "--vm-no-cache",
-        "-p",
-        "no:cacheprovider",
+        *PLAIN,
     ]
     # A folder in /dev/shm is where all runs on this computer meet: these two have one of their own.
     script = """

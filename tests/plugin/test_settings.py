@@ -84,7 +84,7 @@ def test_the_native_table_of_pyproject_toml_takes_native_values(
     """
     )
     result = pytester.run(
-        "sh", "-c", f"cd elsewhere && exec {sys.executable} -m pytest -p no:cacheprovider ../test_it.py"
+        "sh", "-c", f"cd elsewhere && exec {sys.executable} -m pytest {' '.join(PLAIN)} ../test_it.py"
     )
     result.assert_outcomes(passed=1)
 

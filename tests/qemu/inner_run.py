@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
+from tests.forked import PLAIN
 from tests.qemu.waiting import GENEROUS, eventually
 
 _MARK = "INNER_RUN_OF_A_TEST"
@@ -32,7 +33,7 @@ class InnerRun:
         self._output = folder / f"output-{value}"
         with self._output.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio", *arguments],
+                [sys.executable, "-m", "pytest", *PLAIN, *arguments],
                 cwd=folder,
                 env={**inherited, **settings, "TMPDIR": str(temporary), name: value},
                 stdin=subprocess.DEVNULL,

@@ -22,6 +22,9 @@ from tests.qemu.waiting import GENEROUS
 
 WAITERS = 10
 
+HOWEVER_IT_CAME_TO_BE = pytest.mark.parametrize("vm_start", ["cold"])
+"""For what is decided on this side of the monitor, or takes seconds at its end: once is enough."""
+
 
 @pytest.fixture
 def vm_image(boot_sector: Callable[[str], Path]) -> Path:
@@ -77,6 +80,7 @@ class TestExecute:
             os.kill(readonly_vm.pid, signal.SIGCONT)
         assert readonly_vm.qmp.execute("query-status")["running"]
 
+    @HOWEVER_IT_CAME_TO_BE
     def test_is_safe_to_call_from_many_threads_at_once(self, readonly_vm: VirtualMachine) -> None:
         def ask(number: int) -> None:
             readonly_vm.qmp.execute("object-add", {"qom-type": "memory-backend-ram"}, id=f"o{number}", size=1 << 20)
@@ -87,6 +91,7 @@ class TestExecute:
         with ThreadPoolExecutor(16) as threads:
             list(threads.map(ask, range(200)))
 
+    @HOWEVER_IT_CAME_TO_BE
     def test_takes_and_returns_more_than_fits_a_buffer(self, readonly_vm: VirtualMachine) -> None:
         data = "x" * 300_000
         readonly_vm.qmp.execute("chardev-add", id="ring", backend={"type": "ringbuf", "data": {"size": 1 << 19}})
@@ -169,6 +174,7 @@ class TestWaitEvent:
         assert isinstance(timeout.value, TimeoutError)
         assert re.search(r"Events so far: .*STOP, RESUME", "\n".join(timeout.value.__notes__))
 
+    @HOWEVER_IT_CAME_TO_BE
     def test_loses_no_event_that_comes_in_the_moment_of_a_deadline(self, readonly_vm: VirtualMachine) -> None:
         deadlines = itertools.cycle(number / 10_000 for number in range(1, 40))
 
@@ -243,6 +249,7 @@ class TestTheEndOfQemu:
         readonly_vm.qmp.execute("quit")
         assert readonly_vm.qmp.wait_event("SHUTDOWN", {"reason": "host-qmp-quit"}).data["guest"] is False
 
+    @HOWEVER_IT_CAME_TO_BE
     def test_is_told_from_the_end_of_the_connection(self, readonly_vm: VirtualMachine) -> None:
         with pytest.raises(ConnectionLost, match="the connection to QEMU's monitor broke"):
             readonly_vm.qmp.execute("yank", instances=[{"type": "chardev", "id": "monitor"}])
@@ -256,6 +263,7 @@ class TestSecondMonitor:
     def vm_monitor(self) -> bool:
         return True
 
+    @HOWEVER_IT_CAME_TO_BE
     def test_answers_the_printed_command(self, readonly_vm: VirtualMachine) -> None:
         command = shlex.split(readonly_vm.monitor_command or "")
         assert command[:2] == ["qmp-shell", "-H"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_readonly_vm import GuestPaused, VirtualMachine
+from tests.forked import PLAIN
 from tests.guests.tiny_linux import PROMPT, tiny_linux
 from tests.mount_namespace import own_mounts
 
@@ -19,7 +20,7 @@ def run_on_a_small_disk(pytester: pytest.Pytester, size: str, *arguments: str) -
         *own_mounts(), "sh", "-c", command, "sh",
         f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}",
         f"--vm-append={guest.append}", f"--vm-ready=console:{PROMPT}", "--vm-memory=256M", "--vm-accel=tcg",
-        "-p", "no:cacheprovider", *arguments,
+        *PLAIN, *arguments,
         timeout=120,
     )  # fmt: skip
     assert list(small.iterdir()) == []

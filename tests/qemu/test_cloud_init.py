@@ -1,0 +1,21 @@
+"""A Debian that takes its root shell, and what else it is told, from a seed for cloud-init."""
+
+from pathlib import Path
+
+from pytest_readonly_vm import Lab, VmConfig
+from tests.guests.debian import debian
+
+
+def test_debian_from_a_seed_for_cloud_init(tmp_path: Path) -> None:
+    user_data = tmp_path / "user-data"
+    user_data.write_text(
+        "#cloud-config\nbootcmd: [[touch, /run/early]]\nruncmd: [[touch, /run/late]]\n"
+        "chpasswd: {expire: false, users: [{name: root, password: very-secret, type: text}]}\n"
+    )
+    config = VmConfig().replace(image=debian(), accel="tcg", channel="shell", start="cold", boot_timeout=300)
+    with Lab() as lab:
+        vm = lab.start(config.replace(provision="cloud-init", user_data=user_data), name="debian")
+        assert vm.run("cloud-init status --wait").stdout.strip().endswith("status: done")
+        assert vm.run("ls /run/early /run/late").stdout == "/run/early\n/run/late\n"
+        assert "very-secret" not in vm.command_line
+        assert (vm.folder / "seed.iso").stat().st_mode & 0o777 == 0o600
