@@ -26,9 +26,17 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(params=STARTS)
+@pytest.fixture(scope="module", params=STARTS)
 def start(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def vm(lab: Lab, start: str) -> Iterator[VirtualMachine]:
+    """A machine for all tests that leave it clean."""
+    vm = lab.start(tiny(start), name=start)
+    yield vm
+    vm.close()
 
 
 @pytest.fixture
@@ -44,11 +52,6 @@ def machine(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., 
         vm.close()
 
 
-def row(start: str, length: int) -> range:
-    """As many machines one after the other; of those that boot, each as the one before, as few as make a row."""
-    return range(min(length, 2) if start == "cold" else length)
-
-
 def soil(vm: VirtualMachine) -> None:
     vm.run("echo x >/mnt/soiled; echo x >/dev/soiled; sync")
 
@@ -57,77 +60,56 @@ def is_clean(vm: VirtualMachine) -> bool:
     return vm.run("[ -e /mnt/soiled ] || [ -e /dev/soiled ]", check=False).exit_code != 0
 
 
+def tamper(vm: VirtualMachine) -> None:
+    """Do to the guest and to QEMU what the next machine is to know nothing of."""
+    soil(vm)
+    vm.forward(22)
+    vm.qmp.execute("device_add", {"driver": "virtio-rng-pci", "id": "plugged"})
+    vm.pause()
+
+
+def kill(vm: VirtualMachine) -> None:
+    vm.kill()
+    with pytest.raises(GuestDied):
+        vm.run("true")
+
+
 class TestEveryStart:
-    def test_each_machine_is_pristine_and_ready(self, machine: Callable[..., VirtualMachine], start: str) -> None:
-        for _ in row(start, 3):
-            vm = machine(start, prove_pristine=True)
-            assert is_clean(vm)
-            soil(vm)
-            vm.close()
+    def test_each_machine_is_pristine_and_ready_whatever_befell_the_others(
+        self, vm: VirtualMachine, machine: Callable[..., VirtualMachine], start: str
+    ) -> None:
+        numbers, processes = {random_number(vm)}, {vm.pid}
+        for befall in (tamper, kill, soil):
+            one = machine(start, prove_pristine=True)
+            assert is_clean(one)
+            assert one.run("echo works").stdout == "works\n"
+            assert "HOST_FORWARD" not in one.qmp.execute("human-monitor-command", {"command-line": "info usernet"})
+            numbers.add(random_number(one))
+            processes.add(one.pid)
+            befall(one)
+            assert is_clean(vm)  # which is there at the same time
+            one.close()
+        assert len(numbers) == len(processes) == 4
 
-    def test_two_at_once_are_independent(self, machine: Callable[..., VirtualMachine], start: str) -> None:
-        one, other = machine(start), machine(start)
-        soil(one)
-        assert is_clean(other)
-        assert one.pid != other.pid
-
-    def test_the_clock_is_right_within_a_second(self, machine: Callable[..., VirtualMachine], start: str) -> None:
+    def test_the_clock_is_right_within_a_second(
+        self, vm: VirtualMachine, machine: Callable[..., VirtualMachine], start: str
+    ) -> None:
         if start != "cold":
-            machine(start).close()
             time.sleep(1.5)  # for a clock that stands where it was frozen to be wrong
-        vm = machine(start)
+            vm = machine(start)
         # `date` tells whole seconds; a guest that boots reads its clock when it does, in whole seconds as well.
         allowed = 2.5 if start == "cold" else 1.0
         before = time.time()
         told = int(vm.run("date +%s").stdout)
         assert before - 1 - allowed < told < time.time() + allowed
 
-    def test_no_two_machines_have_the_same_random_numbers(
-        self, machine: Callable[..., VirtualMachine], start: str
-    ) -> None:
-        seen = set()
-        machines = row(start, 4)
-        for _ in machines:
-            vm = machine(start)
-            seen.add(vm.run("head -c 16 /dev/urandom").stdout_bytes)
-            vm.close()
-        assert len(seen) == len(machines)
-
-    def test_the_console_remembers_the_boot_and_goes_on(
-        self, machine: Callable[..., VirtualMachine], start: str
-    ) -> None:
-        if start != "cold":
-            machine(start).close()
-        vm = machine(start)
+    def test_the_console_remembers_the_boot_and_goes_on(self, vm: VirtualMachine) -> None:
         vm.console.expect("tiny: ready")
         assert "tiny: ready" in vm.console.text
         vm.run("echo of-now >/dev/ttyS0")
         vm.console.expect("of-now")
 
-    def test_what_a_test_did_to_qemu_does_no_harm_to_the_next(
-        self, machine: Callable[..., VirtualMachine], start: str
-    ) -> None:
-        vm = machine(start)
-        vm.forward(22)
-        vm.qmp.execute("device_add", {"driver": "virtio-rng-pci", "id": "plugged"})
-        vm.pause()
-        vm.close()
-        vm = machine(start)
-        assert vm.run("echo works").stdout == "works\n"
-        assert "HOST_FORWARD" not in vm.qmp.execute("human-monitor-command", {"command-line": "info usernet"})
-
-    def test_a_machine_that_died_is_followed_by_a_sound_one(
-        self, machine: Callable[..., VirtualMachine], start: str
-    ) -> None:
-        vm = machine(start)
-        vm.kill()
-        with pytest.raises(GuestDied):
-            vm.run("true")
-        vm.close()
-        assert machine(start).run("echo works").stdout == "works\n"
-
-    def test_reset_is_a_pristine_machine(self, machine: Callable[..., VirtualMachine], start: str) -> None:
-        vm = machine(start)
+    def test_reset_is_a_pristine_machine(self, vm: VirtualMachine) -> None:
         soil(vm)
         vm.reset()
         assert is_clean(vm)
@@ -135,8 +117,7 @@ class TestEveryStart:
         vm.console.send("\n")
         vm.console.expect("tiny#")
 
-    def test_back_to_a_checkpoint_as_often_as_wanted(self, machine: Callable[..., VirtualMachine], start: str) -> None:
-        vm = machine(start)
+    def test_back_to_a_checkpoint_as_often_as_wanted(self, vm: VirtualMachine) -> None:
         vm.run("echo kept >/mnt/kept; echo kept >/dev/kept")
         checkpoint = vm.checkpoint()
         for _ in range(2):
@@ -153,8 +134,7 @@ class TestEveryStart:
         with pytest.raises(VmError, match="closed or another machine's"):
             vm.restore(checkpoint)
 
-    def test_forks_go_on_from_here_and_apart(self, machine: Callable[..., VirtualMachine], start: str) -> None:
-        vm = machine(start)
+    def test_forks_go_on_from_here_and_apart(self, vm: VirtualMachine) -> None:
         vm.run("echo common >/mnt/file; (while :; do sleep 1; done) >/dev/null 2>&1 & echo $! >/root/pid")
         with vm.fork(2) as (one, other):
             assert one.run("cat /mnt/file; kill -0 $(cat /root/pid)").stdout == "common\n"
@@ -164,22 +144,21 @@ class TestEveryStart:
             [grandchild] = one.fork()
             one.close()
             assert not is_clean(grandchild)
-            assert grandchild.run("head -c 16 /dev/urandom").stdout_bytes != (
-                other.run("head -c 16 /dev/urandom").stdout_bytes
-            )
+            assert random_number(grandchild) != random_number(other)
             grandchild.close()
         assert one.closed
         assert vm.run("cat /mnt/file").stdout == "common\n"
 
-    def test_layers_are_made_in_their_order(self, machine: Callable[..., VirtualMachine], start: str) -> None:
+    def test_layers_are_made_in_their_order(
+        self, vm: VirtualMachine, machine: Callable[..., VirtualMachine], start: str
+    ) -> None:
         for _ in range(1 if start == "cold" else 2):
-            vm = machine(start, layers=[with_line("a"), with_line("b", times=2)])
-            assert vm.run("cat /mnt/lines").stdout == "a\nb\nb\n"
-            assert is_clean(vm)
-            soil(vm)
-            vm.close()
-        assert machine(start, layers=with_line("a")).run("cat /mnt/lines").stdout == "a\n"
-        assert machine(start).run("[ -e /mnt/lines ]", check=False).exit_code == 1
+            one = machine(start, layers=[with_line("a"), with_line("b", times=2)])
+            assert one.run("cat /mnt/lines").stdout == "a\nb\nb\n"
+            assert is_clean(one)
+            soil(one)
+            one.close()
+        assert vm.run("[ -e /mnt/lines ]", check=False).exit_code == 1
 
     def test_an_overlay_is_kept_whole(self, machine: Callable[..., VirtualMachine], start: str, tmp_path: Path) -> None:
         vm = machine(start, snapshot="overlay", keep="always", layers=with_line("a"))
@@ -191,6 +170,10 @@ class TestEveryStart:
         tools.run(["e2fsck", "-fn", tmp_path / "raw"])
         for name, content in (("lines", "a\n"), ("kept", "kept\n")):
             assert tools.run(["debugfs", "-R", f"cat /{name}", tmp_path / "raw"]) == content
+
+
+def random_number(vm: VirtualMachine) -> bytes:
+    return vm.run("head -c 16 /dev/urandom").stdout_bytes
 
 
 @layer
