@@ -11,8 +11,8 @@ from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.holdings import SLACK, Holdings
 from tests.qemu.waiting import GENEROUS, eventually
 
-CLONES = 150
-WARM_UP = 20
+CLONES = 45
+WARM_UP = 10
 AT_ONCE = 8
 ENOUGH = 120 << 20
 """Bytes of memory for a clone of a small Linux of a gigabyte, once it has run a command."""
@@ -37,7 +37,7 @@ def test_many_in_a_row_hold_no_more_than_one(
         later = Holdings.now(temporary)
         assert replace(later, threads=0) == replace(held, threads=0)
         assert later.threads <= held.threads  # idle ones of earlier tests may have ended
-        assert allocated() < memory + SLACK
+        assert allocated() < memory + SLACK // 4
 
 
 def test_many_at_once_are_each_on_their_own_and_small(temporary: Path) -> None:
