@@ -14,14 +14,14 @@ from tests.guests import bootsector
 from tests.qemu.holdings import SLACK, Holdings
 from tests.qemu.waiting import eventually
 
-MACHINES = 200
-WARM_UP = 20
+MACHINES = 60
+WARM_UP = 10
 EVENTS = 6_000
 KEPT = 1 << 20
 """Characters of a console that are held in memory."""
 
 
-def test_two_hundred_machines_in_a_row_hold_no_more_than_one(
+def test_machines_in_a_row_hold_no_more_than_one(
     temporary: Path, small: Callable[..., VmConfig], allocated: Callable[[], int]
 ) -> None:
     config = small("hello")
@@ -39,7 +39,7 @@ def test_two_hundred_machines_in_a_row_hold_no_more_than_one(
         later = Holdings.now(temporary)
         assert replace(later, threads=0) == replace(held, threads=0)
         assert later.threads <= held.threads  # idle ones of earlier tests may have ended
-        assert allocated() < memory + SLACK
+        assert allocated() < memory + SLACK // 4
 
 
 def test_machines_that_many_threads_start_at_once_hold_nothing_when_their_lab_is_left(
@@ -82,7 +82,7 @@ def test_a_guest_that_floods_the_monitor_costs_bounded_memory(
     machine = boot(image, start="cold", qemu_args=("-device", "pvpanic", "-action", "panic=none"))
     eventually(lambda: machine.qmp.heard > EVENTS, "as many events as are kept", within=120)
     memory = allocated()
-    eventually(lambda: machine.qmp.heard > 3 * EVENTS, "more than are kept", within=120)
+    eventually(lambda: machine.qmp.heard > 2 * EVENTS, "more than are kept", within=120)
     assert allocated() < memory + SLACK
     machine.kill()
     events = machine.qmp.events
