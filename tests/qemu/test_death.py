@@ -28,6 +28,7 @@ from tests.conftest import READY
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.conftest import STARTS
 from tests.qemu.waiting import eventually
+from tests.templates import templates
 
 AT_ONCE = 2.0
 """Seconds within which a busy computer wakes a waiter; benchmarks measure it on an idle one."""
@@ -53,9 +54,9 @@ WAITS: dict[str, Callable[[VirtualMachine], object]] = {
 }
 
 
-@pytest.fixture(params=STARTS)
-def vm_start(request: pytest.FixtureRequest) -> object:
-    return request.param
+@pytest.fixture
+def vm_start() -> str:
+    return "clone"
 
 
 @pytest.fixture
@@ -124,6 +125,7 @@ def woken_by(vm: VirtualMachine, strike: Callable[[VirtualMachine], object]) -> 
     return [caught for _, caught in woken.values()]
 
 
+@pytest.mark.parametrize("vm_start", STARTS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_all_waiters_are_woken_at_once(readonly_vm: VirtualMachine, fault: str) -> None:
     strike, error, words = FAULTS[fault]
@@ -335,9 +337,16 @@ class TestLinux:
         guest = tiny_linux()
 
         def start(append: str = "", **settings: object) -> VirtualMachine:
-            files = {"kernel": guest.kernel, "initrd": guest.initrd, "append": f"{guest.append} {append}"}
+            files = {"kernel": guest.kernel, "initrd": guest.initrd, "append": f"{guest.append} {append}".rstrip()}
             known: dict[str, object] = {"memory": "256M", "ready": "auto", **files}
             return boot(guest.disk, **known | settings)
+
+        return start
+
+    @pytest.fixture
+    def clone(self, tiny: Callable[..., VirtualMachine]) -> Callable[..., VirtualMachine]:
+        def start(**settings: object) -> VirtualMachine:
+            return tiny(start="clone", memory="128M", no_cache=False, cache=templates(), **settings)
 
         return start
 
@@ -352,9 +361,12 @@ class TestLinux:
         with pytest.raises((GuestPanicked, GuestReset), match="while booting"):
             tiny("rdinit=/nowhere init=/nowhere panic=-1", provision="none", boot_timeout=LONG)
 
-    @pytest.mark.parametrize("append", ["", "printk.time=0"])
-    def test_panics_itself_and_no_program_for_it(self, tiny: Callable[..., VirtualMachine], append: str) -> None:
-        machine = tiny(append, qemu_args=("-action", "panic=none"))  # so that pvpanic does not count
+    @pytest.mark.parametrize("has_time", ["Y", "N"])
+    def test_panics_itself_and_no_program_for_it(self, clone: Callable[..., VirtualMachine], has_time: str) -> None:
+        machine = clone(qemu_args=("-action", "panic=none"))  # so that pvpanic does not count
+        # From the line that follows it is known whether the kernel stamps its lines.
+        machine.run(f"echo {has_time} >/sys/module/printk/parameters/time; echo '<0>a line' >/dev/kmsg")
+        machine.console.expect("a line")
         stamp = f"[{machine.run('cut -d . -f 1 /proc/uptime').stdout.strip():>5}.999999] "
         words = "Kernel panic - not syncing: printed"
         trace = f"{stamp}CPU: 0 PID: 1 Comm: x\n{stamp}---[ end {words} ]---"
@@ -367,8 +379,8 @@ class TestLinux:
         with pytest.raises(GuestPanicked, match="the guest's kernel panicked: sysrq triggered crash"):
             machine.run("echo c >/proc/sysrq-trigger; sleep 60")
 
-    def test_panics_under_a_command(self, tiny: Callable[..., VirtualMachine]) -> None:
-        machine = tiny()
+    def test_panics_under_a_command(self, clone: Callable[..., VirtualMachine]) -> None:
+        machine = clone()
         with pytest.raises(GuestPanicked, match="sysrq triggered crash"):
             machine.run("echo c >/proc/sysrq-trigger; sleep 60")
         assert machine.qmp.execute("query-status")["running"] in (True, False)  # QEMU still answers
