@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import ChannelError, CommandTimeout, Lab, TransferError, VirtualMachine
-from tests.qemu.test_channels import config
+from tests.qemu.channels import GROUPS, config
 from tests.qemu.waiting import GENEROUS
 
-GROUPS = ("debian-agent-clone", "debian-shell-clone", "debian-ssh-clone", "tiny-shell-clone")
+on_a_disk = pytest.mark.parametrize("vm", [*GROUPS[:2], "debian-auto-clone"], indirect=True, scope="module")
+"""For tests of what the tiny guest lacks: its root is memory, and its programs are one, which needs no files.
+
+Whatever answers first on Debian is a shell.
+"""
 
 # Those who run it are the script's shell, the one that waits for its end, and the one that reads our lines.
 RESIDENT = "read -r _ _ _ p _ </proc/self/stat; read -r _ _ _ r _ </proc/$p/stat; echo $r"
@@ -26,17 +30,22 @@ INSULTS = {
         _MOUNTED.format("umount"),
     ),
     "/dev/null": ("rm /dev/null", "rm -f /dev/null; mknod -m 666 /dev/null c 1 3"),
-    "full": (
-        "fallocate -l $(df --output=avail -B 1 / | tail -n 1) /filler; dd if=/dev/zero of=/rest bs=4k; [ -e /rest ]",
-        "rm /filler /rest",
-    ),
 }
 """What is done to a guest, and how it is undone."""
+
+FULL = (
+    "fallocate -l $(df --output=avail -B 1 / | tail -n 1) /filler; dd if=/dev/zero of=/rest bs=4k; [ -e /rest ]",
+    "rm /filler /rest",
+)
+"""How the disk is filled to the last block, and how it is given back."""
 
 DELETED = (
     "rm -rf --no-preserve-root /dev /etc /home /root /run /srv /tmp /var 2>&1 | tail -n 1; mount -t tmpfs none /usr"
 )
 """As if all had been deleted, in a second and not in twenty: the programs are below /usr only."""
+
+MANY = 70
+"""Commands: more than leave their files in the guest before these are removed, as they are also after much output."""
 
 READ_ONLY = "echo u >/proc/sysrq-trigger; until grep -q '^/dev[^ ]* / [^ ]* ro' /proc/mounts; do sleep 0.1; done"
 
@@ -67,33 +76,21 @@ def holds(vm: VirtualMachine) -> None:
 
 
 @pytest.mark.parametrize("insult", INSULTS)
-def test_a_command_is_a_command_whatever_befalls_the_folders_of_the_guest(
-    vm: VirtualMachine, insult: str, tmp_path: Path
-) -> None:
+def test_a_command_is_a_command_whatever_befalls_the_folders_of_the_guest(vm: VirtualMachine, insult: str) -> None:
     do, undo = INSULTS[insult]
-    if insult == "full" and vm.name.startswith("tiny"):
-        pytest.skip("its root is memory")
     vm.write_text("/root/before", "kept")
     assert vm.run(f"{{ {do}; }} && echo done").stdout == "done\n"
     try:
         holds(vm)
         assert vm.read_text("/root/before") == "kept"
-        if insult == "folders":
-            with pytest.raises(CommandTimeout) as timeout:
-                vm.run("echo early; sleep 600", timeout=2)
-            assert timeout.value.stdout == "early\n"
-        if insult == "full":
-            with pytest.raises(TransferError, match="No space left on device"):
-                vm.write_bytes("/root/new", bytes(100_000))
-            vm.pull("/root", tmp_path)
-            assert (tmp_path / "before").read_text() == "kept"
-            left = vm.run("ls -a /var/tmp /tmp /run /dev/shm | grep -E '^[.]readonly-vm-[0-9a-f]{16}$'", check=False)
-            assert left.stdout == ""
+        with pytest.raises(CommandTimeout) as timeout:
+            vm.run("echo early; sleep 600", timeout=1)
+        assert timeout.value.stdout == "early\n"
     finally:
         vm.run(undo)
 
 
-@pytest.mark.parametrize("channel", ["agent", "shell", "ssh"])
+@pytest.mark.parametrize("channel", ["agent", "auto", "ssh"])
 def test_a_guest_without_a_disk_to_write_to(lab: Lab, channel: str, tmp_path: Path) -> None:
     vm = lab.start(config(f"debian-{channel}-clone"), name=f"read-only {channel}")
     vm.run(READ_ONLY, timeout=GENEROUS)
@@ -107,20 +104,21 @@ def test_a_guest_without_a_disk_to_write_to(lab: Lab, channel: str, tmp_path: Pa
 
 
 def test_a_long_command_keeps_its_output_whatever_runs_beside_it(vm: VirtualMachine) -> None:
+    beside = ["true"] * MANY if vm.name.startswith("tiny") else ["true", f"head -c {2 << 20} /dev/zero", "true"]
     vm.run("rm -f /tmp/go")
     with ThreadPoolExecutor(1) as pool:
         long = pool.submit(vm.run, "echo hello; until [ -e /tmp/go ]; do sleep 0.1; done; echo bye", timeout=GENEROUS)
-        for _ in range(80):
-            vm.run("true")
+        for command in beside:
+            vm.run(command)
         vm.run("touch /tmp/go")
         assert long.result().stdout == "hello\nbye\n"
 
 
 def test_several_that_print_much_get_what_is_theirs(vm: VirtualMachine) -> None:
     with ThreadPoolExecutor(6) as pool:
-        runs = {begin: pool.submit(vm.run, f"seq {begin} 150000") for begin in range(1, 7)}
+        runs = {begin: pool.submit(vm.run, f"seq {begin} 50000") for begin in range(1, 7)}
     for begin, done in runs.items():
-        assert done.result().stdout == "".join(f"{number}\n" for number in range(begin, 150_001))
+        assert done.result().stdout == "".join(f"{number}\n" for number in range(begin, 50_001))
 
 
 def test_what_is_typed_to_a_shell_that_stands_still_arrives_once(vm: VirtualMachine) -> None:
@@ -133,9 +131,8 @@ def test_what_is_typed_to_a_shell_that_stands_still_arrives_once(vm: VirtualMach
         assert done.result().stdout.split()[0] == hashlib.sha256(text.encode()).hexdigest()
 
 
+@pytest.mark.parametrize("vm", GROUPS[:1], indirect=True, scope="module")  # others are sent no lines by a shell
 def test_odd_lines_from_the_guest_end_nothing(vm: VirtualMachine) -> None:
-    if vm.channel != "agent":
-        pytest.skip("the guest has no other way to us than the resident shell's")
     resident = vm.run(RESIDENT).stdout.strip()
     odd = r"\n\n \n1\n0123456789abcdef0123456789abcdef\n0123456789abcdef0123456789abcdef 0 x\n\377\376\n"
     vm.run(f"printf '{odd}' >>/proc/{resident}/fd/8")
@@ -143,18 +140,34 @@ def test_odd_lines_from_the_guest_end_nothing(vm: VirtualMachine) -> None:
 
 
 def test_output_without_room_is_told_and_leaves_room_to_the_next(lab: Lab) -> None:
-    vm = lab.start(config("tiny-shell-clone").replace(memory="256M"), name="little memory")
+    vm = lab.start(config("tiny-shell-clone").replace(memory="128M", channel="auto"), name="little memory")
     for _ in range(2):
         with pytest.raises(ChannelError, match=r"no more room for what commands print \(\d+ MiB, half of its memory\)"):
-            vm.run(f"head -c {200 << 20} /dev/zero; true")
+            vm.run(f"head -c {100 << 20} /dev/zero; true")
         holds(vm)
     vm.close()
 
 
+@on_a_disk
+def test_a_command_is_a_command_on_a_disk_without_room(vm: VirtualMachine, tmp_path: Path) -> None:
+    do, undo = FULL
+    vm.write_text("/root/before", "kept")
+    assert vm.run(f"{{ {do}; }} && echo done").stdout == "done\n"
+    try:
+        holds(vm)
+        with pytest.raises(TransferError, match="No space left on device"):
+            vm.write_bytes("/root/new", bytes(100_000))
+        vm.pull("/root", tmp_path)
+        assert (tmp_path / "before").read_text() == "kept"
+        left = vm.run("ls -a /var/tmp /tmp /run /dev/shm | grep -E '^[.]readonly-vm-[0-9a-f]{16}$'", check=False)
+        assert left.stdout == ""
+    finally:
+        vm.run(undo)
+
+
+@on_a_disk
 def test_when_everything_is_deleted_the_next_command_ends_with_a_sentence(vm: VirtualMachine) -> None:
     """The last, as it spoils the machine."""
-    if vm.name.startswith("tiny"):
-        pytest.skip("its programs are one, which goes on without a file")
     with contextlib.suppress(ChannelError):  # there is nothing any more that could send what it prints
         vm.run(DELETED, timeout=GENEROUS)
     assert vm.run("true").exit_code == 0

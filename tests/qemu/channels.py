@@ -1,0 +1,38 @@
+"""Owns the guests over which the promises of the channels are held, and how a test gets them."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
+from tests.guests.alpine import alpine
+from tests.guests.debian import debian
+from tests.guests.tiny_linux import tiny_linux
+from tests.templates import templates
+
+GROUPS = ("debian-agent-clone", "debian-ssh-clone", "tiny-shell-clone")
+"""Guest, channel, and how the machine comes to be: each channel once, on the guest where it costs least."""
+
+OTHERS = ("debian-auto-clone", "alpine-shell-cold")
+"""The shell on guests with other programs; Debian has it before the agent answers."""
+
+
+def config(group: str) -> VmConfig:
+    guest, channel, start = group.split("-")
+    common = VmConfig().replace(accel="tcg", channel=channel, start=start, boot_timeout=300, cache=templates())
+    if guest == "debian":
+        return common.replace(image=debian())
+    direct = alpine() if guest == "alpine" else tiny_linux()
+    files = {"image": direct.disk, "kernel": direct.kernel, "initrd": direct.initrd}
+    return common.replace(**files, append=direct.append, memory="768M")
+
+
+def machine_of_each(groups: Sequence[str]) -> object:
+    """A fixture for a module: a machine of each group, one after the other, for all tests."""
+
+    @pytest.fixture(scope="module", params=groups)
+    def vm(request: pytest.FixtureRequest) -> Iterator[VirtualMachine]:
+        with Lab() as lab:
+            yield lab.start(config(request.param), name=request.param)
+
+    return vm
