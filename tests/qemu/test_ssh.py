@@ -1,4 +1,4 @@
-"""The channel over SSH, on a Debian that has got a key: one machine for all. Over a reboot: see `test_channels`."""
+"""The channel over SSH, on a Debian that has got a key: one machine for all. Over a reboot: see `test_channel_ends`."""
 
 import asyncio
 import contextlib
@@ -141,7 +141,7 @@ def test_a_script_of_any_length(bench: Bench) -> None:
 
 
 def test_much_output_arrives_whole(bench: Bench) -> None:
-    done = bench.run("head -c 12582912 /dev/urandom | tee /tmp/much; sha256sum </tmp/much >&2")
+    done = bench.run("head -c 4194304 /dev/urandom | tee /tmp/much; sha256sum </tmp/much >&2")
     assert done.err.split()[0].decode() == hashlib.sha256(done.out).hexdigest()
 
 
@@ -170,17 +170,13 @@ def test_more_children_in_the_background_than_sessions(bench: Bench) -> None:
     assert bench.run("pkill sleep; echo on") == Done(0, b"on\n")
 
 
-def test_a_hundred_in_a_row(bench: Bench) -> None:
-    assert [bench.run(f"echo {number}").out for number in range(100)] == [b"%d\n" % number for number in range(100)]
-
-
 def test_many_at_once(bench: Bench) -> None:
     def work(number: int) -> Done:
         return bench.run(f"sleep 0.3; cat; echo {number}", input=b"in " if number % 2 else b"")
 
-    with ThreadPoolExecutor(24) as pool:
-        results = list(pool.map(work, range(24)))
-    assert results == [Done(0, (b"in " if number % 2 else b"") + b"%d\n" % number) for number in range(24)]
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(work, range(16)))
+    assert results == [Done(0, (b"in " if number % 2 else b"") + b"%d\n" % number) for number in range(16)]
 
 
 def test_cancelling_kills_all_that_was_started(bench: Bench) -> None:
@@ -201,17 +197,23 @@ def test_cancelling_spares_what_others_started(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("name", [b"/tmp/plain", b"/tmp/odd 'name\"\n$x", b"/tmp/-", b"-", b"/tmp/\xff\xfe"], ids=repr)
-@pytest.mark.parametrize("pieces", [(), (b"",), (b"a\0b\n", b"c")], ids=["nothing", "empty", "pieces"])
-def test_files(bench: Bench, name: bytes, pieces: tuple[bytes, ...]) -> None:
+def test_files(bench: Bench, name: bytes) -> None:
     bench.write(name, b"what was there before")
-    bench.write(name, *pieces)
-    assert bench.read(name) == b"".join(pieces)
+    bench.write(name, b"a\0b\n", b"c")
+    assert bench.read(name) == b"a\0b\nc"
+
+
+@pytest.mark.parametrize("pieces", [(), (b"",)], ids=["nothing", "empty"])
+def test_a_file_without_content(bench: Bench, pieces: tuple[bytes, ...]) -> None:
+    bench.write(b"/tmp/plain", b"what was there before")
+    bench.write(b"/tmp/plain", *pieces)
+    assert bench.read(b"/tmp/plain") == b""
 
 
 def test_large_files_go_piece_by_piece(bench: Bench) -> None:
     piece = os.urandom(1 << 16)
-    bench.write(b"/tmp/large", *[piece] * 256)
-    digest = hashlib.sha256(piece * 256).hexdigest()
+    bench.write(b"/tmp/large", *[piece] * 64)
+    digest = hashlib.sha256(piece * 64).hexdigest()
     assert bench.run("sha256sum </tmp/large").out.split()[0].decode() == digest
     largest, reading = 0, hashlib.sha256()
 
