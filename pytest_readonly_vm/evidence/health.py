@@ -239,7 +239,7 @@ def _asked(vm: "VirtualMachine", questions: str, mark: Mark, patience: float) ->
     async def answered() -> CommandResult:
         try:
             async with asyncio.timeout(patience):
-                return await vm.qmp.liveness.race(vm._commands.run(head + questions, check=False))
+                return await vm.qmp.liveness.race(vm.commands.run(head + questions, check=False))
         except TimeoutError:
             raise TimeoutError(f"it did not answer within {patience:g} s") from None
 

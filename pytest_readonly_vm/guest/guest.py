@@ -48,9 +48,9 @@ class Guest:
         self._channels = instance.channels
         self._liveness = instance.qmp.liveness
         self._history = instance.qmp.history
-        self._commands = Commands(instance.channels, self.name)
-        self._files = Files(self._commands, instance, self._progress)
-        self._waits = Waits(self._commands, self.name)
+        self.commands = Commands(instance.channels, self.name)
+        self._files = Files(self.commands, instance, self._progress)
+        self._waits = Waits(self.commands, self.name)
 
     def _do(self, kind: str, what: str, work: Awaitable[T], timeout: float | None = None) -> T:
         """Have something done in the guest, unless the guest comes to its end meanwhile; a chapter of the history."""
@@ -106,7 +106,7 @@ class Guest:
         :raises CommandFailed: with `check`, its exit code is not 0; the notes have the ends of its output.
         :raises CommandTimeout: it took longer; the notes have what it had printed so far.
         """
-        work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
+        work = self.commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
         return self.loop.run(self._ran(command, work))
 
     async def arun(
@@ -121,7 +121,7 @@ class Guest:
         user: str | None = None,
     ) -> CommandResult:
         """As `run`, for async tests: asyncio, pytest-asyncio, anyio, trio. When it is cancelled, so is the command."""
-        work = self._commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
+        work = self.commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
         return await self.loop.run_from_elsewhere(self._ran(command, work))
 
     async def _ran(self, command: str | Sequence[str], work: Awaitable[CommandResult]) -> CommandResult:

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_readonly_vm import VmError
 from pytest_readonly_vm.host.workspace import COOKIE
-from pytest_readonly_vm.image.base import Fingerprint
+from pytest_readonly_vm.image.image_file import Fingerprint
 from tests.conftest import SMALL
 from tests.forked import PLAIN
 from tests.guests.debian import debian
