@@ -1,13 +1,14 @@
-"""Owns the choice of the channel through which a machine is used: the first that answers, and what is said if none."""
+"""Owns the choice of the channel by which a machine is used: the first that answers, and what is said if none does."""
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
+from pytest_readonly_vm.host.interruption import leave
 from pytest_readonly_vm.host.process import Process
 
 PATIENCE = 60.0
@@ -40,10 +41,11 @@ class ChannelChoice:
 
     @property
     def found(self) -> Channel | None:
-        """The channel that answered, unless it has been lost since."""
-        if self._search is None or not self._search.done() or self._search.cancelled() or self._search.exception():
+        """The channel that answered, unless it has been lost since: to be used at once."""
+        search = self._search
+        if self._is_closed or search is None or not search.done() or search.cancelled() or search.exception():
             return None
-        channel = self._search.result()
+        channel = search.result()
         return channel if channel.is_open() else None
 
     @property
@@ -57,9 +59,11 @@ class ChannelChoice:
         :raises ChannelError: none answered within `timeout` seconds; the message says of each why not.
         :raises GuestDied: QEMU ended.
         """
+        if (found := self.found) is not None and only in (None, found.name):
+            return found
         if not self._channels:
             raise ChannelError(f"{self._name}: there is no channel to the guest, as channel=none says")
-        if only is not None and (self.found is None or self.found.name != only):
+        if only is not None and self._channels.keys() != {only}:
             if only not in self._channels:
                 raise ChannelError(f"{self._name}: the setting channel does not allow {only}")
             for other in set(self._channels) - {only}:
@@ -68,10 +72,9 @@ class ChannelChoice:
         try:
             async with asyncio.timeout(timeout):
                 while not self._is_closed:
-                    if self._search is None or (self._search.done() and self.found is None):
-                        self._search = asyncio.ensure_future(self._first())
-                        self._search.add_done_callback(lambda done: done.cancelled() or done.exception())
                     search = self._search
+                    if search is None or (search.done() and self.found is None):
+                        search = self._begin_to_search(self._first())
                     await self._process.race(asyncio.wait((search,)))
                     if not search.cancelled():  # as by somebody else who has lost the channel meanwhile
                         return search.result()
@@ -79,17 +82,24 @@ class ChannelChoice:
             raise self._silence(f"no channel answered in {timeout:g} s") from None
         raise GuestDied(f"{self._name}: the machine has been closed")
 
+    def _begin_to_search(self, search: Coroutine[Any, Any, Channel]) -> asyncio.Task[Channel]:
+        """It is one for all who want a channel, so it goes on if one of them gives up."""
+        self._search = asyncio.ensure_future(search)
+        self._search.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._search
+
     async def answers(self, patience: float) -> bool | None:
         """Whether the guest answers over the channel in use within so many seconds; None if there is none."""
         if (channel := self.found) is None:
             return None
         asked = asyncio.ensure_future(channel.execute(b":", input=b"", stdout=bytes, stderr=bytes))
-        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait((asked,), timeout=patience)
-        if not asked.done():
-            asked.cancel()  # and left to itself: to take leave of a guest that does not answer may take long
-            return False
-        return None if asked.exception() else True
+        try:
+            await asyncio.wait((asked,), timeout=patience)
+            if not asked.done():
+                return False
+            return None if asked.exception() else True
+        finally:
+            leave(asked)
 
     async def resume(self, name: str, parted: Mapping[str, Any]) -> None:
         """Go on with a conversation that the guest had when it was copied. Whether it does is up to the first use."""
@@ -99,9 +109,7 @@ class ChannelChoice:
             await channel.resume(parted)
             return channel
 
-        self._search = asyncio.ensure_future(resumed())
-        self._search.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await self._search
+        await self._begin_to_search(resumed())
 
     async def part(self) -> tuple[str, Mapping[str, Any]] | None:
         """The name of the channel in use and what a copy of the guest needs to go on with it, if it can."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.interruption import Interruption, leave, unless
 from pytest_readonly_vm.host.process import Process
 
 T = TypeVar("T")
@@ -15,31 +16,37 @@ Cause = Callable[[], VmError]
 
 
 class Liveness:
-    """Wakes who waits for a guest as soon as there is nothing more to wait for. For the loop."""
+    """Wakes who waits for a guest as soon as there is nothing more to wait for. For the loop.
+
+    All that can stop a guest is reported here, the end of QEMU included, so that one interruption ends every wait.
+    """
 
     def __init__(self, process: Process) -> None:
+        """`process` is QEMU's."""
         self._process = process
-        self._interruption: asyncio.Future[Cause] | None = None
+        self._interruption: Interruption | None = None
         self._resets_expected = 0
         self._stops_expected = 0
         self._rests_expected = 0
         self._end: Cause | None = None
+        self._end_of_qemu: Cause | None = None
         self._standstill: Cause | None = None
         self._first: Cause | None = None
         self.halts = 0
         """How often it was heard to stop, which is known a little sooner than why."""
         self.look: Callable[[], None] = lambda: None
-        """Has whoever watches over the guest see whether it runs: for states of which QEMU reports nothing."""
+        """Has the crash detector see whether the guest runs: for states of which QEMU reports nothing."""
+        process.when_ended(self._lose_qemu)
 
     @property
     def cause(self) -> Cause | None:
         """What has stopped the guest, if something has and it did not go on since."""
-        return self._end or self._standstill
+        return self._end or self._end_of_qemu or self._standstill
 
     @property
     def trouble(self) -> Cause | None:
         """What has brought the guest to its end; one that has booted anew since, or was healed, the first time."""
-        return self._end or self._first
+        return self._end or self._first or self._end_of_qemu
 
     def report_end(self, cause: Cause, *, passing: bool = False) -> None:
         """Wake everybody with this error; unless it is `passing`, also give it to those who come later."""
@@ -47,6 +54,10 @@ class Liveness:
         if not passing and self._end is None:
             self._end = cause
         self._wake(cause)
+
+    def _lose_qemu(self) -> None:
+        self._end_of_qemu = self._process.death
+        self._wake(self._end_of_qemu)
 
     def stand_still(self, cause: Cause, *, is_trouble: bool) -> None:
         """Wake everybody with this error, and give it to those who come later, until the guest goes on.
@@ -62,7 +73,7 @@ class Liveness:
             self._wake(cause)
 
     def _wake(self, cause: Cause) -> None:
-        if self._interruption is not None and not self._interruption.done():
+        if self._interruption is not None:
             self._interruption.set_result(cause)
         self._interruption = None
 
@@ -78,7 +89,7 @@ class Liveness:
 
     @property
     def has_ended(self) -> bool:
-        """Whether more has stopped it than what it may go on from."""
+        """Whether the guest has come to its end in a QEMU that may live: it goes on only if it boots anew."""
         return self._end is not None
 
     @property
@@ -133,35 +144,38 @@ class Liveness:
         try:
             if not anew:
                 self.check()
-            cause = await self._interrupted_or(task)
-            if cause is not None and not task.done():
-                raise cause()
+            await self.wait(task)
             return task.result()
         finally:
-            _leave(task)
+            leave(task)
+
+    async def wait(self, task: asyncio.Future[Any], timeout: float | None = None) -> None:
+        """Wait for a task, or so many seconds, unless the guest is stopped first, or QEMU ends; the task goes on.
+
+        :raises GuestDied, GuestPaused: it was, before the task was done.
+        """
+        interruption = self._next_interruption()
+        await asyncio.wait((task, interruption), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        if interruption.done() and not task.done():
+            raise interruption.result()()
 
     async def news(self, event: asyncio.Event) -> None:
         """Wait for something that may come of a guest that stands still, too, unless it is stopped first, or QEMU ends.
 
         :raises GuestDied, GuestPaused: it was; also if the event is of the same moment.
         """
-        task = asyncio.ensure_future(event.wait())
-        try:
-            if (cause := await self._interrupted_or(task)) is not None:
-                raise cause()
-        finally:
-            _leave(task)
+        interruption = self._next_interruption()
+        await unless(interruption, event.wait())
+        if interruption.done():
+            raise interruption.result()()
 
-    async def _interrupted_or(self, task: asyncio.Future[Any]) -> Cause | None:
-        """Wait for the task or for an interruption; that, if it came."""
+    def _next_interruption(self) -> Interruption:
+        """What ends the waits that begin now.
+
+        :raises GuestDied: QEMU has ended.
+        """
+        if self._end_of_qemu is not None:
+            raise self._end_of_qemu()
         if self._interruption is None:
             self._interruption = asyncio.get_running_loop().create_future()
-        interruption = self._interruption
-        await self._process.race(asyncio.wait((task, interruption), return_when=asyncio.FIRST_COMPLETED))
-        return interruption.result() if interruption.done() else None
-
-
-def _leave(task: asyncio.Future[Any]) -> None:
-    """Also of one that has failed in the same moment, of which asyncio would complain if nobody looked at its error."""
-    task.cancel()
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._interruption

@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 import signal
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,7 @@ class Ssh:
         except Refused:
             await shell.write_file(path, content)
 
-    async def _transfer(self, shell: ShellSession, work: Awaitable[None]) -> None:
+    async def _transfer(self, shell: ShellSession, work: Coroutine[Any, Any, None]) -> None:
         try:
             await shell.stream.race(work, since=0)
         except ConnectionError:

@@ -3,15 +3,17 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Coroutine
+from typing import Any, TypeVar
 
 from pytest_readonly_vm.errors import ChannelError, ChannelLost
+from pytest_readonly_vm.host.interruption import Interruption, unless
 from pytest_readonly_vm.host.process import Process
 
 T = TypeVar("T")
 
 _LONGEST_LINE = 128 << 20  # bytes
+_MOMENT = 0.05  # seconds by which the end of a stream may come before the end of QEMU that explains it
 
 
 class Stream:
@@ -28,7 +30,7 @@ class Stream:
         self._name = name
         self._loss = loss
         self._patience = patience
-        self._lost = asyncio.Event()
+        self._next_loss: Interruption | None = None
         self._connecting = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.losses = 0
@@ -37,31 +39,26 @@ class Stream:
     def lose(self) -> None:
         """The guest's end went away just now."""
         self.losses += 1
-        self._lost.set()
-        self._lost = asyncio.Event()
+        if self._next_loss is not None:
+            self._next_loss.set_result(self.loss)
+        self._next_loss = None
 
-    async def race(self, work: Awaitable[T], *, since: int) -> T:
-        """Await something that needs the guest's end of the stream.
+    async def race(self, work: Coroutine[Any, Any, T], *, since: int) -> T:
+        """Await something that needs the guest's end of the stream, and that ends at once when it is cancelled.
 
         :param since: what `losses` was when the guest answered there.
         :raises ChannelLost: it went away since then: the guest rebooted, or the program that had it ended.
-        :raises GuestDied: QEMU ended first.
+        :raises GuestDied: QEMU ended first, which ends its streams as well.
         """
-        if self.losses != since:
-            asyncio.ensure_future(work).cancel()
-            raise await self._process.death_or(self.loss(), patience=0.05)
-        task = asyncio.ensure_future(work)
-        loss = asyncio.ensure_future(self._lost.wait())
+        if self._next_loss is None:
+            self._next_loss = asyncio.get_running_loop().create_future()
         try:
-            # Both as one, so that the end of QEMU, which ends its streams as well, is what is told.
-            await self._process.race(asyncio.wait((task, loss), return_when=asyncio.FIRST_COMPLETED))
-            if not task.done():
-                raise await self._process.death_or(self.loss(), patience=0.05)
-            return task.result()
-        finally:
-            for future in (task, loss):
-                future.cancel()
-            await asyncio.gather(task, loss, return_exceptions=True)
+            if self.losses == since:
+                return await unless(self._next_loss, work)
+            work.close()
+            raise self.loss()
+        except ChannelLost as lost:
+            raise await self._process.death_or(lost, patience=_MOMENT) from None
 
     def loss(self) -> ChannelLost:
         return ChannelLost(f"{self._name}: {self._loss}")

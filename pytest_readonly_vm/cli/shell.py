@@ -8,7 +8,7 @@ import sys
 from pytest_readonly_vm.cli.boot import on_console
 from pytest_readonly_vm.cli.machine import HARDWARE, declare_machine, farewell, read_machine, started
 from pytest_readonly_vm.errors import GuestDied, VmError
-from pytest_readonly_vm.host.loop import within
+from pytest_readonly_vm.host.interruption import within
 from pytest_readonly_vm.host.terminal import Ending, Terminal
 from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.machine.vm import VirtualMachine

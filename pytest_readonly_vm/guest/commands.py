@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from pytest_readonly_vm.channels.choice import PATIENCE, ChannelChoice
 from pytest_readonly_vm.channels.command import Command, checked, shortened, stream_notes
+from pytest_readonly_vm.channels.liveness import Liveness
 from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import ChannelLost, CommandTimeout
-from pytest_readonly_vm.host.loop import quiet
+from pytest_readonly_vm.host.interruption import leave
 
 _LAST_WORDS = 2.0
 """Seconds that the guest has, when a command's time is up, to kill it and to tell what it had printed."""
@@ -23,8 +24,9 @@ _NOT_KILLED = "the guest did not answer the request to kill it"
 class Commands:
     """Runs commands in one machine; for the loop."""
 
-    def __init__(self, channels: ChannelChoice, name: str) -> None:
+    def __init__(self, channels: ChannelChoice, liveness: Liveness, name: str) -> None:
         self._channels = channels
+        self._liveness = liveness
         self._name = name
 
     async def run(
@@ -38,43 +40,45 @@ class Commands:
         cwd: str | None = None,
         user: str | None = None,
     ) -> CommandResult:
-        """As `VirtualMachine.run`."""
+        """As `VirtualMachine.run`, but it does not matter what has stopped the guest before, if QEMU lives."""
         command = Command(what, env or {}, cwd, user)
         script = command.script()
         data = input.encode() if isinstance(input, str) else input or b""
         stdout, stderr = bytearray(), bytearray()
         began = time.perf_counter()
-        channel = await self._channels.channel(PATIENCE if timeout is None else min(timeout, PATIENCE))
+        if (channel := self._channels.found) is None:
+            patience = PATIENCE if timeout is None else min(timeout, PATIENCE)
+            channel = await self._liveness.race(self._channels.channel(patience), anew=True)
         started = time.perf_counter()
         work = asyncio.ensure_future(channel.execute(script, input=data, stdout=stdout.extend, stderr=stderr.extend))
         try:
-            await asyncio.wait((work,), timeout=None if timeout is None else max(timeout - (started - began), 0.0))
+            left = None if timeout is None else max(timeout - (started - began), 0.0)
+            await self._liveness.wait(work, left)
             if not work.done():
                 work.cancel()
                 for _ in range(_MOST_WORDS):
                     told = len(stdout) + len(stderr)
-                    await asyncio.wait((work,), timeout=_LAST_WORDS)
+                    await self._liveness.wait(work, _LAST_WORDS)
                     if work.done() or told == len(stdout) + len(stderr):
                         break
-                liveness = _KILLED if work.done() and channel.is_open() else _NOT_KILLED
-                raise self._late(command, timeout, liveness, stdout, stderr)
+                outcome = _KILLED if work.done() and channel.is_open() else _NOT_KILLED
+                raise self._late(command, timeout, outcome, stdout, stderr)
             code = work.result()
         except ChannelLost as lost:
             self._channels.lose()
             lost.add_note(f"It was running: {shortened(str(command))}")
             raise
-        finally:  # also of one that is left to itself: to take leave of a guest that does not answer may take long
-            work.cancel()
-            quiet(work)
+        finally:
+            leave(work)
         result = CommandResult(str(command), code, bytes(stdout), bytes(stderr), time.perf_counter() - started)
         return checked(result, self._name) if check else result
 
     def _late(
-        self, command: Command, timeout: float | None, liveness: str, stdout: bytearray, stderr: bytearray
+        self, command: Command, timeout: float | None, outcome: str, stdout: bytearray, stderr: bytearray
     ) -> CommandTimeout:
         text = [stream.decode(errors="replace") for stream in (stdout, stderr)]
         error = CommandTimeout(
-            f"{self._name}: the command did not end within {timeout:g} s and {liveness}: {shortened(str(command))}",
+            f"{self._name}: the command did not end within {timeout:g} s and {outcome}: {shortened(str(command))}",
             stdout=text[0],
             stderr=text[1],
         )

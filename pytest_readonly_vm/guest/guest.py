@@ -4,6 +4,7 @@ import asyncio
 import os
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from pytest_readonly_vm.errors import ChannelLost, VmError, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.files import Files, Progress
 from pytest_readonly_vm.guest.waits import Waits
+from pytest_readonly_vm.host.interruption import within
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.qemu.instance import Instance
 
@@ -48,27 +50,27 @@ class Guest:
         self._channels = instance.channels
         self._liveness = instance.qmp.liveness
         self._history = instance.qmp.history
-        self.commands = Commands(instance.channels, self.name)
+        self.commands = Commands(instance.channels, self._liveness, self.name)
         self._files = Files(self.commands, instance, self._progress)
         self._waits = Waits(self.commands, self.name)
 
     def _do(self, kind: str, what: str, work: Awaitable[T], timeout: float | None = None) -> T:
-        """Have something done in the guest, unless the guest comes to its end meanwhile; a chapter of the history."""
+        """Have something done in the guest, unless the guest comes to its end meanwhile; an entry of the history."""
         with self._history.noting(kind, what):
-            return self.loop.run(self._within(timeout, what, work))
+            return self.loop.run(self._done(what, work, timeout))
 
-    async def _within(self, timeout: float | None, what: str, work: Awaitable[T]) -> T:
+    async def _done(self, what: str, work: Awaitable[T], timeout: float | None) -> T:
         try:
-            async with asyncio.timeout(timeout):
-                return await self._unless_it_ends(work)
+            return await within(timeout, self._explained(self._liveness.race(work)))
         except TimeoutError as expired:
             if isinstance(expired, VmError) or timeout is None:
                 raise
             raise WaitTimeout(f"{self.name}: not done within {timeout:g} s: {what}") from None
 
-    async def _unless_it_ends(self, work: Awaitable[T]) -> T:
+    async def _explained(self, work: Awaitable[T]) -> T:
+        """Await something, and tell of a channel that it loses why, if the guest comes to its end by that."""
         try:
-            return await self._liveness.race(work)
+            return await work
         except ChannelLost:
             await self._liveness.race(asyncio.sleep(_MOMENT))  # a guest that goes down takes its programs along first
             raise
@@ -106,8 +108,8 @@ class Guest:
         :raises CommandFailed: with `check`, its exit code is not 0; the notes have the ends of its output.
         :raises CommandTimeout: it took longer; the notes have what it had printed so far.
         """
-        work = self.commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
-        return self.loop.run(self._ran(command, work))
+        how = partial(self.commands.run, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
+        return self.loop.run(self._ran(command, how))
 
     async def arun(
         self,
@@ -121,12 +123,15 @@ class Guest:
         user: str | None = None,
     ) -> CommandResult:
         """As `run`, for async tests: asyncio, pytest-asyncio, anyio, trio. When it is cancelled, so is the command."""
-        work = self.commands.run(command, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
-        return await self.loop.run_from_elsewhere(self._ran(command, work))
+        how = partial(self.commands.run, check=check, timeout=timeout, input=input, env=env, cwd=cwd, user=user)
+        return await self.loop.run_from_elsewhere(self._ran(command, how))
 
-    async def _ran(self, command: str | Sequence[str], work: Awaitable[CommandResult]) -> CommandResult:
+    async def _ran(
+        self, command: str | Sequence[str], run: Callable[[str | Sequence[str]], Awaitable[CommandResult]]
+    ) -> CommandResult:
         with self._history.noting("command", _shown(command)) as entry:
-            result = await self._unless_it_ends(work)
+            self._liveness.check()
+            result = await self._explained(run(command))
             entry.outcome = f"exit code {result.exit_code}" if result.exit_code else ""
         return result
 

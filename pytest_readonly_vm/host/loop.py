@@ -6,7 +6,6 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-F = TypeVar("F", bound=asyncio.Future[Any])
 
 
 class LoopThread:
@@ -71,22 +70,3 @@ class LoopThread:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-
-
-def quiet(task: F) -> F:
-    """The same task; asyncio does not complain about an error of it that nobody has asked for."""
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return task
-
-
-async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """Await something for so long. What takes longer is cancelled and left to itself: that may take long as well.
-
-    :raises TimeoutError: it took longer.
-    """
-    task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait((task,), timeout=seconds)
-    if not done:
-        quiet(task).cancel()
-        raise TimeoutError
-    return task.result()

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from pytest_readonly_vm.errors import GuestDied, QemuDied, VmError
 from pytest_readonly_vm.host.confinement import Confinement
+from pytest_readonly_vm.host.interruption import Interruption, unless
 from pytest_readonly_vm.host.loop import LoopThread
 
 T = TypeVar("T")
@@ -176,7 +177,7 @@ class Process:
         self._stderr = bytearray()
         self._pidfd = os.pidfd_open(popen.pid)
         self._pidfd_lock = threading.Lock()
-        self._ended = asyncio.Event()
+        self._end: Interruption = loop.loop.create_future()
         loop.loop.call_soon_threadsafe(self._watch)
 
     # On the loop's thread.
@@ -222,11 +223,11 @@ class Process:
                 async with asyncio.timeout(_DRAIN_PATIENCE):
                     await drain()
         self._on_end(self)
-        self._ended.set()
+        self._end.set_result(self.death)
 
     async def ended(self) -> int:
         """Wait for the end; on the loop. The return code is negative for a signal, as in `subprocess`."""
-        await self._ended.wait()
+        await asyncio.wait((self._end,))
         assert self._popen.returncode is not None
         return self._popen.returncode
 
@@ -235,17 +236,7 @@ class Process:
 
         :raises GuestDied: the process ended first, or had ended.
         """
-        task = asyncio.ensure_future(work)
-        end = asyncio.ensure_future(self._ended.wait())
-        try:
-            await asyncio.wait((task, end), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-        finally:
-            for future in (task, end):
-                future.cancel()
-            await asyncio.gather(task, end, return_exceptions=True)
-        raise self.death()
+        return await unless(self._end, work)
 
     async def death_or(self, error: VmError, *, patience: float = 2.0) -> VmError:
         """What a broken connection means: nearly always that the process ends, which may take a moment to show."""
@@ -269,7 +260,7 @@ class Process:
     @property
     def returncode(self) -> int | None:
         """None while it runs, and once it has ended as in `subprocess`."""
-        return self._popen.returncode if self._ended.is_set() else None
+        return self._popen.returncode if self._end.done() else None
 
     def stderr(self) -> str:
         """The last 256 KiB that the process wrote to its stderr."""
@@ -285,6 +276,10 @@ class Process:
         """What was started, quoted so that it can be pasted into a shell (descriptors apart, which are not there)."""
         return shlex.join(self.argv)
 
+    def when_ended(self, call: Callable[[], object]) -> None:
+        """Have a function called on the loop once the process has ended, also if it has already."""
+        self._loop.loop.call_soon_threadsafe(self._end.add_done_callback, lambda _: call())
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when the process has ended. Its id cannot be another's by now."""
         with self._pidfd_lock, contextlib.suppress(ProcessLookupError):
@@ -293,12 +288,8 @@ class Process:
 
     async def wait_ended(self, timeout: float) -> bool:
         """Whether it ended within `timeout` seconds; on the loop."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True
+        await asyncio.wait((self._end,), timeout=timeout)
+        return self._end.done()
 
     async def end(self) -> None:
         """SIGTERM, after a second SIGKILL; on the loop.
@@ -306,7 +297,7 @@ class Process:
         :raises TimeoutError: the kernel did not end the process within ten seconds of the SIGKILL.
         """
         for number, patience in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 10.0)):
-            if not self._ended.is_set():
+            if not self._end.done():
                 self.signal(number)
             if await self.wait_ended(patience):
                 return
