@@ -3,15 +3,15 @@
 Nothing here raises: a piece that cannot be had is named in the overview, with the reason. Each has a deadline.
 """
 
-import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_readonly_vm.channels.history import HistoryEntry
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
@@ -25,13 +25,12 @@ from pytest_readonly_vm.evidence.redaction import (
     text_without_secrets,
 )
 from pytest_readonly_vm.evidence.replay import Started, script
+from pytest_readonly_vm.host.interruption import within
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.printable import line, shown
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
-
-T = TypeVar("T")
 
 OVERVIEW = "overview.txt"
 SCREENSHOT = "screenshot.png"
@@ -254,7 +253,8 @@ def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
     loop = vm.loop
     status = vm.qmp.execute("query-status", timeout=_MONITOR_PATIENCE)
     with _piece(evidence, SCREENSHOT):
-        png = loop.run(_within(_MONITOR_PATIENCE, vm.screen.picture(), "QEMU did not show the screen")).png()
+        late = partial(VmError, f"QEMU did not show the screen ({_MONITOR_PATIENCE:g} s)")
+        png = loop.run(within(_MONITOR_PATIENCE, vm.screen.picture(), late)).png()
         with evidence.output_guard.file(evidence.folder / SCREENSHOT) as file:
             file.write(png)
         evidence.saved.append(evidence.folder / SCREENSHOT)
@@ -270,17 +270,10 @@ def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
         text = _QUESTIONS.format(mark=_SECTION, age=_age(vm))
         asked = channel.execute(text.encode(), input=b"", stdout=answers.extend, stderr=answers.extend)
         try:
-            loop.run(_within(_GUEST_PATIENCE, vm.qmp.liveness.race(asked), "the guest did not answer in time"))
+            late = partial(VmError, f"the guest did not answer in time ({_GUEST_PATIENCE:g} s)")
+            loop.run(within(_GUEST_PATIENCE, vm.qmp.liveness.race(asked), late))
         finally:
             _divide(answers.decode(errors="replace"), evidence)
-
-
-async def _within(timeout: float, work: Awaitable[T], what: str) -> T:
-    try:
-        async with asyncio.timeout(timeout):
-            return await work
-    except TimeoutError:
-        raise VmError(f"{what} ({timeout:g} s)") from None
 
 
 def _age(vm: "VirtualMachine") -> float:

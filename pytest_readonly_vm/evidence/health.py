@@ -4,7 +4,6 @@ The kernel's log comes from ``dmesg``, which has a line as soon as it is said, e
 journal, where there are. What the lines look like is in the sources: the kernel's, and systemd's ``coredump.c``.
 """
 
-import asyncio
 import contextlib
 import re
 import secrets
@@ -12,10 +11,11 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import GuestPanicked, GuestPaused, GuestReset, VmError
+from pytest_readonly_vm.host.interruption import within
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -236,15 +236,10 @@ def _asked(vm: "VirtualMachine", questions: str, mark: Mark, patience: float) ->
     flags = {name: "1" if is_wanted else "" for name, is_wanted in wanted.items()}
     head = _HEAD.format(token=token, cursor=shlex.quote(mark.cursor), old=shlex.quote(mark.boot_id), **flags)
 
-    async def answered() -> CommandResult:
-        try:
-            async with asyncio.timeout(patience):
-                return await vm.qmp.liveness.race(vm.commands.run(head + questions, check=False))
-        except TimeoutError:
-            raise TimeoutError(f"it did not answer within {patience:g} s") from None
-
+    late = partial(TimeoutError, f"it did not answer within {patience:g} s")
+    asked = vm.qmp.liveness.race(vm.commands.run(head + questions, check=False))
     with vm.history.noting("wait", "health gates"):
-        result = vm.loop.run(answered())
+        result = vm.loop.run(within(patience, asked, late))
     if result.exit_code:
         said = result.stderr.strip().splitlines() or [f"exit code {result.exit_code}"]
         raise VmError(said[-1])

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from pytest_readonly_vm.channels.choice import PATIENCE
-from pytest_readonly_vm.command_result import CommandResult
-from pytest_readonly_vm.errors import ChannelLost, VmError, WaitTimeout
+from pytest_readonly_vm.channels.command import CommandResult
+from pytest_readonly_vm.errors import ChannelLost, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.files import Files, Progress
 from pytest_readonly_vm.guest.waits import Waits
@@ -56,16 +56,12 @@ class Guest:
 
     def _do(self, kind: str, what: str, work: Awaitable[T], timeout: float | None = None) -> T:
         """Have something done in the guest, unless the guest comes to its end meanwhile; an entry of the history."""
-        with self._history.noting(kind, what):
-            return self.loop.run(self._done(what, work, timeout))
 
-    async def _done(self, what: str, work: Awaitable[T], timeout: float | None) -> T:
-        try:
-            return await within(timeout, self._explained(self._liveness.race(work)))
-        except TimeoutError as expired:
-            if isinstance(expired, VmError) or timeout is None:
-                raise
-            raise WaitTimeout(f"{self.name}: not done within {timeout:g} s: {what}") from None
+        def late() -> WaitTimeout:
+            return WaitTimeout(f"{self.name}: not done within {timeout:g} s: {what}")
+
+        with self._history.noting(kind, what):
+            return self.loop.run(within(timeout, self._explained(self._liveness.race(work)), late))
 
     async def _explained(self, work: Awaitable[T]) -> T:
         """Await something, and tell of a channel that it loses why, if the guest comes to its end by that."""

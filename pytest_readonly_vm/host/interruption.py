@@ -41,16 +41,16 @@ async def unless(interruption: Interruption, work: Awaitable[T]) -> T:
     raise interruption.result()()
 
 
-async def within(seconds: float | None, work: Awaitable[T]) -> T:
+async def within(seconds: float | None, work: Awaitable[T], late: Callable[[], Exception] = TimeoutError) -> T:
     """Await something for so long, or as long as it takes. What takes longer is left to itself (see `leave`).
 
-    :raises TimeoutError: it took longer.
+    :raises Exception: it took longer: the error that `late` makes.
     """
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait((task,), timeout=seconds)
         if not task.done():
-            raise TimeoutError
+            raise late()
         return task.result()
     finally:
         leave(task)
