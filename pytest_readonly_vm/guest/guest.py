@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pytest_readonly_vm.channels.choice import PATIENCE
-from pytest_readonly_vm.channels.command import CommandResult
+from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import ChannelLost, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.files import Files, Progress

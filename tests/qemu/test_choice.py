@@ -47,25 +47,25 @@ def test_which_is_taken(
 ) -> None:
     machine = boot("hello")
     channels = {name: Answering(name, delay) for name, delay in delays.items()}
-    access = ChannelChoice(channels, machine.instance.process, machine.console, "guest", usual=usual)
-    assert machine.loop.run(access.channel(10.0)).name == taken
+    choice = ChannelChoice(channels, machine.instance.process, machine.console, "guest", usual=usual)
+    assert machine.loop.run(choice.channel(10.0)).name == taken
 
 
 def test_none_is_told_at_once_when_all_refuse(boot: Callable[..., VirtualMachine]) -> None:
     machine = boot("hello")
-    access = ChannelChoice({"agent": Answering("agent", None)}, machine.instance.process, machine.console, "guest")
+    choice = ChannelChoice({"agent": Answering("agent", None)}, machine.instance.process, machine.console, "guest")
     with pytest.raises(ChannelError, match="guest: no channel answered: agent: refused"):
-        machine.loop.run(access.channel(10.0))
+        machine.loop.run(choice.channel(10.0))
 
 
 def test_who_waits_looks_anew_when_another_loses_the_channel(boot: Callable[..., VirtualMachine]) -> None:
     machine = boot("hello")
-    access = ChannelChoice({"shell": Answering("shell", 0.2)}, machine.instance.process, machine.console, "guest")
+    choice = ChannelChoice({"shell": Answering("shell", 0.2)}, machine.instance.process, machine.console, "guest")
 
     async def waits() -> list[str]:
-        searches = [asyncio.ensure_future(access.channel(10.0)) for _ in range(3)]
+        searches = [asyncio.ensure_future(choice.channel(10.0)) for _ in range(3)]
         await asyncio.sleep(0.1)
-        access.lose()
+        choice.lose()
         return [(await search).name for search in searches]
 
     assert machine.loop.run(waits()) == ["shell"] * 3
@@ -73,12 +73,12 @@ def test_who_waits_looks_anew_when_another_loses_the_channel(boot: Callable[...,
 
 def test_who_waits_when_the_machine_is_closed_is_told(boot: Callable[..., VirtualMachine]) -> None:
     machine = boot("hello")
-    access = ChannelChoice({"shell": Answering("shell", 60.0)}, machine.instance.process, machine.console, "guest")
+    choice = ChannelChoice({"shell": Answering("shell", 60.0)}, machine.instance.process, machine.console, "guest")
 
     async def waits() -> None:
-        search = asyncio.ensure_future(access.channel(10.0))
+        search = asyncio.ensure_future(choice.channel(10.0))
         await asyncio.sleep(0.05)
-        await access.close()
+        await choice.close()
         await search
 
     with pytest.raises(GuestDied, match="guest: the machine has been closed"):
