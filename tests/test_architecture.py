@@ -93,6 +93,10 @@ def test_each_danger_has_its_door(danger: str, doors: set[str]) -> None:
     assert users <= doors
 
 
+def test_one_module_locks_files() -> None:
+    assert {str(module) for module in TREES if "flock" in (PACKAGE / module).read_text()} == {"host/locks.py"}
+
+
 def makes_files(module: Path) -> bool:
     """Whether a module has a call that makes or overwrites a file of the host's."""
     for node in ast.walk(TREES[module]):
