@@ -17,7 +17,6 @@ demo: $(ENVIRONMENT) ## Run an example project on a Debian guest, and prove that
 .PHONY: test
 test: lint ## Run what the continuous integration runs: lint, types, tests (WORKERS=2 to limit the processes)
 	$(PYTHON_HERE) -m tests.guests all
-	$(PYTHON_HERE) -m compileall -q pytest_readonly_vm # for hundreds of runs, also where PYTHONDONTWRITEBYTECODE is set
 	$(PYTHON_HERE) -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile --no-loadscope-reorder --durations=15
 
 .PHONY: lint

@@ -218,7 +218,7 @@ def test_a_qemu_that_hangs_is_killed_when_its_test_is_over(
 def test_sigkill_of_an_xdist_worker(
     run: Callable[..., InnerRun], stage: str, temporary: Path, tidied_by_the_next: Callable[[], None]
 ) -> None:
-    with run("-n2", "-rp", others=4) as parallel:
+    with run("-n2", "-rp", others=2) as parallel:
         worker = blocks(parallel, stage, temporary)
         assert worker != parallel.pid
         its_own = parallel.children(worker)
@@ -226,7 +226,7 @@ def test_sigkill_of_an_xdist_worker(
         eventually(lambda: not set(its_own) & set(parallel.processes()), "its QEMU is gone", within=2.0)
         assert parallel.wait() == pytest.ExitCode.TESTS_FAILED, parallel.output
         parallel.leaves_no_process()
-        assert parallel.output.count("PASSED test_blocked.py::test_other") == 4
+        assert parallel.output.count("PASSED test_blocked.py::test_other") == 2
         assert "crashed while running 'test_blocked.py::test_blocked'" in parallel.output
     tidied_by_the_next()
 
@@ -235,7 +235,7 @@ def test_sigkill_of_an_xdist_worker(
 def test_sigkill_of_the_controller_of_xdist_workers(
     run: Callable[..., InnerRun], stage: str, temporary: Path, tidied_by_the_next: Callable[[], None]
 ) -> None:
-    with run("-n2", others=4) as dead:
+    with run("-n2", others=2) as dead:
         blocks(dead, stage, temporary)
         dead.send(signal.SIGKILL)
         dead.wait()
@@ -247,7 +247,7 @@ def test_sigkill_of_the_controller_of_xdist_workers(
 def test_control_c_with_xdist_workers(
     run: Callable[..., InnerRun], stage: str, temporary: Path, tidied_by_the_next: Callable[[], None]
 ) -> None:
-    with run("-n2", others=4) as dead:
+    with run("-n2", others=2) as dead:
         blocks(dead, stage, temporary)
         dead.press_control_c()
         assert dead.wait() == pytest.ExitCode.INTERRUPTED, dead.output
