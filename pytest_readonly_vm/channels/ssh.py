@@ -32,7 +32,9 @@ _BANNER_PATIENCE = (1.0, 1.0, 1.0, 4.0)
 _LOGIN_PATIENCE = 60.0
 _DEATH_PATIENCE = 0.5
 # As the first word of a login shell that need not be a POSIX one.
-_SHELL = "exec /bin/sh"
+# The login shell stays behind it, and tells sshd at once when it has ended: what it has begun may hold the session's
+# streams for longer.
+_SHELL = "/bin/sh; exit 1"
 _LOSS = "the channel over SSH is gone: the connection was lost, or its shell was killed"
 
 
@@ -70,6 +72,7 @@ class Ssh:
         self._master: Process | None = None
         self._session: MuxSession | None = None
         self._shell: ShellSession | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._reason = "not tried"
         qmp.listeners.append(self._hear)
 
@@ -176,7 +179,14 @@ class Ssh:
         self._reason = f"{self._user} was let in: the shell does not answer"
         stream = Stream(self._process, self._session.stdio, name=self._name, loss=_LOSS, patience=_DEATH_PATIENCE)
         self._shell = ShellSession(stream, self._name)
+        self._watch = asyncio.ensure_future(self._watch_session(self._session, stream))
         await self._shell.open()
+
+    async def _watch_session(self, session: MuxSession, stream: Stream) -> None:
+        """Wake who waits for the shell when it has ended."""
+        with contextlib.suppress(ConnectionError):
+            await session.status()
+        stream.lose()
 
     def _refusal(self, complaint: str) -> str:
         if "Permission denied" in complaint:
@@ -186,6 +196,8 @@ class Ssh:
         return (complaint.strip().splitlines() or ["ssh ended without a word"])[-1]
 
     async def _disconnect(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         if self._shell is not None:
             shell, self._shell = self._shell, None
             await shell.close()
