@@ -100,11 +100,17 @@ class OutputFolder:
         self._locks.clear()
 
     def _lock(self, output: Path) -> None:
+        """:raises FileNotFoundError: there is no such folder yet."""
         if output not in self._locks:
-            path = output / f"{_RUN}{self.run}"
-            self._locks[output] = None
-            with contextlib.suppress(OSError):  # a file system without locks, so that others take it for in use
-                self._locks[output] = wait_for_lock(path, make=0o644, shared=True, patience=_PATIENCE)
+            lock = None
+            try:
+                path = output / f"{_RUN}{self.run}"
+                lock = wait_for_lock(path, make=0o644, shared=True, patience=_PATIENCE)
+            except FileNotFoundError:
+                raise
+            except OSError:  # a file system without locks, so that others take it for in use
+                pass
+            self._locks[output] = lock
 
     def _is_in_use(self, folder: Path) -> bool:
         """Whether the run that wrote to a folder is this one, or another that is not over."""
