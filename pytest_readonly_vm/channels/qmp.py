@@ -31,6 +31,7 @@ _EVENTS_KEPT = 1000
 _LONGEST_KEPT = 50  # items; the answer of query-qmp-schema has thousands
 _LONGEST_REPLY = 256 << 20  # bytes; a longer line would break the connection
 _LONGEST_TURN = 0.005  # seconds
+_SHORTEST_WAIT = 0.001  # seconds between two messages, in which others have had their turn
 _PATIENCE_WITH_THE_DYING = 2.0  # seconds by which a connection may end before its QEMU
 _OF_QEMU = re.compile(
     r"STOP|RESUME|WAKEUP|RESET|SHUTDOWN|POWERDOWN|DUMP_COMPLETED|DEVICE_(?:DELETED|TRAY_MOVED)|QUORUM_\w+|CHARDEV_\w+"
@@ -288,18 +289,21 @@ class Qmp:
 class _FairClient(QMPClient):
     """Lets others of the loop have their turn, also while a guest causes events faster than they can be read."""
 
-    _turn_began = 0.0
+    _turn_began = _turn_ended = 0.0
 
     async def _on_message(self, msg: Message) -> None:
+        began = time.monotonic()
+        if began - self._turn_ended > _SHORTEST_WAIT:
+            self._turn_began = began
         await super()._on_message(msg)
-        now = time.monotonic()
-        if now - self._turn_began > _LONGEST_TURN and self._writer is not None:
+        self._turn_ended = time.monotonic()
+        if self._turn_ended - self._turn_began > _LONGEST_TURN and self._writer is not None:
             # Read on only when what has been read is used up: the library's buffer has no bound of use to us.
             transport = cast(asyncio.Transport, self._writer.transport)
             transport.pause_reading()
             await asyncio.sleep(0)
             transport.resume_reading()
-            self._turn_began = time.monotonic()
+            self._turn_began = self._turn_ended = time.monotonic()
 
 
 def _matches(event: QmpEvent, match: Match) -> bool:
