@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.config.settings import Given, parse
+from pytest_readonly_vm.config.setting import Given
+from pytest_readonly_vm.config.settings import parse
 from tests.conftest import SMALL
 from tests.guests import bootsector
 from tests.guests.debian import debian

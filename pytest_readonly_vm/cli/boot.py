@@ -5,7 +5,8 @@ import asyncio
 import contextlib
 import socket
 
-from pytest_readonly_vm.cli.machine import HARDWARE, declare_machine, farewell, read_machine, started
+from pytest_readonly_vm.cli.machine import declare_machine, farewell, read_machine, started
+from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.errors import GuestPanicked, VmError, WaitTimeout
 from pytest_readonly_vm.host.terminal import Ending, Terminal
 from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -16,11 +17,11 @@ _PIECE = 1 << 16
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    declare_machine(parser, HARDWARE)
+    declare_machine(parser, Part.BOOT)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = read_machine(arguments, HARDWARE).replace(ready="none", channel="none", start="cold")
+    config = read_machine(arguments, Part.BOOT).replace(ready="none", channel="none", start="cold")
     with Terminal() as terminal:
         if terminal.is_interactive:
             terminal.say(

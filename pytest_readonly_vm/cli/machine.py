@@ -4,31 +4,25 @@ import argparse
 import contextlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pytest_readonly_vm.config.settings import SETTINGS, Given, VmConfig
+from pytest_readonly_vm.config.setting import Given, Part
+from pytest_readonly_vm.config.settings import SETTINGS, VmConfig, settings_in
 from pytest_readonly_vm.errors import ConfigurationError, GuestPanicked
 from pytest_readonly_vm.host.terminal import Terminal
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
 
-HARDWARE = (
-    *("format", "memory", "cpus", "cpu_model", "machine", "accel", "qemu", "kernel", "initrd", "append"),
-    *("disk_interface", "network", "qemu_args", "snapshot", "tmpdir", "verify", "seal", "provision", "user_data"),
-    "budget",
-)
-"""Settings of what boots, by what, and where its writes go."""
 
-
-def declare_machine(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """Add the image and these settings, each under its own name: ``memory`` is ``--memory``."""
+def declare_machine(parser: argparse.ArgumentParser, command: Part) -> None:
+    """Add the image and the settings of a command, each under its own name: ``memory`` is ``--memory``."""
     parser.add_argument("image", nargs="?", metavar="IMAGE", help="image, which is never written")
     group = parser.add_argument_group(
         "settings of the machine",
         "As in a run of pytest, where they are called --vm-NAME; each also as PYTEST_VM_NAME.",
     )
-    for name in names:
+    for name in settings_in(command):
         setting = SETTINGS[name]
         option, help = f"--{name.replace('_', '-')}", setting.help.replace("%", "%%")
         if setting.kind is bool:
@@ -38,19 +32,18 @@ def declare_machine(parser: argparse.ArgumentParser, names: Iterable[str]) -> No
             group.add_argument(option, action=action, metavar=setting.metavar, help=help)
 
 
-def read_machine(arguments: argparse.Namespace, names: Iterable[str]) -> VmConfig:
+def read_machine(arguments: argparse.Namespace, command: Part) -> VmConfig:
     """The configuration that was asked for: the argument decides, then the environment, then the default.
 
     :raises ConfigurationError: an impossible value, or nothing to boot.
     """
     given = {}
-    for name in names:
+    for name in settings_in(command):
         variable = f"PYTEST_VM_{name.upper()}"
         if (value := getattr(arguments, name)) is not None:
-            value = " ".join(value) if name == "qemu_args" else value
-            given[name] = Given(value, f"--{name.replace('_', '-')}", Path.cwd())
+            given[name] = Given(SETTINGS[name].of_options(value), f"--{name.replace('_', '-')}", Path.cwd())
         elif (value := os.environ.get(variable)) is not None:
-            given[name] = Given(value, variable, Path.cwd())
+            given[name] = Given(SETTINGS[name].of_variable(value), variable, Path.cwd())
     if arguments.image is not None:
         given["image"] = Given(arguments.image, "IMAGE", Path.cwd())
     elif "kernel" not in given:

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from pytest_readonly_vm.cli.shell import execute, session
-from pytest_readonly_vm.config.settings import Given, VmConfig
+from pytest_readonly_vm.config.setting import Given, Part
+from pytest_readonly_vm.config.settings import VmConfig, settings_in
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.evidence.capsule.opened import Capsule, open_capsule
 from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
@@ -16,9 +17,6 @@ from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
 
 HELP = "a root shell in the guest of a capsule, which goes on from the moment when its test failed"
-
-_LOCAL = ("qemu", "seal", "tmpdir", "verify", "budget")
-"""Settings of this computer and not of the machine; from the environment, as in a run of pytest."""
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _local(*, monitor: bool) -> VmConfig:
-    variables = {name: f"PYTEST_VM_{name.upper()}" for name in _LOCAL}
+    """The settings of this computer, from the environment, as in a run of pytest."""
+    variables = {name: f"PYTEST_VM_{name.upper()}" for name in settings_in(Part.RESUME)}
     given = {name: (os.environ[variable], variable) for name, variable in variables.items() if variable in os.environ}
     return VmConfig(monitor=monitor).with_settings(
         {name: Given(value, variable, Path.cwd()) for name, (value, variable) in given.items()}

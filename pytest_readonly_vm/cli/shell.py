@@ -6,7 +6,8 @@ import socket
 import sys
 
 from pytest_readonly_vm.cli.boot import on_console
-from pytest_readonly_vm.cli.machine import HARDWARE, declare_machine, farewell, read_machine, started
+from pytest_readonly_vm.cli.machine import declare_machine, farewell, read_machine, started
+from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.errors import GuestDied, VmError
 from pytest_readonly_vm.host.interruption import within
 from pytest_readonly_vm.host.terminal import Ending, Terminal
@@ -15,21 +16,16 @@ from pytest_readonly_vm.machine.vm import VirtualMachine
 
 HELP = "a root shell in a guest, or one command there; the guest ends with it, and its image is not written"
 
-_SETTINGS = (
-    *HARDWARE,
-    *("channel", "login", "password", "login_prompt", "password_prompt", "boot_timeout", "timeout_factor", "ready"),
-    *("start", "cache", "cache_size", "no_cache"),
-)
 _PATIENCE = 10.0
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", dest="script", metavar="COMMAND", help="run this by the guest's sh, and exit as it does")
-    declare_machine(parser, _SETTINGS)
+    declare_machine(parser, Part.SHELL)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = read_machine(arguments, _SETTINGS)
+    config = read_machine(arguments, Part.SHELL)
     with Terminal() as terminal:
         if terminal.is_interactive and arguments.script is None:
             terminal.say(f"starting {arguments.image or arguments.kernel}, which is not written; Ctrl-] ends it")

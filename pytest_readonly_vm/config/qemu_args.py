@@ -5,22 +5,9 @@ and say nothing), and disks that the guest could write for good.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-_DECIDED_BY_A_SETTING = {
-    "m": "memory",
-    "smp": "cpus",
-    "cpu": "cpu_model",
-    "M": "machine",
-    "machine": "machine",
-    "accel": "accel",
-    "enable-kvm": "accel",
-    "kernel": "kernel",
-    "initrd": "initrd",
-    "append": "append",
-    "sandbox": "seal",
-}
 _BREAKS_THE_PLUGIN = {
     "daemonize": "QEMU must stay a child of the test run",
     "S": "the guest would never start; use readonly_vm.qmp.execute('stop') instead",
@@ -33,11 +20,14 @@ _WITHOUT_TCP = ("device", "global", "rtc", "boot", "smbios", "fw_cfg", "uuid", "
 _WRITABLE_DISK_OPTIONS = ("hda", "hdb", "hdc", "hdd", "fda", "fdb", "mtdblock", "sd", "pflash")
 
 
-def objection(arguments: Sequence[str]) -> str | None:
-    """Why these arguments cannot be used, in one sentence, or None when they can."""
+def objection(arguments: Sequence[str], decided: Mapping[str, str]) -> str | None:
+    """Why these arguments cannot be used, in one sentence, or None when they can.
+
+    :param decided: options of QEMU that a setting decides, and the name of each one's.
+    """
     for argument, value in zip_longest(arguments, arguments[1:], fillvalue=""):
         option = argument.lstrip("-") if argument.startswith("-") else ""
-        if setting := _DECIDED_BY_A_SETTING.get(option):
+        if setting := decided.get(option):
             return f"{argument} is decided by the setting {setting!r}; use that instead"
         if reason := _BREAKS_THE_PLUGIN.get(option):
             return f"{argument} cannot be used: {reason}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_readonly_vm.channels.history import HistoryEntry
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
+from pytest_readonly_vm.config.values import secret
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.evidence.capsule.save import SUFFIX, save_capsule
 from pytest_readonly_vm.evidence.redaction import (
@@ -208,11 +209,11 @@ def _script(vm: "VirtualMachine") -> str:
 
 def _configuration(config: VmConfig) -> str:
     settings = {}
-    for name in SETTINGS:
+    for name, declared in SETTINGS.items():
         value = getattr(config, name)
-        if name == "qemu_args":
+        if declared.kind is list:
             value = _arguments_shown(value)
-        elif name == "password" and value is not None:
+        elif declared.parse is secret and value is not None:
             value = HIDDEN
         settings[name] = {"value": value, "origin": config.origin(name)}
     lines = (f"  {json.dumps(name)}: {json.dumps(entry, default=str)}" for name, entry in settings.items())

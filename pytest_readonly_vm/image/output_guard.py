@@ -14,18 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.settings import FILES, SETTINGS, VmConfig
 from pytest_readonly_vm.host.atomic_file import atomic_file
 from pytest_readonly_vm.image.image_file import ImageFile
-
-_OTHERS = "the {} that machines are started with"
-_READ = {
-    "image": "the base image",
-    "kernel": _OTHERS.format("kernel"),
-    "initrd": _OTHERS.format("initrd"),
-    "user_data": _OTHERS.format("user data"),
-}
-"""Settings that name a file which machines are made of, and what that file is."""
 
 
 def _layer(image: Path | None) -> str:
@@ -45,15 +36,16 @@ class OutputGuard:
 
         :param layers: of its base image, if that has been opened.
         """
-        for name, what in _READ.items():
+        for name in FILES:
             path = getattr(config, name)
             if path is not None and path not in self._paths:
-                self._paths[path] = what
+                self._paths[path] = SETTINGS[name].reads
                 if name == "image":
                     self._unopened.add(path)
         for layer in layers:
             known = layer.fingerprint.device, layer.fingerprint.inode
-            self._opened.setdefault(known, _layer(layers[0].path) if layer is not layers[0] else _READ["image"])
+            what = SETTINGS["image"].reads if layer is layers[0] else _layer(layers[0].path)
+            self._opened.setdefault(known, what)
         self._unopened.discard(config.image if layers else None)
 
     def why_not(self, path: Path, *, is_link: bool = False) -> str | None:

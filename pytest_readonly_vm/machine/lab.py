@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.settings import FILES, VmConfig
 from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmError
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.host.cleanup import Cleanup
@@ -222,7 +222,7 @@ class Lab:
 
 
 def _refuse_what_is_not_there(config: VmConfig) -> None:
-    for name in ("image", "kernel", "initrd"):
+    for name in FILES:
         path = getattr(config, name)
         try:
             _ = path and path.stat()

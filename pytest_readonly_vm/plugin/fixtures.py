@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from pytest_readonly_vm.config.settings import SCOPES, SETTINGS, Given, VmConfig
+from pytest_readonly_vm.config.setting import Given
+from pytest_readonly_vm.config.settings import SCOPES, SETTINGS, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.plugin import markers
 from pytest_readonly_vm.plugin.options import given_images, given_settings

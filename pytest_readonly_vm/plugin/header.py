@@ -3,7 +3,8 @@
 import pytest
 
 from pytest_readonly_vm.config.qemu_args import what_no_copy_has
-from pytest_readonly_vm.config.settings import Given, VmConfig
+from pytest_readonly_vm.config.setting import Given
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import HostError, VmError
 from pytest_readonly_vm.plugin.options import given_images, given_settings
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from pytest_readonly_vm.config.settings import SCOPES, Given, VmConfig, parse
+from pytest_readonly_vm.config.setting import Given
+from pytest_readonly_vm.config.settings import SCOPES, VmConfig, parse
 from pytest_readonly_vm.errors import ConfigurationError
 
 _OWN_MACHINE = frozenset({"readonly_vm", "readonly_vm_factory", "vm_config"})

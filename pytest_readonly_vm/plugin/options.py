@@ -10,15 +10,13 @@ from typing import cast
 
 import pytest
 
-from pytest_readonly_vm.config.settings import SETTINGS, Given, parse
+from pytest_readonly_vm.config.setting import Given
+from pytest_readonly_vm.config.settings import SETTINGS, parse
 from pytest_readonly_vm.config.values import nearest
 from pytest_readonly_vm.errors import ConfigurationError, HostError
 
 _PREFIX = "PYTEST_VM_"
-_INI_TYPES = {str: "string", int: "int", float: "float", bool: "bool"}
-
-_SEPARATORS = {"image": os.pathsep, "layers": None}
-"""Where several values in an environment variable part; None is white space."""
+_INI_TYPES = {str: "string", int: "int", float: "float", bool: "bool", list: "args"}
 
 _given = pytest.StashKey[Mapping[str, Given]]()
 _images = pytest.StashKey[tuple[Given, ...]]()
@@ -37,7 +35,7 @@ def add_options(parser: pytest.Parser) -> None:
         else:
             action = "append" if setting.repeatable else "store"
             group.addoption(option, dest=f"vm_{name}", action=action, metavar=setting.metavar, help=setting.help)
-        kind = "args" if name == "qemu_args" else "linelist" if setting.repeatable else _INI_TYPES[setting.kind]
+        kind = "linelist" if setting.repeatable and setting.kind is str else _INI_TYPES[setting.kind]
         parser.addini(f"vm_{name}", f"as {option}: {setting.help}", type=kind, default=None)  # type: ignore[arg-type]
 
 
@@ -97,12 +95,9 @@ def _find(config: pytest.Config, name: str) -> Given | None:
         if config.getoption("tx", None) and not _is_utf8(value):
             reason = "is not UTF-8, so xdist cannot tell its workers; set the variable"
             raise pytest.UsageError(f"{option}: {value!r} {reason} {_PREFIX}{name.upper()} instead")
-        # Repeated --vm-qemu-args add up to one list of arguments.
-        value = " ".join(value) if name == "qemu_args" else value
-        return Given(value, option, here)
+        return Given(SETTINGS[name].of_options(value), option, here)
     if (value := os.environ.get(_PREFIX + name.upper())) is not None:
-        value = value.split(_SEPARATORS[name]) if name in _SEPARATORS else value
-        return Given(value, _PREFIX + name.upper(), here)
+        return Given(SETTINGS[name].of_variable(value), _PREFIX + name.upper(), here)
     origin = f"{config.inipath.name if config.inipath else 'ini'}: vm_{name}"
     try:
         value = config.getini(f"vm_{name}")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
 
-from pytest_readonly_vm.config.settings import SCOPES, Given, VmConfig
+from pytest_readonly_vm.config.setting import Given
+from pytest_readonly_vm.config.settings import SCOPES, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.once import Once
 from pytest_readonly_vm.image.output_guard import OutputGuard

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pytest_readonly_vm.config.layer import code_of
+from pytest_readonly_vm.config.setting import Part
+from pytest_readonly_vm.config.settings import FILES, settings_in
 from pytest_readonly_vm.image.image_file import Fingerprint
 from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, Wiring
 from pytest_readonly_vm.qemu.launch import port_names
@@ -38,6 +40,7 @@ def key_of(spec: MachineSpec) -> str:
         provision=given.qemu_args,
         sandboxed=spec.hypervisor.seal.sandbox,
     )
+    files = [getattr(config, name) for name in settings_in(Part.KEY) if name in FILES]
     arguments = dataclasses.replace(spec, name="").command_line(wiring)
     return digest(
         _FORMAT,
@@ -49,8 +52,8 @@ def key_of(spec: MachineSpec) -> str:
         arguments,
         [hashlib.sha256(content).hexdigest() for content in given.files.values()],
         [dataclasses.astuple(layer.fingerprint) for layer in spec.chain],
-        [_file(path) for path in (config.kernel, config.initrd, *_files_of(config.qemu_args)) if path],
-        [config.channel, config.login, config.login_prompt, config.password_prompt, code_of(config.ready)],
+        [_file(path) for path in (*files, *_files_of(config.qemu_args)) if path],
+        {name: code_of(getattr(config, name)) for name in settings_in(Part.KEY) if name not in FILES},
     )
 
 

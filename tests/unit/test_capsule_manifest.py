@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import VmConfig
+from pytest_readonly_vm.config.setting import Part
+from pytest_readonly_vm.config.settings import settings_in
 from pytest_readonly_vm.errors import CapsuleRefused
 from pytest_readonly_vm.evidence.capsule.manifest import (
+    EMBEDDED,
     BaseLayer,
     Manifest,
     devices_of,
@@ -56,6 +59,16 @@ def test_it_comes_back_as_it_was() -> None:
 def test_it_has_what_shapes_the_machine_and_nothing_of_this_computer_or_secret() -> None:
     assert sorted(settings_of(CONFIG)) == ["append", "cpus", "machine", "memory", "qemu_args"]
     assert "secret" not in manifest().to_json().decode()
+
+
+def test_every_setting_that_it_has_comes_back_from_json() -> None:
+    others = {"memory": 2 << 20, "cpus": 2, "network": "none", "disk_interface": "usb", "channel": "ssh"}
+    others |= {"provision": "none", "qemu_args": ["-device", "usb-tablet"]}
+    names = set(settings_in(Part.CAPSULE)) - {*EMBEDDED}
+    config = VmConfig().replace(**{name: others.get(name, "other") for name in names})
+    found = parse_manifest(manifest(settings=settings_of(config)).to_json(), shown="x")
+    assert found.settings.keys() == names
+    assert VmConfig().replace(**found.settings) == config
 
 
 def test_the_machine_is_that_of_the_version_that_saved_it() -> None:

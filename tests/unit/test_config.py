@@ -1,12 +1,15 @@
 """Settings are read, refused with a sentence that names the origin, and looked at together."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
+import pytest_readonly_vm
 from pytest_readonly_vm import ConfigurationError, VmConfig
-from pytest_readonly_vm.config.settings import SETTINGS, Given, parse
-from pytest_readonly_vm.config.values import path
+from pytest_readonly_vm.config.setting import Given, Part
+from pytest_readonly_vm.config.settings import SETTINGS, parse, settings_in
+from pytest_readonly_vm.config.values import path, secret
 
 
 @pytest.mark.parametrize(
@@ -149,3 +152,25 @@ def test_every_setting_explains_itself_and_its_default_can_be_had() -> None:
         default = getattr(VmConfig(), name)
         if default is not None:
             assert parse(name, Given(default, "default")) == default
+
+
+def test_no_secret_leaves_this_computer() -> None:
+    assert not [name for name in settings_in(Part.CAPSULE) if SETTINGS[name].parse is secret]
+
+
+def test_what_a_guest_is_booted_by_is_what_a_shell_is_had_by_as_well() -> None:
+    assert set(settings_in(Part.BOOT)) < set(settings_in(Part.SHELL))
+    assert set(settings_in(Part.RESUME)) < set(settings_in(Part.BOOT))
+
+
+def test_settings_are_listed_only_where_they_are_declared() -> None:
+    """Elsewhere what concerns some of them asks their declarations; three names together are taken for a list."""
+    package = Path(pytest_readonly_vm.__file__).parent
+    found = []
+    for file in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Tuple | ast.List | ast.Set):
+                names = {word.value for word in node.elts if isinstance(word, ast.Constant)}
+                if len(names) == len(node.elts) >= 3 and names <= SETTINGS.keys():
+                    found.append(f"{file}:{node.lineno}")
+    assert not found

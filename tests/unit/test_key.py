@@ -1,11 +1,74 @@
-"""What of this computer is in the name of a frozen guest."""
+"""What of the settings and of this computer is in the name of a frozen guest."""
 
+import contextlib
+import dataclasses
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pytest_readonly_vm import VmConfig
+from pytest_readonly_vm.config.setting import Part
+from pytest_readonly_vm.config.settings import SETTINGS
+from pytest_readonly_vm.host.hypervisor import find_hypervisor
+from pytest_readonly_vm.image.base import open_base
+from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start import key
+from tests.unit.test_layer import installed
+
+OTHER_VALUES = {
+    "image": "other",
+    "format": "raw",
+    "memory": "2G",
+    "cpus": 2,
+    "cpu_model": "qemu64",
+    "machine": "q35",
+    "accel": "kvm",
+    "qemu": "other",
+    "kernel": "other",
+    "initrd": "other",
+    "append": "other",
+    "disk_interface": "scsi",
+    "network": "none",
+    "qemu_args": "-vga none",
+    "snapshot": "overlay",
+    "keep": "always",
+    "evidence": "on",
+    "capsule": "on-failure",
+    "output": "other",
+    "report": "other",
+    "panic_pattern": "other",
+    "health": "units",
+    "health_allow": "other",
+    "tmpdir": "other",
+    "verify": "hash",
+    "seal": "off",
+    "channel": "ssh",
+    "provision": "none",
+    "user_data": "other",
+    "login": "root",
+    "password": "other",
+    "login_prompt": "other",
+    "password_prompt": "other",
+    "boot_timeout": 1,
+    "test_timeout": 1,
+    "timeout_factor": 2,
+    "ready": "systemd",
+    "start": "cold",
+    "layers": installed,
+    "machine_id": "new",
+    "prove_pristine": True,
+    "prefetch": 1,
+    "cache": "other",
+    "cache_size": "1G",
+    "no_cache": True,
+    "budget": "off",
+    "reset": "each-test",
+    "scope": "module",
+    "monitor": True,
+}
+"""Of every setting, one that it does not have otherwise. Paths are in a folder of the test's."""
 
 
 @pytest.fixture
@@ -14,6 +77,38 @@ def root(tmp_path: Path) -> Path:
         (tmp_path / "sys/module" / name).parent.mkdir(parents=True)
         (tmp_path / "sys/module" / name).write_text(f"{value}\n")
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineSpec]:
+    image = tmp_path_factory.mktemp("images") / "base.img"
+    image.write_bytes(bytes(1 << 20))
+    hypervisor = find_hypervisor(VmConfig(accel="tcg"))
+    with contextlib.closing(open_base(image, format="raw", origin="the test", qemu_img=hypervisor.qemu_img)) as base:
+        yield MachineSpec(config=VmConfig(), name="guest", hypervisor=hypervisor, base=base)
+
+
+def test_every_setting_is_tried() -> None:
+    assert OTHER_VALUES.keys() == SETTINGS.keys()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_what_shapes_a_guest_until_it_is_ready_is_in_its_name(
+    name: str, spec: MachineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which emulator runs it, and the content of its image, are not by the settings that these are found by."""
+    monkeypatch.chdir(tmp_path)
+    for file in ("kernel", "other"):
+        Path(file).touch()
+    usual = VmConfig().replace(kernel=tmp_path / "kernel", initrd=tmp_path / "kernel", channel="shell")
+    other = usual.replace(**{name: OTHER_VALUES[name]})
+
+    def key_of(config: VmConfig) -> str:
+        return key.key_of(dataclasses.replace(spec, config=config))
+
+    assert getattr(usual, name) != getattr(other, name)
+    shapes = bool(SETTINGS[name].parts & (Part.CAPSULE | Part.KEY))
+    assert (key_of(usual) != key_of(other)) is shapes
 
 
 def kernel(root: Path) -> object:

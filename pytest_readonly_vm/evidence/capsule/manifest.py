@@ -11,33 +11,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from pytest_readonly_vm.config.settings import Given, VmConfig, parse
+from pytest_readonly_vm.config.setting import Given, Part, Setting
+from pytest_readonly_vm.config.settings import FILES, SETTINGS, VmConfig, parse, settings_in
 from pytest_readonly_vm.errors import CapsuleRefused, ConfigurationError
 from pytest_readonly_vm.image.inspection import SUPPORTED
 
 FORMAT = 2
 """To be raised when earlier versions can no longer read a capsule."""
 
-EMBEDDED = ("kernel", "initrd", "user_data")
+EMBEDDED = tuple(name for name in settings_in(Part.CAPSULE) if name in FILES)
 """Settings whose files are in the capsule."""
 
-_SHAPING: Mapping[str, type] = MappingProxyType(
-    dict.fromkeys(("memory", "cpus"), int)
-    | dict.fromkeys(("cpu_model", "machine", "disk_interface", "network", "append", "channel", "provision"), str)
-    | {"qemu_args": list}
-)
-"""Settings that decide what QEMU is started with, and how JSON has their values; the rest is up to who resumes. None of
-them is a secret."""
+_KEPT = {name: SETTINGS[name] for name in settings_in(Part.CAPSULE) if name not in FILES}
+"""Settings that decide what QEMU is started with, of which a capsule has the value; the rest is up to who resumes."""
 
 _DEVICES = ("-device", "-cpu", "-smp", "-m", "-vga")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ARCH = re.compile(r"[a-z0-9_]{1,32}")
 _MACHINE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FEATURE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-_MEMBER = re.compile(r"state|disk\d{1,2}\.qcow2|kernel|initrd|user_data|ssh-key(\.pub)?")
+_MEMBER = re.compile(rf"state|disk\d{{1,2}}\.qcow2|{'|'.join(EMBEDDED)}|ssh-key(\.pub)?")
 _LONGEST_EXCERPT = 300
 _LONGEST_TEXT = 4096
 _LONGEST_ARGUMENT = 1 << 16
@@ -125,7 +120,7 @@ class Manifest:
 def settings_of(config: VmConfig) -> dict[str, Any]:
     """What a manifest keeps of a configuration: what is not as usual."""
     usual = VmConfig()
-    changed = {name: getattr(config, name) for name in _SHAPING if getattr(config, name) != getattr(usual, name)}
+    changed = {name: getattr(config, name) for name in _KEPT if getattr(config, name) != getattr(usual, name)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
 
@@ -193,10 +188,10 @@ def _manifest(found: dict[str, Any]) -> Manifest:
 
 def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that shape a machine, each of which could have been given by a user."""
-    if unknown := found.keys() - _SHAPING.keys():
+    if unknown := found.keys() - _KEPT.keys():
         raise ValueError(f"settings that are not a capsule's affair: {sorted(unknown)}")
     for name, value in found.items():
-        if type(value) is not _SHAPING[name]:  # True is no number here
+        if type(value) is not _type_in_json(_KEPT[name]):  # True is no number here
             raise ValueError(f"the setting {name} cannot be {value!r:.{_LONGEST_EXCERPT}}")
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, str) and (len(word) > _LONGEST_ARGUMENT or not set(word).isdisjoint(_CONTROLS)):
@@ -206,6 +201,13 @@ def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
         except ConfigurationError as error:
             raise ValueError(str(error)) from None
     return dict(found)
+
+
+def _type_in_json(setting: Setting) -> type:
+    """Of the value of a setting; one that has nothing by default is a text."""
+    if setting.default is None:
+        return str
+    return list if isinstance(setting.default, tuple) else type(setting.default)
 
 
 def _base_layer(found: Mapping[str, Any]) -> BaseLayer:

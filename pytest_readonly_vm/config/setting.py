@@ -1,0 +1,96 @@
+"""Owns how a setting is declared: what reads it, how it is given, and what it is part of. Pure.
+
+Whoever has to do with some of the settings asks these declarations for them, and has no list of names.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from pathlib import Path
+from typing import Any
+
+from pytest_readonly_vm.config.values import located
+
+
+class Part(Flag):
+    """What a setting is part of, beside runs of tests, which know all."""
+
+    BOOT = auto()
+    """Of what the command ``readonly-vm boot`` can be told."""
+    SHELL = auto()
+    """The same for ``readonly-vm shell``."""
+    RESUME = auto()
+    """The same for ``readonly-vm resume``, by the environment: of this computer, and not of the machine."""
+    CAPSULE = auto()
+    """Of a machine that is saved: its value, or the file that it names. No secret may be."""
+    KEY = auto()
+    """Of the name of a frozen guest: its value, or the file that it names.
+
+    For what shapes a guest until it is ready and shows neither in QEMU's arguments nor in what provisioning gives it,
+    which are of that name anyhow.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as somebody wrote it, where they wrote it, and the folder against which they meant relative paths."""
+
+    value: object
+    origin: str
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How one setting is read and explained. `parse` gets what was given and raises ValueError with a reason."""
+
+    parts: Part
+    default: object
+    parse: Callable[[object], object]
+    metavar: str
+    help: str
+    kind: type = str
+    """`list` is for the arguments of a program, which may be given in one text."""
+    repeatable: bool = False
+    separator: str = ""
+    """What parts several values in an environment variable; a blank is for any white space. Without, there is one."""
+    reads: str = ""
+    """What the file that it names is, if it names one that machines are made of."""
+    qemu_options: tuple[str, ...] = ()
+    """Options of QEMU that it decides, and nobody else may."""
+
+    def read(self, given: Given) -> object:
+        """What was given, as `VmConfig` holds it. Relative paths are joined to the giver's folder.
+
+        :raises ValueError: an impossible value.
+        """
+        if given.value is None and self.default is None:
+            return None
+        value = self.parse(given.value)
+        return located(value, written=given.value, folder=given.folder) if isinstance(value, Path) else value
+
+    def of_options(self, value: Any) -> object:
+        """What options on a command line have said: those that repeat arguments add up to one list."""
+        return " ".join(value) if self.kind is list else value
+
+    def of_variable(self, value: str) -> object:
+        """What an environment variable has said."""
+        return value.split(None if self.separator.isspace() else self.separator) if self.separator else value
+
+
+def setting(
+    parts: Part,
+    default: object,
+    parse: Callable[[object], object],
+    metavar: str,
+    help: str,
+    *,
+    kind: type = str,
+    repeatable: bool = False,
+    separator: str = "",
+    reads: str = "",
+    qemu_options: tuple[str, ...] = (),
+) -> Any:
+    """A field of `VmConfig` that is one; what these mean says `Setting`."""
+    declared = Setting(parts, default, parse, metavar, help, kind, repeatable, separator, reads, qemu_options)
+    return field(default=default, metadata={"setting": declared})
