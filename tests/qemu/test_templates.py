@@ -156,35 +156,29 @@ class TestEveryMachine:
     @pytest.mark.parametrize(
         "settings",
         [
-            *({"machine": "pc", "disk_interface": name} for name in ("virtio", "scsi", "sata", "ide", "usb")),
-            *({"machine": "q35", "disk_interface": name} for name in ("virtio", "scsi", "sata", "usb")),
-            {"snapshot": "overlay"},
-            {"network": "none"},
-            {"channel": "none"},
-            {"channel": "agent"},
-            {"monitor": "on"},
-            {"cpus": 2},
-            {"cpu_model": "qemu64"},
-            {"seal": "off"},
+            {},
+            {"machine": "pc", "disk_interface": "virtio", "snapshot": "overlay"},
+            {"machine": "pc", "disk_interface": "scsi", "network": "none"},
+            {"machine": "pc", "disk_interface": "sata", "channel": "none"},
+            {"machine": "pc", "disk_interface": "ide", "channel": "agent"},
+            {"machine": "pc", "disk_interface": "usb", "cpu_model": "qemu64"},
+            {"machine": "q35", "disk_interface": "virtio", "cpus": 2},
+            {"machine": "q35", "disk_interface": "scsi", "monitor": "on"},
+            {"machine": "q35", "disk_interface": "sata", "seal": "off"},
+            {"machine": "q35", "disk_interface": "usb"},
         ],
-        ids=lambda settings: " ".join(map(str, settings.values())),
+        ids=lambda settings: " ".join(map(str, settings.values())) or "default",
     )
     def test_it_is_cloned_and_so_is_its_disk(self, start: Start, settings: dict[str, object]) -> None:
         vm = start(**settings)
         assert vm.manner == "clone"
         boots_again_from_its_own_disk(vm)
 
-    def test_one_without_a_disk_and_with_two_processors(self, lab: Lab) -> None:
-        for _ in range(2):
-            vm = tiny(lab, start="clone", image=None, cpus=2)
-            assert vm.run("[ ! -e /root/soiled ]; echo $?; touch /root/soiled; nproc").stdout == "0\n2\n"
-        assert [boot.manner for boot in lab.boots] == ["boot", "clone", "clone"]
-
-    def test_one_whose_memory_cannot_be_shared_is_copied_with_it(self, lab: Lab) -> None:
+    def test_one_without_a_disk_whose_memory_cannot_be_shared_is_copied_with_it(self, lab: Lab) -> None:
         memory = ("-object", "memory-backend-ram,id=m0,size=256M", "-numa", "node,memdev=m0")
         for _ in range(2):
-            vm = tiny(lab, start="clone", qemu_args=memory)
-            assert vm.run("[ ! -e /root/soiled ]; echo $?; touch /root/soiled").stdout == "0\n"
+            vm = tiny(lab, start="clone", image=None, cpus=2, qemu_args=memory)
+            assert vm.run("[ ! -e /root/soiled ]; echo $?; touch /root/soiled; nproc").stdout == "0\n2\n"
             assert "mem-path=" not in vm.command_line
         assert [boot.manner for boot in lab.boots] == ["boot", "clone", "clone"]
 
@@ -254,12 +248,11 @@ class TestNobodyChangesATemplate:
 
     @pytest.mark.parametrize("attack", ON_ITS_OWN_DISK, ids=lambda attack: attack.name)
     def test_not_by_the_disk_that_is_there(self, kept: tuple[Lab, VmConfig, Path], attack: Attack) -> None:
-        assert_harmless(*kept, attack, "cache/*/disk0")
+        assert_harmless(*kept, attack, "disk0")
 
-    @pytest.mark.parametrize("name", ["disk0", "ram", "state", "manifest.json"])
     @pytest.mark.parametrize("attack", BY_NAME, ids=lambda attack: attack.name)
-    def test_not_by_its_name(self, kept: tuple[Lab, VmConfig, Path], attack: Attack, name: str) -> None:
-        assert_harmless(*kept, attack, f"cache/*/{name}")
+    def test_not_by_its_name(self, kept: tuple[Lab, VmConfig, Path], attack: Attack) -> None:
+        assert_harmless(*kept, attack, "disk0", "ram", "state", "manifest.json")
 
     def test_nobody_adds_to_the_folder(self, kept: tuple[Lab, VmConfig, Path]) -> None:
         lab, config, folder = kept
@@ -270,13 +263,14 @@ class TestNobodyChangesATemplate:
         vm.close()
 
 
-def assert_harmless(lab: Lab, config: VmConfig, folder: Path, attack: Attack, pattern: str) -> None:
-    """A clone whose monitor is used for an attack leaves all files as they were, and the next one is sound."""
-    [target] = folder.glob(pattern)
+def assert_harmless(lab: Lab, config: VmConfig, folder: Path, attack: Attack, *names: str) -> None:
+    """Clones whose monitors are used to attack a template's files leave all as they were, and the next one is sound."""
+    [template] = (folder / "cache").iterdir()
     before = {path: digest(path) for path in folder.rglob("*") if path.is_file()}
-    vm = lab.start(config, name="attacked")
-    attack(vm, target)
-    vm.close()
+    for name in names:
+        vm = lab.start(config, name="attacked")
+        attack(vm, template / name)
+        vm.close()
     assert {path: digest(path) for path in folder.rglob("*") if path.is_file()} == before
     vm = lab.start(config, name="after")
     boots_again_from_its_own_disk(vm)
