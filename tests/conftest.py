@@ -17,8 +17,8 @@ READY = "hello"
 """What every boot-sector guest of the suite prints when it is up."""
 
 LONGEST = (
-    *("places", "channels", "screen", "provision", "examples", "template_cache", "start", "faults"),
-    *("templates", "docs", "kills", "capsule", "many_clones", "ssh", "cloud_init"),
+    *("channels", "provision", "examples", "docs", "faults", "channels_elsewhere", "channel_ends", "places"),
+    *("kills", "cloud_init", "start", "template_cache", "templates", "ssh", "capsule", "screen"),
 )
 """The files of tests that take longest, which begin first, so that no worker is left alone with one at the end."""
 
