@@ -201,6 +201,7 @@ class Run:
             elif reporter is not None:
                 reporter.ensure_newline()
                 reporter.write_line(line(sentence))
+                reporter.flush()  # also where it is no terminal: it may tell why the run stands still
 
     def note_failure(self, machines: Iterable["VirtualMachine"]) -> None:
         """Remember for `keep` that a test failed which used these."""
