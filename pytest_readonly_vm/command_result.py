@@ -29,4 +29,4 @@ class CommandResult:
         return self.stderr_bytes.decode(errors="replace")
 
 
-CommandResult.__module__ = "pytest_readonly_vm.channels.command"  # by which it is pickled; there it can be had, too
+CommandResult.__module__ = "pytest_readonly_vm"  # where it is imported from, and by which it is pickled

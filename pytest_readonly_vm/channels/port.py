@@ -1,10 +1,14 @@
-"""Owns a virtio-serial port: a byte stream to whatever in the guest has it open, and the news when nobody has."""
+"""Owns a virtio-serial port: a byte stream to whatever in the guest has it open; the root shell that may have it."""
 
 import socket
 
 from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
+from pytest_readonly_vm.channels.shell_session import ShellSession
 from pytest_readonly_vm.channels.stream import Stream
 from pytest_readonly_vm.host.process import Process
+
+SHELL_PORT = "readonly-vm.shell"
+"""Name in the guest of the port that a root shell has as its input and output."""
 
 _LOSS = "the guest closed its end of the channel (it rebooted, or the program ended)"
 _DEATH_PATIENCE = 2.0  # seconds: only the end of QEMU closes its socket
@@ -33,3 +37,16 @@ class Port(Stream):
                 self.lose()
             self._is_open = is_open
             self.was_open = True
+
+
+class Shell(ShellSession):
+    """A `Channel` over the shell that has `port` open."""
+
+    name = "shell"
+
+    def __init__(self, port: Port, name: str) -> None:
+        super().__init__(port, name)
+        self._port = port
+
+    def why_not(self) -> str:
+        return "does not answer" if self._port.was_open else "silent (nobody in the guest opened its port)"

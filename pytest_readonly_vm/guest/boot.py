@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_readonly_vm.errors import BootTimeout, ChannelError, GuestDied, GuestPanicked, GuestReset, GuestWarning
-from pytest_readonly_vm.guest.booting import Booting
+from pytest_readonly_vm.guest.booting_guest import BootingGuest
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.login import Login, login
@@ -67,7 +67,7 @@ def boot(instance: Instance, *, loop: LoopThread, guest: Callable[[], Guest]) ->
     """
     config, channels = instance.config, instance.channels
     commands = Commands(channels, instance.qmp.liveness, instance.name)
-    booting = Booting(instance, guest, commands)
+    booting = BootingGuest(instance, guest, commands)
     typist = login(config, instance.console, channels, instance.name)
     limit = Limit(instance.spec)
     with instance.qmp.history.noting("boot", "boot"):
@@ -82,14 +82,14 @@ def boot(instance: Instance, *, loop: LoopThread, guest: Callable[[], Guest]) ->
         warnings.warn(f"{instance.name}: failed units: {', '.join(booting.failed_units)}", GuestWarning, stacklevel=2)
 
 
-async def _boot(guest: Booting, instance: Instance, ready: Readiness, typist: Login | None, limit: Limit) -> None:
+async def _boot(guest: BootingGuest, instance: Instance, ready: Readiness, typist: Login | None, limit: Limit) -> None:
     process = instance.process
     await greet(instance)
     try:
         async with asyncio.timeout(limit.seconds) as clock:
             guest.deadline = clock.when() or guest.deadline
             await instance.qmp.liveness.race(_ready(guest, instance, ready, typist))
-            await allow_reboots(instance)
+            await instance.allow_reboots()
     except GuestDied as death:
         raise _boot_failure(instance, death) from None
     except TimeoutError:
@@ -99,12 +99,7 @@ async def _boot(guest: Booting, instance: Instance, ready: Readiness, typist: Lo
         instance.qmp.liveness.look()
 
 
-async def allow_reboots(instance: Instance) -> None:
-    """From when a guest is ready it may reboot; see the command line for before."""
-    await instance.qmp.command("set-action", {"reboot": "reset"})
-
-
-async def _ready(guest: Booting, instance: Instance, ready: Readiness, typist: Login | None) -> None:
+async def _ready(guest: BootingGuest, instance: Instance, ready: Readiness, typist: Login | None) -> None:
     """Wait, and meanwhile answer the console's prompts if that may lead to a channel."""
     guest.typing = typing = asyncio.ensure_future(typist.run()) if typist is not None else None
     waiting = asyncio.ensure_future(ready.wait(guest))

@@ -1,6 +1,6 @@
 """Owns the question to a guest whether its init has done what it does at boot: systemd, OpenRC, BusyBox, a script."""
 
-from pytest_readonly_vm.channels.shell import PORT
+from pytest_readonly_vm.channels.port import SHELL_PORT
 from pytest_readonly_vm.qemu.provision import HANDED_OVER
 
 AGAIN = 75
@@ -27,7 +27,7 @@ case $(readlink /proc/1/exe) in
     ;;
 esac
 read -r line </proc/1/cmdline
-case $line in *{PORT}* | *{HANDED_OVER}*) sleep .1 || sleep 1; exit {AGAIN} ;; esac
+case $line in *{SHELL_PORT}* | *{HANDED_OVER}*) sleep .1 || sleep 1; exit {AGAIN} ;; esac
 
 look() {{
     works= stands=

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.errors import ChannelError
-from pytest_readonly_vm.guest.booting import NO_DEADLINE, Booting
+from pytest_readonly_vm.guest.booting_guest import NO_DEADLINE, BootingGuest
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.inits import AGAIN, HAS_BOOTED
 from pytest_readonly_vm.guest.prompts import Prompts, last_line
@@ -32,7 +32,7 @@ class Readiness(Protocol):
     def describe(self) -> str:
         """What is waited for, as the end of a sentence."""
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         """Return when the guest is ready; runs on the loop and is cancelled at the boot's deadline."""
 
 
@@ -45,7 +45,7 @@ class ConsolePattern:
     def describe(self) -> str:
         return f"the console to show {self.pattern!r}"
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         await guest.console.seen(re.compile(self.pattern, re.MULTILINE), NO_DEADLINE)
 
 
@@ -58,7 +58,7 @@ class EventSeen:
     def describe(self) -> str:
         return f"the event {self.event}"
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         await guest.qmp.next_event(self.event, None, NO_DEADLINE)
 
 
@@ -69,7 +69,7 @@ class Immediately:
     def describe(self) -> str:
         return "nothing"
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         return
 
 
@@ -82,7 +82,7 @@ class ChannelAnswers:
     def describe(self) -> str:
         return f"the channel {self.channel} to answer" if self.channel else "a channel to answer"
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         await _found(guest, self.channel)
 
 
@@ -96,7 +96,7 @@ class SystemdFinished:
     def describe(self) -> str:
         return "a channel to answer and the guest's init to finish booting"
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         await _found(guest, None)
         while (result := await guest.commands.run(HAS_BOOTED, check=False)).exit_code == AGAIN:
             await asyncio.sleep(_POLL)
@@ -115,7 +115,7 @@ class PortListens:
     def describe(self) -> str:
         return f"a listener on TCP port {self.port}"
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         await _found(guest, None)
         await Waits(guest.commands, guest.instance.name).for_port(self.port, NO_DEADLINE)
 
@@ -129,7 +129,7 @@ class UnitActive:
     def describe(self) -> str:
         return f"the unit {self.unit} to be active"
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         await _found(guest, None)
         await Waits(guest.commands, guest.instance.name).for_unit(self.unit, NO_DEADLINE)
 
@@ -143,7 +143,7 @@ class Function:
     def describe(self) -> str:
         return f"the function {getattr(self.function, '__qualname__', self.function)} to return"
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         await asyncio.to_thread(self.function, guest.vm)
 
 
@@ -159,7 +159,7 @@ class AllOf:
     def describe(self) -> str:
         return " and ".join(part.describe() for part in self.parts)
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         async with asyncio.TaskGroup() as group:
             for part in self.parts:
                 group.create_task(part.wait(guest))
@@ -177,7 +177,7 @@ class AnyOf:
     def describe(self) -> str:
         return " or ".join(part.describe() for part in self.parts)
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         await _first([part.wait(guest) for part in self.parts])
 
 
@@ -188,7 +188,7 @@ class Usual:
     def describe(self) -> str:
         return f"{SystemdFinished().describe()}, or a login prompt on the console"
 
-    async def wait(self, guest: Booting) -> None:
+    async def wait(self, guest: BootingGuest) -> None:
         if not guest.channels.is_possible:
             await _login_prompt(guest)
             return
@@ -233,7 +233,7 @@ def readiness(wanted: object) -> Readiness:
     return named[kind]()
 
 
-async def _login_prompt(guest: Booting) -> None:
+async def _login_prompt(guest: BootingGuest) -> None:
     """Wait until the console shows one, and leave it to the test to read."""
     console, prompts = guest.console, Prompts.of(guest.instance.config)
     looked_at = 0
@@ -246,7 +246,7 @@ async def _login_prompt(guest: Booting) -> None:
         await news.wait()
 
 
-async def _progress(guest: Booting, *tasks: asyncio.Future[Any]) -> bool:
+async def _progress(guest: BootingGuest, *tasks: asyncio.Future[Any]) -> bool:
     """Wait until one of these is done, as long as the console has news meanwhile; whether one is."""
     while not any(task.done() for task in tasks):
         news: asyncio.Future[Any] = asyncio.ensure_future(guest.console.next_news().wait())
@@ -258,11 +258,11 @@ async def _progress(guest: Booting, *tasks: asyncio.Future[Any]) -> bool:
     return True
 
 
-def _time_left(guest: Booting) -> float:
+def _time_left(guest: BootingGuest) -> float:
     return max(guest.deadline - asyncio.get_running_loop().time() - _MARGIN, 0.0)
 
 
-async def _found(guest: Booting, channel: str | None) -> Channel:
+async def _found(guest: BootingGuest, channel: str | None) -> Channel:
     return await guest.channels.channel(NO_DEADLINE, only=channel)
 
 
@@ -283,7 +283,7 @@ async def _first(waits: Sequence[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _note_phases(guest: Booting, lines: list[str]) -> None:
+def _note_phases(guest: BootingGuest, lines: list[str]) -> None:
     """From the guest's uptime and systemd's marks: firmware and bootloader, kernel and initramfs, userspace."""
     uptime = float(lines[0])
     marks = dict(line.split("=", 1) for line in lines[1:3])

@@ -5,10 +5,9 @@ import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from pytest_readonly_vm.channels.command import shortened, stream_notes
 from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import ChannelError, VmError, WaitTimeout
-from pytest_readonly_vm.guest.commands import Commands
+from pytest_readonly_vm.guest.commands import Commands, shortened, stream_notes
 
 T = TypeVar("T")
 

@@ -2,8 +2,8 @@
 
 import secrets
 
-from pytest_readonly_vm.channels.command import checked
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.guest.commands import checked
 from pytest_readonly_vm.guest.guest import Guest
 
 # A file of a tmpfs is in RAM. Those on disks are synced, so that they are not in the page cache alone, and are looked

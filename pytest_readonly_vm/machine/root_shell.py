@@ -10,8 +10,8 @@ import re
 import shlex
 import time
 
-from pytest_readonly_vm.channels.command import Command
 from pytest_readonly_vm.errors import ChannelError, QmpError, VmError
+from pytest_readonly_vm.guest.commands import Command
 from pytest_readonly_vm.qemu.instance import Instance
 
 _DEVICE = "person"

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import socket
 import time
@@ -17,17 +18,25 @@ from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.errors import VmError, WaitTimeout
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.output_guard import OutputGuard
-from pytest_readonly_vm.qemu.power import power_down
 from pytest_readonly_vm.qemu.spec import MachineSpec
 
 _POWERDOWN_PATIENCE = 30.0
 _QUIT_PATIENCE = 2.0
 _GOODBYE_PATIENCE = 10.0  # for the connections, once there is nobody at their other end
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 16.0  # between two presses of the power button
+_PRESS_PATIENCE = 5.0
+
+# Of systemd, sysvinit, OpenRC, BusyBox and the BSDs.
+_SHUTTING_DOWN = re.compile(
+    r"Stopp(?:ing|ed) |Unmount|[Pp]ower(?:ing)? (?:off|down)|going down|system (?:will|is) |SIGTERM|"
+    r"Sw?itching to runlevel|Shutting down|shutdown"
+)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -107,12 +116,41 @@ class Instance:
     async def _is_suspended(self) -> bool:
         return bool((await self.qmp.command("query-status"))["status"] == "suspended")
 
+    async def allow_reboots(self) -> None:
+        """From when a guest is ready it may reboot; see the command line for before. On the loop."""
+        await self.qmp.command("set-action", {"reboot": "reset"})
+
     async def power_down(self, *, timeout: float) -> None:
-        """Press the guest's power button until it has shut down, and QEMU ended; on the loop.
+        """Press the guest's power button, ever less often until it reacts, and wait for the end of QEMU; on the loop.
+
+        A press is lost where nobody in the guest listens yet: QEMU keeps none for a guest that has not enabled the
+        button, and a Linux passes none on to a logind or acpid that opens its device later.
 
         :raises WaitTimeout: it runs on after `timeout` seconds.
+        :raises VmError: QEMU does not take the command.
         """
-        await power_down(self.qmp, self.console, self.process, timeout=timeout)
+        clock = asyncio.get_running_loop().time
+        deadline, pause = clock() + timeout, _FIRST_PAUSE
+        heard, position = self.qmp.heard, self.console.position
+        await self.qmp.command("system_powerdown", timeout=_PRESS_PATIENCE)
+        while not await self.process.wait_ended(min(pause, max(deadline - clock(), 0.0))):
+            if clock() >= deadline:
+                late = WaitTimeout(f"{self.name}: the guest did not shut down within {timeout:g} s of its power button")
+                late.add_note(f"Last console lines:\n{self.console.tail()}")
+                raise late
+            if self._is_shutting_down(heard, position):
+                pause = timeout
+            else:
+                with contextlib.suppress(VmError):  # it may end in this moment
+                    await self.qmp.command("system_powerdown", timeout=_PRESS_PATIENCE)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _is_shutting_down(self, heard: int, position: int) -> bool:
+        """Whether QEMU's events from that one on, or the console from that position on, tell that the guest does."""
+        # A channel that is closed now is one that the guest's init has ended.
+        events = (event for event in self.qmp.events if event.number >= heard and event.name == "VSERPORT_CHANGE")
+        is_channel_closed = any(not event.data.get("open") for event in events)
+        return is_channel_closed or bool(_SHUTTING_DOWN.search(self.console.since(position)))
 
     async def end(self, *, powerdown: bool = False) -> None:
         """Ask QEMU to quit, tell it, kill it, each with its own deadline; on the loop.

@@ -18,11 +18,9 @@ from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.console import NOTHING, Console, Transcript
 from pytest_readonly_vm.channels.crash_detector import CrashDetector
 from pytest_readonly_vm.channels.network import Network
-from pytest_readonly_vm.channels.port import Port
+from pytest_readonly_vm.channels.port import SHELL_PORT, Port, Shell
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.channels.screen import Screen
-from pytest_readonly_vm.channels.shell import PORT as SHELL_PORT
-from pytest_readonly_vm.channels.shell import Shell
 from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config.qemu_args import may_use_tcp
 from pytest_readonly_vm.config.settings import VmConfig

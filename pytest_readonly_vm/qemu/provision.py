@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_readonly_vm.channels.shell import PORT
+from pytest_readonly_vm.channels.port import SHELL_PORT
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
@@ -23,7 +23,7 @@ from pytest_readonly_vm.qemu.seed import seed
 # as what is ignored here would be so in every command.
 _SERVE = (
     "cd /;trap : HUP;s=;command -v setsid&&s=setsid;c=/sys/class/virtio-ports;while :;do for p in $c/*;do "
-    f"[ -e $p/name ]&&read -r n<$p/name&&case $n in {PORT})d=/dev/${{p##*/}};"
+    f"[ -e $p/name ]&&read -r n<$p/name&&case $n in {SHELL_PORT})d=/dev/${{p##*/}};"
     "[ -c $d ]||{ IFS=: read -r a b<$p/dev;mknod -m 600 $d c $a $b;};$s sh <>$d >&0;;esac;done;"
     "[ ! -d /sys/class ]||[ -d $c ]||modprobe -q virtio_console;"
     "sleep .2||sleep 1||busybox sleep 1;done"
@@ -64,7 +64,7 @@ IgnoreSIGPIPE=no
 OOMPolicy=continue
 TasksMax=infinity
 """
-_RULE = f'SUBSYSTEM=="virtio-ports", ATTR{{name}}=="{PORT}", TAG+="systemd", ENV{{SYSTEMD_WANTS}}+="{_SERVICE}"\n'
+_RULE = f'SUBSYSTEM=="virtio-ports", ATTR{{name}}=="{SHELL_PORT}", TAG+="systemd", ENV{{SYSTEMD_WANTS}}+="{_SERVICE}"\n'
 # A unit that systemd-tmpfiles makes is too late for the boot's own transaction, so a udev rule asks for it; and a rule
 # is too late when udev has started. But a first run of systemd-tmpfiles, for what is below /dev, comes before udev.
 _TMPFILES_FOR_SHELL = f"""\

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError, GuestDied, StartFailed, VmError
-from pytest_readonly_vm.guest.boot import allow_reboots, boot
+from pytest_readonly_vm.guest.boot import boot
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.image.contents import Contents
@@ -200,7 +200,7 @@ class Maker:
 
 async def _go_on(instance: Instance) -> None:
     await instance.qmp.command("cont")
-    await allow_reboots(instance)
+    await instance.allow_reboots()
     instance.qmp.forget_events()
 
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
-from pytest_readonly_vm.channels.command import Command
 from pytest_readonly_vm.channels.network import Network
 from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
+from pytest_readonly_vm.guest.commands import Command
 from pytest_readonly_vm.host.process import Spawner
 from pytest_readonly_vm.host.ssh_key import make_key, public_key
 from tests.guests.debian import debian

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from pytest_readonly_vm import CommandFailed, CommandResult, GuestWarning, TransferError, VmError
-from pytest_readonly_vm.channels.command import checked, stream_notes
+from pytest_readonly_vm.guest.commands import checked, stream_notes
 from pytest_readonly_vm.printable import line, note, shown, tail
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\x00\x08\x7f\u202egnp\u2066\u200b\ufeff\udc80\x85\u2028ok"

@@ -14,8 +14,7 @@ from typing import TypeVar, cast
 
 import pytest
 
-from pytest_readonly_vm.channels.port import Port
-from pytest_readonly_vm.channels.shell import Shell
+from pytest_readonly_vm.channels.port import Port, Shell
 from pytest_readonly_vm.errors import ChannelError, ChannelLost
 
 T = TypeVar("T")

@@ -17,7 +17,6 @@ from pytest_readonly_vm.errors import CapsuleRefused, ChannelError, OutOfSpace
 from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, devices_of
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
 from pytest_readonly_vm.evidence.capsule.processor import features
-from pytest_readonly_vm.guest.boot import allow_reboots
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
@@ -156,7 +155,7 @@ async def _require_same_processor(instance: Instance, capsule: Capsule) -> None:
 
 
 async def _go_on(instance: Instance, template: Template, *, runs: bool) -> None:
-    await allow_reboots(instance)
+    await instance.allow_reboots()
     if runs:
         await instance.qmp.command("cont")
     else:

@@ -16,7 +16,7 @@ NO_DEADLINE = 1e6
 
 
 @dataclass(slots=True)
-class Booting:
+class BootingGuest:
     """A machine whose guest is booting, and what has been learnt of it so far."""
 
     instance: Instance
