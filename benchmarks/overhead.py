@@ -25,7 +25,7 @@ from pytest_readonly_vm.guest.readiness import ConsolePattern
 from pytest_readonly_vm.host.process import Process, Spawner
 from pytest_readonly_vm.host.seal import Landlock
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.image import bases
+from pytest_readonly_vm.image import base
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.qemu import resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
@@ -66,7 +66,7 @@ _PHASES = (
 )
 _ONCE = (
     Probe(resources, "find_hypervisor", "QEMU found and asked (-version, -help), accelerator chosen"),
-    Probe(bases, "open_base", "base inspected by qemu-img and opened"),
+    Probe(base, "open_base", "base inspected by qemu-img and opened"),
     Probe(Lab, "close", "lab closed: threads ended, folder removed"),
 )
 

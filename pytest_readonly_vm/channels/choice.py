@@ -8,7 +8,7 @@ from typing import Any
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
-from pytest_readonly_vm.host.interruption import leave
+from pytest_readonly_vm.host.interruption import cancel, leave, quiet
 from pytest_readonly_vm.host.process import Process
 
 PATIENCE = 60.0
@@ -84,8 +84,7 @@ class ChannelChoice:
 
     def _begin_to_search(self, search: Coroutine[Any, Any, Channel]) -> asyncio.Task[Channel]:
         """It is one for all who want a channel, so it goes on if one of them gives up."""
-        self._search = asyncio.ensure_future(search)
-        self._search.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._search = quiet(asyncio.ensure_future(search))
         return self._search
 
     async def answers(self, patience: float) -> bool | None:
@@ -134,9 +133,7 @@ class ChannelChoice:
                     return min(answered, key=lambda channel: channel.name != self._usual)
             raise self._silence("no channel answered")
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel(*tasks)
 
     def why_none(self) -> str:
         """Of each channel, why it has not answered."""
@@ -169,8 +166,7 @@ class ChannelChoice:
     async def close(self) -> None:
         self._is_closed = True
         if self._search is not None:
-            self._search.cancel()
-            await asyncio.gather(self._search, return_exceptions=True)
+            await cancel(self._search)
         for channel in self._channels.values():
             await channel.close()
 

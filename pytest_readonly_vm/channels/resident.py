@@ -13,7 +13,7 @@ from pytest_readonly_vm.channels.channel import parts
 from pytest_readonly_vm.channels.jobs import JobFiles
 from pytest_readonly_vm.channels.qga import AgentRefusal, Qga
 from pytest_readonly_vm.errors import ChannelLost
-from pytest_readonly_vm.host.interruption import quiet
+from pytest_readonly_vm.host.interruption import cancel, quiet
 
 T = TypeVar("T")
 
@@ -202,8 +202,7 @@ class Resident:
         """Let go of it; who still waits for a job is told so."""
         self.is_lost = True
         if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+            await cancel(self._watch)
 
 
 async def _settled(qga: Qga, process: int, name: str) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import socket
 from pytest_readonly_vm.cli.machine import declare_machine, farewell, read_machine, started
 from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.errors import GuestPanicked, VmError, WaitTimeout
+from pytest_readonly_vm.host.interruption import cancel
 from pytest_readonly_vm.host.terminal import Ending, Terminal
 from pytest_readonly_vm.machine.vm import VirtualMachine
 
@@ -81,9 +82,7 @@ async def _connected(vm: VirtualMachine, line: socket.socket) -> None:
     except ConnectionError:  # the person has left
         pass
     finally:
-        for other in others:
-            other.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await cancel(*others)
 
 
 async def _type(vm: VirtualMachine, line: socket.socket) -> None:

@@ -14,6 +14,7 @@ from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.login import Login, login
 from pytest_readonly_vm.guest.prompts import Prompts
 from pytest_readonly_vm.guest.readiness import Readiness, readiness
+from pytest_readonly_vm.host.interruption import cancel
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import greet
@@ -113,9 +114,7 @@ async def _ready(guest: BootingGuest, instance: Instance, ready: Readiness, typi
                 raise instance.process.with_evidence(refusal)
         await waiting
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*tasks)
 
 
 def _boot_failure(instance: Instance, death: GuestDied) -> GuestDied:

@@ -1,4 +1,4 @@
-"""Owns the running of commands in a guest, over whatever channel the machine has, and the complaint about one that failed.
+"""Owns the running of commands in a guest, over whatever channel the machine has, and what is said of one that failed.
 
 Channels run *scripts*: POSIX shell text, made here of what the user wrote. So an environment, a folder or another
 user means the same over each channel.

@@ -17,6 +17,7 @@ from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.inits import AGAIN, HAS_BOOTED
 from pytest_readonly_vm.guest.prompts import Prompts, last_line
 from pytest_readonly_vm.guest.waits import Waits
+from pytest_readonly_vm.host.interruption import cancel
 
 _POLL = 0.05
 _GRACE = {False: 1.0, True: 20.0}
@@ -207,9 +208,7 @@ class Usual:
                     return
             await booted
         finally:
-            for task in (booted, prompt):
-                task.cancel()
-            await asyncio.gather(booted, prompt, return_exceptions=True)
+            await cancel(booted, prompt)
 
 
 def readiness(wanted: object) -> Readiness:
@@ -278,9 +277,7 @@ async def _first(waits: Sequence[Coroutine[Any, Any, None]]) -> None:
                 failures.append(error)
         raise failures[-1]
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(*tasks)
 
 
 def _note_phases(guest: BootingGuest, lines: list[str]) -> None:

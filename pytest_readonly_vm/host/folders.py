@@ -65,11 +65,3 @@ def make_private(folder: Path, *, advice: str) -> None:
             f"{folder} is not a folder that only you can use (owner {found.st_uid}, mode {found.st_mode & 0o7777:o}); "
             f"{remedy}, or {advice}"
         )
-
-
-def is_still(path: Path, descriptor: int) -> bool:
-    """Whether a path leads to what was opened by it: it may have been removed, or replaced by another."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except FileNotFoundError:
-        return False

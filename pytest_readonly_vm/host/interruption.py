@@ -56,6 +56,13 @@ async def within(seconds: float | None, work: Awaitable[T], late: Callable[[], E
         leave(task)
 
 
+async def cancel(*tasks: asyncio.Future[Any]) -> None:
+    """Cancel tasks and wait until each has ended, in whatever way."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def leave(task: asyncio.Future[Any]) -> None:
     """Cancel what nobody waits for any more, without waiting: to take leave of a guest that is silent may take long.
 

@@ -11,14 +11,14 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from pytest_readonly_vm.host.folders import is_still
-
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02
+_STOPPED = 3.0
+_STOPPED_STATES = ("T", "t")  # proc(5): by Ctrl-Z or SIGSTOP, and by a debugger
 
 
 class Lock:
@@ -158,6 +158,73 @@ def holder_of(path: Path) -> Holder:
     except OSError:
         return Holder(0, time.time())
     return Holder(int(said) if said.isdigit() else 0, since)
+
+
+def is_still(path: Path, descriptor: int) -> bool:
+    """Whether a path leads to what was opened by it: it may have been removed, or replaced by another."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether another process stands still at this moment, until it is let go on; one that there is not does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].startswith(_STOPPED_STATES)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def build_lock(path: Path, what: str, *, on_wait: Callable[[str], None], patience: float) -> Iterator[bool]:
+    """Wait while another process builds `what`, and say whether it is for this one to build now, alone.
+
+    It is not, if the other stands still, or takes longer than `patience`, in seconds; and it is where locks cannot be
+    had. `on_wait` is told that there is waiting, and that there is no more.
+
+    Nobody waits without end: who builds may have been stopped by Ctrl-Z, or be at a breakpoint in a layer, for as long
+    as its user is away. What is built is no more than a help, so others go on without it then.
+    """
+    try:
+        lock = try_lock(path, make=0o600) or _wait_for_builder(path, what, on_wait, patience)
+    except OSError:
+        yield True
+        return
+    if lock is None:
+        yield False
+        return
+    lock.sign()
+    try:
+        yield True
+    finally:
+        lock.remove()
+
+
+def _wait_for_builder(path: Path, what: str, on_wait: Callable[[str], None], patience: float) -> Lock | None:
+    last_going = time.monotonic()
+
+    def stands_still() -> bool:
+        nonlocal last_going
+        if not is_stopped(holder_of(path).pid):
+            last_going = time.monotonic()
+        return time.monotonic() > last_going + _STOPPED
+
+    on_wait(f"waiting for {_builder(path)}, which has been making {what} for {_age(path)} s")
+    lock = wait_for_lock(path, make=0o600, patience=patience, give_up=stands_still)
+    if lock is None:
+        stopped = is_stopped(holder_of(path).pid)
+        reason = "is stopped, by Ctrl-Z or a debugger" if stopped else f"has been at it for {_age(path)} s"
+        on_wait(f"{_builder(path)} {reason}: going on without {what}")
+    return lock
+
+
+def _builder(path: Path) -> str:
+    return f"process {holder_of(path).pid or '?'}"
+
+
+def _age(path: Path) -> int:
+    return max(0, int(time.time() - holder_of(path).since))
 
 
 def _open(path: Path, make: int | None) -> int:

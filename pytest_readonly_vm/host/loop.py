@@ -5,6 +5,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from pytest_readonly_vm.host.interruption import cancel
+
 T = TypeVar("T")
 
 
@@ -66,7 +68,4 @@ class LoopThread:
         self.loop.close()
 
     async def _cancel_all(self) -> None:
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await cancel(*(task for task in asyncio.all_tasks() if task is not asyncio.current_task()))

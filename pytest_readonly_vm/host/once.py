@@ -8,7 +8,7 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 
-class Once(Generic[K, T]):
+class OncePerKey(Generic[K, T]):
     """A thing for each key, made when it is first asked for.
 
     Threads that ask for the same one wait until it is there, and nobody waits for another's. What could not be made is

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 from pytest_readonly_vm.errors import HostError
-from pytest_readonly_vm.host.locks import Lock, try_lock, wait_for_lock
+from pytest_readonly_vm.host.locks import Lock, is_stopped, try_lock, wait_for_lock
 from pytest_readonly_vm.host.os_errors import explain
-from pytest_readonly_vm.host.process_state import is_stopped
 
 T = TypeVar("T")
 

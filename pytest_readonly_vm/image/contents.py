@@ -16,7 +16,7 @@ _SETTLED = 2_000_000_000
 """Nanoseconds: a file that was changed so shortly ago could change once more without another time."""
 
 
-class Contents:
+class ContentDigests:
     """Digests, remembered where that is sound. Any thread may ask."""
 
     def __init__(self) -> None:
@@ -31,6 +31,13 @@ class Contents:
         for line in self._lines(path, "", Path(path).stat()):
             total.update(line)
         return total.hexdigest()
+
+    def digest_or_reason(self, path: str) -> str:
+        """The digest, or why there is none, of which something may have been made as well."""
+        try:
+            return self.digest(path)
+        except OSError as error:
+            return str(error.strerror)
 
     def _lines(self, path: str, name: str, found: os.stat_result) -> Iterator[bytes]:
         """One for each member, always in the same order; `name` is its name from the top."""

@@ -14,7 +14,7 @@ from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmEr
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.os_errors import host_errors
-from pytest_readonly_vm.image.bases import Bases
+from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.machine.vm import Keeper, VirtualMachine
 from pytest_readonly_vm.qemu.instance import Instance

@@ -14,7 +14,7 @@ from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
 from pytest_readonly_vm.machine.connections import Reachable
 from pytest_readonly_vm.machine.expected_panic import Panic, expecting_panic
 from pytest_readonly_vm.machine.pristine import prove_pristine
-from pytest_readonly_vm.qemu.export import export_disk, keep_overlay
+from pytest_readonly_vm.qemu.disk import export_disk, keep_overlay
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.maker import Maker

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pytest
 
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
@@ -74,7 +74,7 @@ class EvidenceKeeper:
         self._config = config
         self._output_guard = output_guard
         self._run: str = getattr(config, "workerinput", {}).get(_RUN_KEY) or secrets.token_hex(8)
-        self._opened: Once[None, OutputFolder] = Once()
+        self._opened: OncePerKey[None, OutputFolder] = OncePerKey()
         self._attempt: _Attempt | None = None
         self._is_ending = False
         self._is_saving = False

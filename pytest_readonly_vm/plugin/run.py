@@ -14,7 +14,7 @@ import pytest
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import SCOPES, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
-from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin.broken import BrokenMachines
 from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
@@ -54,7 +54,7 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._labs: Once[None, Lab] = Once()
+        self._labs: OncePerKey[None, Lab] = OncePerKey()
         self._checked: list[str] = []
         self._changed: dict[str, str] = {}
         self._kept: list[str] = []

@@ -32,8 +32,8 @@ from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.host.workspace import COOKIE
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, RamWire, Wiring
+from pytest_readonly_vm.qemu.disk import create_overlay
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.overlay import create_overlay
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
 
@@ -70,7 +70,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
     with ExitStack() as undo, ExitStack() as sockets:
         for file in initial.overlays:
             undo.callback(os.close, file.descriptor)
-        slot = resources.slot(spec)
+        slot = resources.slot(config, name, spare=spec.is_spare)
         undo.callback(slot.release)
         folder = resources.new_folder(config)
         undo.callback(shutil.rmtree, folder, ignore_errors=True)

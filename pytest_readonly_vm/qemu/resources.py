@@ -1,25 +1,30 @@
 """Owns what the machines of one run share: the loop, the process spawner, the workspace, the SSH key, the budget."""
 
 import itertools
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
 from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.values import size
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.folders import make_private
 from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.process import Spawner
-from pytest_readonly_vm.host.slots import Slot
+from pytest_readonly_vm.host.slots import Budget, Slot, Slots
 from pytest_readonly_vm.host.ssh_key import make_key
 from pytest_readonly_vm.host.workspace import Workspace
 from pytest_readonly_vm.image.output_guard import OutputGuard
-from pytest_readonly_vm.qemu.budget import Admission
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.spec import MachineSpec
 
 T = TypeVar("T")
+
+_PLACE = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
+"""The same for all processes of a user on this computer, whatever their TMPDIR."""
 
 
 class Resources:
@@ -30,14 +35,15 @@ class Resources:
         self.output_guard = output_guard
         self.running: set[Instance] = set()
         """Those whose QEMU has been started and not ended, but for spare ones."""
-        self._admission = Admission(tell)
+        self._tell = tell
         self._opened = ExitStack()
         self._numbers = itertools.count(1)
-        self._loops: Once[None, LoopThread] = Once()
-        self._spawners: Once[None, Spawner] = Once()
-        self._keys: Once[None, Path] = Once()
-        self._workspaces: Once[Path | None, Workspace] = Once()
-        self._hypervisors: Once[tuple[object, ...], Hypervisor] = Once()
+        self._loops: OncePerKey[None, LoopThread] = OncePerKey()
+        self._spawners: OncePerKey[None, Spawner] = OncePerKey()
+        self._keys: OncePerKey[None, Path] = OncePerKey()
+        self._workspaces: OncePerKey[Path | None, Workspace] = OncePerKey()
+        self._slots: OncePerKey[str, Slots] = OncePerKey()
+        self._hypervisors: OncePerKey[tuple[object, ...], Hypervisor] = OncePerKey()
 
     @property
     def loop(self) -> LoopThread:
@@ -74,12 +80,21 @@ class Resources:
         place = config.tmpdir
         return self._workspaces.get(place, lambda: self.closing(Workspace(place), Workspace.close))
 
-    def slot(self, spec: MachineSpec) -> Slot:
+    def slot(self, config: VmConfig, name: str, *, spare: bool) -> Slot:
         """Wait until this computer has room for one more machine.
 
-        :raises VmError: there is none for a spare one.
+        :param spare: whether it is one before its time, for which nobody waits.
+        :raises VmError: there is no room for a spare one.
+        :raises HostError: the folder in which all runs meet cannot be used.
         """
-        return self._admission.slot(spec.config, spec.name, spare=spec.is_spare)
+        if config.budget == "off":
+            return Slot(lambda: None)
+        slots = self._slots.get(config.budget, lambda: _slots(config.budget))
+        if not spare:
+            return slots.take(config.memory, config.cpus, label=name, on_wait=self._tell)
+        if (slot := slots.take_spare(config.memory, config.cpus)) is None:
+            raise VmError("this computer has no room for a machine before its time")
+        return slot
 
     def note_running(self, instance: Instance) -> None:
         """Have an instance among the `running` ones until it ends."""
@@ -90,3 +105,18 @@ class Resources:
     def close(self) -> None:
         """Give everything back."""
         self._opened.close()
+
+
+def _slots(budget: str) -> Slots:
+    folder = _PLACE / f"pytest-readonly-vm-{os.getuid()}.slots"
+    make_private(folder, advice="use --vm-budget=off")
+    return Slots(folder, _budget(budget))
+
+
+def _budget(wanted: str) -> Budget:
+    """The budget that a checked value of the setting means; what it leaves open is that of the host."""
+    host = Budget.of_host()
+    if wanted == "auto":
+        return host
+    memory, _, cpus = wanted.partition(",")
+    return Budget(size(memory), int(cpus) if cpus else host.cpus)

@@ -8,13 +8,12 @@ from pathlib import Path
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache, default_folder
-from pytest_readonly_vm.start.reads import Reads
-from pytest_readonly_vm.start.template import Template
+from pytest_readonly_vm.start.template import Reads, Template
 
 _RAM, _STATE, _CONSOLE, _KEY, _DISK = "ram", "state", "console", "ssh-key", "disk{}"
 
@@ -98,7 +97,7 @@ class Archives:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._opened: Once[tuple[Path | None, int], Archive | None] = Once()
+        self._opened: OncePerKey[tuple[Path | None, int], Archive | None] = OncePerKey()
 
     def of(self, config: VmConfig) -> Archive | None:
         """None if there is to be none, and where it cannot be had, which is said once."""

@@ -28,11 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.folders import is_still, make_private, user_cache
-from pytest_readonly_vm.host.locks import new_locked_folder, remove_if_unlocked, try_lock
+from pytest_readonly_vm.host.folders import make_private, user_cache
+from pytest_readonly_vm.host.locks import build_lock, is_still, new_locked_folder, remove_if_unlocked, try_lock
 from pytest_readonly_vm.host.os_errors import is_lack
 from pytest_readonly_vm.image import sparse
-from pytest_readonly_vm.start.build_lock import build_lock
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"

@@ -11,16 +11,15 @@ from pytest_readonly_vm.errors import ConfigurationError, GuestDied, StartFailed
 from pytest_readonly_vm.guest.boot import boot
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.host.cleanup import Cleanup
-from pytest_readonly_vm.image.contents import Contents
+from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import InitialState, greet, launch
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.migration import Unfrozen, load_state
-from pytest_readonly_vm.start.reads import Reads, content
-from pytest_readonly_vm.start.resume import resume
-from pytest_readonly_vm.start.template import Template, copies, freeze_running
+from pytest_readonly_vm.start.repair import resume
+from pytest_readonly_vm.start.template import Reads, Template, copies, freeze_running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +135,10 @@ class Maker:
         """A machine that has booted, once its layers have been made in it, but for those that are there already."""
         for number in range(made, len(instance.config.layers)):
             with self.giving_up(instance), self.making_layer(instance, number):
-                self.make_layer(instance, number, Contents())
+                self.make_layer(instance, number, ContentDigests())
         return instance
 
-    def make_layer(self, instance: Instance, number: int, contents: Contents) -> Reads:
+    def make_layer(self, instance: Instance, number: int, digests: ContentDigests) -> Reads:
         """Bring a machine into the state of one of its layers; what of the host's files that has read.
 
         :raises ConfigurationError: something is not there that the layer says it depends on.
@@ -148,13 +147,13 @@ class Maker:
         reads: dict[str, str] = {}
         try:
             for path in layer.files:
-                reads[path] = contents.digest(path)
+                reads[path] = digests.digest(path)
         except OSError as error:
             where = f"{instance.config.origin('layers')}: layers: {layer}: files: {error.filename}"
             raise ConfigurationError(f"{where}: {error.strerror}") from None
         guest = self._hooks.guest(instance)
         # Before it is read: if it changes meanwhile, what is kept is of another content than the guest has, or of its.
-        guest.on_push = lambda path: reads.setdefault(path, content(path, contents))
+        guest.on_push = lambda path: reads.setdefault(path, digests.digest_or_reason(path))
         layer.apply(guest)
         return reads
 

@@ -23,10 +23,13 @@ from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.sparse import ALL_SEALS
 from pytest_readonly_vm.qemu.command_line import DISK
+from pytest_readonly_vm.qemu.disk import create_overlay
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.overlay import create_overlay
 from pytest_readonly_vm.start.migration import Unfrozen, go_on, save_state
 from pytest_readonly_vm.start.repair import PREPARE
+
+Reads = Mapping[str, str]
+"""Files and folders of the host that are in a frozen guest, by their paths as they were given, and digests of them."""
 
 _SEAL_PATIENCE = 10.0
 _SEAL_PAUSE = 0.01
@@ -51,8 +54,8 @@ class Template:
     """Seconds that the boot took."""
     boot_phases: dict[str, float] = field(default_factory=dict)
     ssh_key: Path | None = None
-    reads: Mapping[str, str] = field(default_factory=dict)
-    """What layers have read of the host's files; see `start.layers`."""
+    reads: Reads = field(default_factory=dict)
+    """What layers have read of the host's files: it is stale when they have other content."""
 
     @host_errors("a frozen guest cannot be used")
     def open_state(self) -> int:

@@ -12,7 +12,7 @@ from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image import sparse
-from pytest_readonly_vm.image.contents import Contents
+from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import InitialState
@@ -21,8 +21,7 @@ from pytest_readonly_vm.start.archive import Archive
 from pytest_readonly_vm.start.key import keys_of
 from pytest_readonly_vm.start.maker import Maker
 from pytest_readonly_vm.start.migration import Unfrozen
-from pytest_readonly_vm.start.reads import Reads, are_current
-from pytest_readonly_vm.start.template import Template, freeze, new_ram
+from pytest_readonly_vm.start.template import Reads, Template, freeze, new_ram
 
 _QUICK = 0.5
 """Seconds: a guest that boots in less is not worth a template."""
@@ -54,7 +53,7 @@ class Templates:
         self._maker = maker
         self._archive = archive
         self._on_boot = on_boot
-        self._contents = Contents()
+        self._digests = ContentDigests()
         self._made: dict[str, Template] = {}
         self._refused: dict[str, str] = {}
         self._loaded: set[str] = set()
@@ -127,7 +126,8 @@ class Templates:
                 raise Refused(str(unfrozen), instance) from None
 
     def _are_current(self, reads: Reads) -> bool:
-        return are_current(reads, self._contents)
+        """Whether files of the host have in them what they had."""
+        return all(self._digests.digest_or_reason(path) == known for path, known in reads.items())
 
     def _layered(self, spec: MachineSpec, key: str, below: Template, number: int) -> Template:
         """Run the function of a layer in a machine that goes on from the template below, and freeze that."""
@@ -135,7 +135,7 @@ class Templates:
             instance = self._maker.clone(spec, below, ram=ram, freezable=True)
             try:
                 with self._maker.giving_up(instance), self._maker.making_layer(instance, number):
-                    reads = {**below.reads, **self._maker.make_layer(instance, number, self._contents)}
+                    reads = {**below.reads, **self._maker.make_layer(instance, number, self._digests)}
                     return replace(self._frozen(instance, ram), reads=reads)
             except Unfrozen as unfrozen:
                 self._refused[key] = str(unfrozen)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.start import build_lock as module
-from pytest_readonly_vm.start.build_lock import build_lock
+from pytest_readonly_vm.host import locks as module
+from pytest_readonly_vm.host.locks import build_lock
 from tests.unit.programs import program, says
 
 BUILDS = (
     "import pathlib, sys\n"
-    "from pytest_readonly_vm.start.build_lock import build_lock\n"
+    "from pytest_readonly_vm.host.locks import build_lock\n"
     "with build_lock(pathlib.Path(sys.argv[1]), 'it', on_wait=print, patience=60):\n"
     "    print('builds', flush=True); sys.stdin.read()"
 )

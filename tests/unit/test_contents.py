@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.image.contents import Contents
+from pytest_readonly_vm.image.contents import ContentDigests
 
 
 @pytest.fixture
@@ -41,27 +41,27 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_differs_has_another_digest(folder: Path, change: str) -> None:
-    contents = Contents()
+    contents = ContentDigests()
     before = contents.digest(str(folder))
     CHANGES[change](folder)
     assert contents.digest(str(folder)) != before
 
 
 def test_times_make_no_difference(folder: Path) -> None:
-    before = Contents().digest(str(folder))
+    before = ContentDigests().digest(str(folder))
     os.utime(folder / "script", (1, 1))
     os.utime(folder, (1, 1))
-    assert Contents().digest(str(folder)) == before
+    assert ContentDigests().digest(str(folder)) == before
 
 
 def test_a_link_that_is_named_is_followed(folder: Path, tmp_path: Path) -> None:
-    contents = Contents()
+    contents = ContentDigests()
     (tmp_path / "link").symlink_to(folder / "script")
     assert contents.digest(str(tmp_path / "link")) == contents.digest(str(folder / "script"))
 
 
 def test_a_large_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
-    file, contents = tmp_path / "large", Contents()
+    file, contents = tmp_path / "large", ContentDigests()
     file.write_bytes(bytes(3 << 20))
     digests = set()
     for byte in range(4):
@@ -74,4 +74,4 @@ def test_a_large_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Contents().digest(str(tmp_path / "nothing"))
+        ContentDigests().digest(str(tmp_path / "nothing"))

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pytest_readonly_vm.host.once import Once
+from pytest_readonly_vm.host.once import OncePerKey
 
 
 def test_threads_that_ask_at_the_same_moment_get_the_same_thing() -> None:
-    things: Once[str, object] = Once()
+    things: OncePerKey[str, object] = OncePerKey()
     together = threading.Barrier(8)
     made = []
 
@@ -33,7 +33,7 @@ def test_threads_that_ask_at_the_same_moment_get_the_same_thing() -> None:
 
 
 def test_what_takes_long_holds_up_nobody_who_wants_another() -> None:
-    things: Once[str, str] = Once()
+    things: OncePerKey[str, str] = OncePerKey()
     other_is_there = threading.Event()
 
     def slow() -> str:
@@ -48,7 +48,7 @@ def test_what_takes_long_holds_up_nobody_who_wants_another() -> None:
 
 
 def test_what_failed_is_tried_again_for_who_asks_next() -> None:
-    things: Once[None, int] = Once()
+    things: OncePerKey[None, int] = OncePerKey()
     with pytest.raises(ZeroDivisionError):
         things.get(None, lambda: 1 // 0)
     assert things.get(None, lambda: 1) == 1

@@ -10,7 +10,8 @@ import pytest
 from pytest_readonly_vm import HostError, VmConfig
 from pytest_readonly_vm.host.folders import require_cache, user_cache
 from pytest_readonly_vm.host.workspace import Workspace
-from pytest_readonly_vm.qemu import budget
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.qemu import resources
 from pytest_readonly_vm.start.cache import TemplateCache, default_folder
 
 STRANGER = 12345
@@ -18,8 +19,8 @@ STRANGER = 12345
 
 def _slots(path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(budget, "_PLACE", path.parent)
-        budget.Admission(pytest.fail).slot(VmConfig(), "guest", spare=False)
+        patch.setattr(resources, "_PLACE", path.parent)
+        resources.Resources(OutputGuard(), pytest.fail).slot(VmConfig(), "guest", spare=False)
 
 
 USES: dict[str, Callable[[Path], object]] = {

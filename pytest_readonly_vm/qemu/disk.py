@@ -1,4 +1,4 @@
-"""Owns what of a machine's disk outlives it: an export that stands alone, an overlay that is kept."""
+"""Owns the files of a machine's disk: one that takes the guest's writes, and what outlives the machine."""
 
 import errno
 import secrets
@@ -7,16 +7,32 @@ from pathlib import Path
 
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.config.qemu_args import escaped
-from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.errors import StartFailed, VmError
 from pytest_readonly_vm.host.atomic_file import atomic_file
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.qemu_binary import run_qemu_img
 from pytest_readonly_vm.image import sparse
+from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.instance import Instance
 
 _MERGE_PATIENCE = 600.0
+
+
+def create_overlay(path: Path, above: BaseImage | int, *, qemu_img: Path, name: str) -> None:
+    """Make one, empty; blocks for some milliseconds.
+
+    :param above: the image whose name and size its header is to have, or a size in bytes, for one without a name below.
+    :param name: the machine's, for the message.
+    :raises StartFailed: it cannot be made.
+    """
+    named, size = ((), (str(above),)) if isinstance(above, int) else (("-F", above.format, "-b", str(above.path)), ())
+    create = ("create", "-q", "-f", "qcow2", *named, str(path), *size)
+    try:
+        run_qemu_img(qemu_img, create, failure=f"{name}: an overlay cannot be made")
+    except VmError as error:
+        raise StartFailed(str(error)) from None
 
 
 def export_disk(
