@@ -333,26 +333,24 @@ def begin(image: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         yield begin
 
 
-@pytest.mark.parametrize(
-    "stopped_by", [None, signal.SIGKILL, signal.SIGSTOP], ids=["", "and is killed", "and is stopped"]
-)
+@pytest.mark.parametrize("sent", [None, signal.SIGKILL, signal.SIGSTOP], ids=["", "and is killed", "and is stopped"])
 def test_of_two_processes_one_boots_and_the_other_waits_for_it(
-    begin: Callable[..., subprocess.Popen[str]], image: Path, cache: Path, stopped_by: signal.Signals | None
+    begin: Callable[..., subprocess.Popen[str]], image: Path, cache: Path, sent: signal.Signals | None
 ) -> None:
     one = begin()
     eventually(lambda: list(cache.glob("*.lock")), "a process at work")
     other = begin()
     assert other.stdout is not None
     assert other.stdout.readline().startswith(f"waiting for process {one.pid}, which has been making the frozen guest ")
-    if stopped_by is not None:
-        one.send_signal(stopped_by)
-    if stopped_by is signal.SIGSTOP:
+    if sent is not None:
+        one.send_signal(sent)
+    if sent is signal.SIGSTOP:
         said = other.stdout.readline()
         assert said.startswith(f"process {one.pid} is stopped, by Ctrl-Z or a debugger: going on without the frozen ")
     (image.parent / "told").touch()
-    assert other.communicate(timeout=GENEROUS)[0] == ("clone\n" if stopped_by is None else "boot clone\n")
+    assert other.communicate(timeout=GENEROUS)[0] == ("clone\n" if sent is None else "boot clone\n")
     one.send_signal(signal.SIGCONT)
-    assert one.communicate(timeout=GENEROUS)[0] == ("" if stopped_by is signal.SIGKILL else "boot clone\n")
+    assert one.communicate(timeout=GENEROUS)[0] == ("" if sent is signal.SIGKILL else "boot clone\n")
     assert len(list(cache.iterdir())) == 1
 
 
