@@ -6,8 +6,6 @@ from typing import Any, Protocol
 Sink = Callable[[bytes], object]
 """Takes the next piece of what a command printed, or of a file; called on the loop."""
 
-_PIECE = 1 << 16  # bytes
-
 
 class Channel(Protocol):
     """A way to run things in one guest. Every method is for the loop; several may run at once."""
@@ -70,8 +68,7 @@ class Channel(Protocol):
 
 async def content_of(data: bytes) -> AsyncIterator[bytes]:
     """Bytes that are all there, as `Channel.write_file` takes them."""
-    for part in parts(data, _PIECE):
-        yield part
+    yield data
 
 
 def parts(data: bytes, size: int) -> Iterator[bytes]:
