@@ -94,7 +94,7 @@ class Agent:
             except asyncio.CancelledError:
                 with contextlib.suppress(TimeoutError, ChannelError, GuestDied):
                     async with asyncio.timeout(_PATIENCE_WITH_THE_DYING):
-                        await shell.type(b"_rv_kill %s\n" % nonce)
+                        await shell.type(b"_rv_kill %s %s\n" % (nonce, base.encode()))
                         size += await self._collect(shell, base, await shell.told(nonce), stdout, stderr)
                 raise
             status = shell.files.status(told)

@@ -46,14 +46,19 @@ _rv_start() {
     if true </dev/null; then "$@" & else : | "$@" & fi
 }
 _rv_job() {
-    (
-        [ ! "$3" ] || exec 7<"$3"
-        exec <&7 >"$2.out" 2>"$2.err" 7<&- 8>&- 9>&-
-        _rv_x=$4
-        set --
-        eval "$_rv_x"
-    )
-    _rv_s=$?
+    _rv_s=2
+    {
+        (
+            [ ! "$3" ] || exec 7<"$3"
+            exec <&7 >&5 2>&6 5>&- 6>&- 7<&- 8>&- 9>&-
+            _rv_x=$4
+            set --
+            eval "$_rv_x"
+        )
+        _rv_s=$?
+        [ ! -s "$2.out" ] || read -r _rv_x _rv_out_size </proc/self/fdinfo/5
+        [ ! -s "$2.err" ] || read -r _rv_x _rv_err_size </proc/self/fdinfo/6
+    } 5>"$2.out" 6>"$2.err"
     [ -e "$2.out" ] && [ -e "$2.err" ] || _rv_s="$_rv_s lost"
     _rv_has_room && [ ! -e "full$_rv_full" ] || _rv_s="$_rv_s full"
     _rv_tell "$1" "$_rv_s" "$2"
@@ -69,30 +74,42 @@ _rv_tidy() {
     _rv_has_room || { true >"full$_rv_full"; _rv_full=$((_rv_full + 1)); }
     rm -f "$@" <&7
 }
+_rv_has_streams() {
+    [ "$1/1" -ef "$2.out" ] || [ "$1/2" -ef "$2.err" ] || [ "$1/1" -ef "$2.err" ] || [ "$1/2" -ef "$2.out" ]
+}
 _rv_kill() (
     eval "_rv_own=\$_rv_$1"
-    _rv_found=" $_rv_own " _rv_again=1
+    _rv_found=" $_rv_own " _rv_again=1 _rv_nonce=$1 _rv_base=$2
     while [ "$_rv_again" ]; do
-        _rv_again=
+        _rv_again= _rv_waits=
         for _rv_f in /proc/[0-9]*/stat; do
             read -r _rv_x <"$_rv_f" || continue
             _rv_p=${_rv_f#/proc/} _rv_p=${_rv_p%/stat}
             set -- ${_rv_x##*) }
             case $_rv_found in
-                *" $_rv_p "*) ;;
-                *" $2 "*) kill -STOP "$_rv_p"; _rv_found="$_rv_found$_rv_p " _rv_again=1 ;;
+                *" $_rv_p "*)
+                    [ "$_rv_p" != "$_rv_own" ] || [ "$1" = Z ] || _rv_waits=1
+                    continue
+                    ;;
+                *" $2 "* | *" $4 "*) ;;
+                *) _rv_has_streams "/proc/$_rv_p/fd" "$_rv_base" || continue ;;
             esac
+            kill -STOP "$_rv_p"
+            _rv_found="$_rv_found$_rv_p " _rv_again=1
         done
     done
     for _rv_p in $_rv_found; do [ "$_rv_p" = "$_rv_own" ] || kill -KILL "$_rv_p"; done
+    [ "$_rv_waits" ] || _rv_tell "$_rv_nonce" 137 "$_rv_base"
 )
 """
 """``_rv_run NONCE BASE INPUT SCRIPT`` runs a script into BASE.out and BASE.err, then ``_rv_tell NONCE WORDS BASE``.
 
 The words are the script's exit status and what has befallen its files: ``lost``, or ``full`` if the place has been full
-at any time since its begin. ``_rv_kill NONCE`` kills what it has started; ``_rv_start`` runs a function in the
-background; ``_rv_tidy`` removes files, and what is typed after it has their room. The shell must have a ``_rv_tell``,
-whose descriptors are 8 and 9.
+at any time since its begin. ``$_rv_out_size`` and ``$_rv_err_size`` are where in them it has stopped to write, if that
+is known. ``_rv_kill NONCE BASE`` kills what it has started: the children of its shell, theirs, who has one of its
+streams, and who is in a session that one of these leads. It tells the end itself if who would is dead. ``_rv_start``
+runs a function in the background; ``_rv_tidy`` removes files, and what is typed after it has their room. The shell must
+have a ``_rv_tell``, whose descriptors are 8 and 9.
 """
 
 _KEPT = 64

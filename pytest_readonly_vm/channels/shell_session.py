@@ -1,12 +1,6 @@
-r"""Owns the conversation with a root shell in the guest whose input and output are a stream. Any POSIX ``sh`` will do.
+"""Owns the conversation with a root shell in the guest whose input and output are a stream. Any POSIX ``sh`` will do.
 
-We type functions into that shell, and then calls of them. Commands run as `jobs`. What comes back are frames::
-
-    \nNONCE <\n  what it printed  \nNONCE -\n  what it printed to stderr  \nNONCE STATUS >\n
-
-The nonce is a random number that only this frame has and that the command does not know, so nothing that is printed
-can be taken for the end of a frame. Frames do not mix: whoever sends one takes the only byte out of a FIFO first, and
-puts it back afterwards.
+We type functions into that shell, and then calls of them. Commands run as `jobs`. What comes back are `frames`.
 """
 
 import asyncio
@@ -14,15 +8,14 @@ import base64
 import contextlib
 import errno
 import os
-import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
 from pytest_readonly_vm.channels import jobs
 from pytest_readonly_vm.channels.channel import Sink, content_of, parts
+from pytest_readonly_vm.channels.frames import END, FUNCTIONS, HEADER, Frame
 from pytest_readonly_vm.channels.jobs import JobFiles, absolute, os_error, quoted, script_line
 from pytest_readonly_vm.channels.stream import Stream
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
@@ -30,102 +23,27 @@ from pytest_readonly_vm.host.interruption import quiet
 
 _WRITTEN_AT_ONCE = 3 << 18  # bytes, a multiple of three: base64 without padding
 _PATIENCE_WITH_THE_DYING = 10.0
-_HEADER = re.compile(rb"([0-9a-f]{32}) <")
-_END = re.compile(rb"([0-9a-z ]+) >")
 _LONGEST_LINE = 256  # bytes of a line that are looked at
+_LONGEST_WORDS = 1 << 12  # bytes of what else is printed that are kept
 
-_START = (
-    jobs.PLACE
-    + jobs.FUNCTIONS
-    + r"""
-_rv_settle
-mkfifo turn && exec 8>&1 9<>turn && echo >&9 || _rv_room=
-_rv_tell() {
-    case $2 in *full) set -- "$1" "$2" nothing ;; esac
-    read -r _rv_x <&9
-    if [ -s "$3.out" ] || [ -s "$3.err" ]; then
-        _rv_x=
-        printf '\n%s <\n' "$1"
-        [ ! -s "$3.out" ] || cat "$3.out" || _rv_x=' unsent'
-        printf '\n%s -\n' "$1"
-        [ ! -s "$3.err" ] || cat "$3.err" || _rv_x=' unsent'
-        printf '\n%s %s >\n' "$1" "$2$_rv_x"
-    else
-        printf '\n%s <\n\n%s -\n\n%s %s >\n' "$1" "$1" "$1" "$2"
-    fi >&8
-    echo >&9
-}
-_rv_read() {
-    read -r _rv_x <&9
-    {
-        printf '\n%s <\n' "$1"
-        LC_ALL=C cat -- "$3" 2>"$2.err"
-        _rv_x=$?
-        [ -e "$2.err" ] || _rv_x="$_rv_x lost"
-        printf '\n%s -\n' "$1"
-        [ -s "$2.err" ] && cat "$2.err"
-        printf '\n%s %s >\n' "$1" "$_rv_x"
-    } >&8
-    echo >&9
-}
-_rv_write() {
-    if [ "$_rv_folder" ]; then TMPDIR=$_rv_folder; else unset TMPDIR; fi
-    if [ ! -e "$3" ]; then
-        echo "$3: No such file or directory" >&2
-        false
-    else
-        base64 -d >>"$3" || { printf %4096s x | LC_ALL=C cat >>"$3"; false; } # which says why
-    fi 2>"$2.err"
-    _rv_done "$1" $? "$2"
-}
-_rv_empty() {
-    { true >"$3"; } 2>"$2.err"
-    _rv_done "$1" $? "$2"
-}
-_rv_done() {
-    _rv_s=$2
-    [ "$_rv_s" = 0 ] || _rv_has_room || _rv_s="$_rv_s full"
-    [ -e "$3.err" ] || _rv_s="$2 lost"
-    _rv_tell "$1" "$_rv_s" "$3"
-}
-"""
-)
-
-
-@dataclass(slots=True)
-class _Frame:
-    stdout: Sink
-    stderr: Sink
-    size: int = 0
-    """Bytes that have come of both."""
-    words: asyncio.Future[list[bytes]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    """What the shell has told of the end."""
-
-    def take(self, sink: Sink, piece: bytes) -> None:
-        """Give a piece to a sink; one that refuses it gets no more, and who waits for the frame is told."""
-        self.size += len(piece)
-        if not self.words.done():
-            try:
-                sink(piece)
-            except Exception as refusal:  # the sink's own
-                self.fail(refusal)
-
-    def fail(self, error: Exception) -> None:
-        if not self.words.done():
-            self.words.set_exception(error)
-            self.words.exception()  # somebody who was cancelled will not ask for it
+WriteFile = Callable[[bytes, AsyncIterator[bytes]], Awaitable[None]]
 
 
 class ShellSession:
     """The host's end of it: what a `Channel` can do, but for its name and why it does not answer.
 
-    Attributes: `stream`, which is closed with it.
+    Attributes: `stream`, which is closed with it; `has_argument`, whether the shell was started with one.
     """
 
-    def __init__(self, stream: Stream, name: str) -> None:
+    def __init__(self, stream: Stream, name: str, *, write_large: WriteFile | None = None) -> None:
+        """`write_large` is a better way to write a large file than to have the shell read it, if there is one."""
         self.stream = stream
         self._name = name
-        self._frames: dict[bytes, _Frame] = {}
+        self._write_large = write_large
+        self.has_argument = False
+        self._pid = ""
+        self._odd = bytearray()
+        self._frames: dict[bytes, Frame] = {}
         self._buffer = bytearray()
         self._reader: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
@@ -143,16 +61,28 @@ class ShellSession:
         self._is_ready = False
         self._opening = self.stream.losses
         self._buffer.clear()
+        self._odd.clear()
         self._reader = asyncio.ensure_future(self._read())
         answer = bytearray()
         nonce, frame = self._expect(answer.extend, bytes)
-        hello = f"printf '\\n%s <\\n%s\\n%s -\\n\\n%s 0 >\\n' {nonce} \"$_rv_room\" {nonce} {nonce}\n"
-        await self._type(_START.replace("FOLDER", jobs.folder_name()).encode() + hello.encode())
-        await self._result(nonce, frame)
+        start = (jobs.PLACE + jobs.FUNCTIONS + FUNCTIONS).replace("FOLDER", jobs.folder_name())
+        words = f'{nonce} "$_rv_room" {nonce} {nonce} "$$${{1:+ 1}}"'
+        hello = rf"printf '\n%s <\n%s\n%s -\n\n%s %s >\n' {words}" + "\n"
+        await self._type(start.encode() + hello.encode())
+        pid, *argument = await self._result(nonce, frame)
         if not answer:
             raise ChannelError(f"{self._name}: the guest's shell has no place to write in {', '.join(jobs.PLACES)}")
         self._files = JobFiles(self._name, answer.decode(errors="replace"), self._files.number)
+        self._pid, self.has_argument = pid.decode(), bool(argument)
         self._is_ready = True
+
+    async def last_words(self, patience: float) -> str:
+        """What has come in place of an answer to `open`, and what still comes in so many seconds."""
+        with contextlib.suppress(TimeoutError, ChannelError, GuestDied):
+            async with asyncio.timeout(patience):
+                while len(self._buffer) < _LONGEST_WORDS:
+                    self._buffer += await self.stream.piece()
+        return (self._odd + self._buffer).decode(errors="replace")
 
     async def part(self) -> Mapping[str, Any] | None:
         return {"room": self._files.room, "number": self._files.number} if self.is_open() else None
@@ -165,11 +95,11 @@ class ShellSession:
 
     # What comes from the guest.
 
-    def _expect(self, stdout: Sink, stderr: Sink) -> tuple[str, _Frame]:
+    def _expect(self, stdout: Sink, stderr: Sink) -> tuple[str, Frame]:
         if self._reader is None or self._reader.done():
             raise ChannelLost(f"{self._name}: the shell's answers are not read any more")
         nonce = secrets.token_hex(16)
-        frame = self._frames[nonce.encode()] = _Frame(stdout, stderr)
+        frame = self._frames[nonce.encode()] = Frame(stdout, stderr)
         return nonce, frame
 
     async def _read(self) -> None:
@@ -186,13 +116,18 @@ class ShellSession:
 
     async def _frames_forever(self) -> None:
         while True:
-            header = _HEADER.fullmatch(await self._line())
+            line = await self._line()
+            header = HEADER.fullmatch(line)
             if header is None or (frame := self._frames.get(header[1])) is None:
+                if not self._is_ready:
+                    self._odd = (self._odd + line + b"\n")[-_LONGEST_WORDS:]
                 continue
             await self._until(b"\n" + header[1] + b" -\n", partial(frame.take, frame.stdout))
-            await self._until(b"\n" + header[1] + b" ", partial(frame.take, frame.stderr))
-            line = await self._line()
-            if not (end := _END.fullmatch(line)):
+            line = b"-"
+            while line == b"-":
+                await self._until(b"\n" + header[1] + b" ", partial(frame.take, frame.stderr))
+                line = await self._line()
+            if not (end := END.fullmatch(line)):
                 raise self._files.nonsense(line)
             self._frames.pop(header[1], None)
             if not frame.words.done():
@@ -216,7 +151,7 @@ class ShellSession:
             sink(bytes(self._buffer[:at]))
         del self._buffer[: at + len(marker)]
 
-    async def _result(self, nonce: str, frame: _Frame) -> list[bytes]:
+    async def _result(self, nonce: str, frame: Frame) -> list[bytes]:
         try:
             return await asyncio.shield(frame.words)
         finally:
@@ -241,7 +176,7 @@ class ShellSession:
         source = f"{base}.in" if input else ""
         try:
             if input:
-                await self._write(source.encode(), content_of(input))
+                await self._bring(source.encode(), input)
         except BaseException as end:
             files.ended(base, len(input))
             if not isinstance(end, OSError):
@@ -255,7 +190,7 @@ class ShellSession:
         except asyncio.CancelledError:
             with contextlib.suppress(TimeoutError, ChannelError, GuestDied):
                 async with asyncio.timeout(_PATIENCE_WITH_THE_DYING):
-                    await self._type(f"_rv_kill {nonce}\n".encode())
+                    await self._type(f"_rv_kill {nonce} {base}\n".encode())
                     await self._result(nonce, frame)
                     files.ended(base, frame.size + len(input))
             raise
@@ -268,6 +203,14 @@ class ShellSession:
             files.ended(base, frame.size + len(input))
             if files.are_large:
                 self._tidying = self._begin_to_type(files.tidying())
+
+    async def _bring(self, name: bytes, data: bytes) -> None:
+        """Put an input to where the files of jobs are."""
+        if self._write_large and len(data) > _WRITTEN_AT_ONCE:
+            with contextlib.suppress(FileNotFoundError):  # there is no /proc; or the place is lost, which is told below
+                await self._write_large(f"/proc/{self._pid}/cwd/".encode() + name, content_of(data))
+                return
+        await self._write(name, content_of(data))
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
         await self._file("_rv_start _rv_read", absolute(path), sink)

@@ -173,6 +173,6 @@ def test_when_everything_is_deleted_the_next_command_ends_with_a_sentence(vm: Vi
     assert vm.run("true").exit_code == 0
     assert vm.run("exit 7", check=False).exit_code == 7
     with pytest.raises(ChannelError, match=r"has no `cat` that works|the agent cannot read what the command printed"):
-        vm.run("echo hello")
+        vm.run("printf %2000s hello")
     with pytest.raises(CommandTimeout):
         vm.run("while :; do :; done", timeout=1)

@@ -124,6 +124,22 @@ def test_what_arrives_is_what_was_sent(line: socket.socket, tmp_path: Path) -> N
     asyncio.run(main())
 
 
+def test_what_is_printed_on_both_streams_arrives_to_the_byte(line: socket.socket) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            texts = [b"", b"a\0b\n\n", b"\0\xff", b"\0", b"plain\t\\n%s *\n\n", b" no end ", b"x" * 1024, b"\n" * 1025]
+            texts += [bytes(range(1, 256)), b"\x81\x88\r\n", "é\n".encode()]
+            for out, err in zip(texts, reversed(texts), strict=True):
+                quoted = ["".join(f"\\{byte:03o}" for byte in text) for text in (out, err)]
+                script = "printf '{}'; printf '{}' >&2; exit 3".format(*quoted)
+                assert await run(shell, script) == (3, out, err)
+            # Those who open it anew have a position of their own there.
+            assert await run(shell, "echo longer; echo more >/dev/stdout") == (0, b"more\n", b"")
+            assert await run(shell, "echo longer; echo more >>/dev/stdout") == (0, b"longer\nmore\n", b"")
+
+    asyncio.run(main())
+
+
 def test_files_are_tidied_away_when_their_job_has_ended(line: socket.socket) -> None:
     async def main() -> None:
         async with opened(line) as shell:
@@ -220,12 +236,50 @@ def test_a_sink_that_refuses_is_told_to_its_owner_only(line: socket.socket) -> N
     asyncio.run(main())
 
 
+def is_gone(process: bytes) -> bool:
+    try:
+        return Path("/proc", process.decode().strip(), "stat").read_text().rpartition(") ")[2].startswith("Z")
+    except FileNotFoundError:
+        return True
+
+
+ORPHAN = "(sleep 600 & echo $!)"
+WAITING = "read -r x x x p x </proc/self/stat; kill -KILL $p"
+
+
+@pytest.mark.parametrize("before", ["", f"{WAITING}; "], ids=["", "who waits for it is dead"])
+def test_cancelling_kills_also_what_is_an_orphan_and_tells_what_was_printed(line: socket.socket, before: str) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            spared = (await run(shell, ORPHAN))[1]
+            printed = bytearray()
+            script = f"{before}{ORPHAN}; : >{shell._files.room}/go; sleep 600".encode()
+            running = asyncio.ensure_future(shell.execute(script, input=b"", stdout=printed.extend, stderr=bytes))
+            await run(shell, f"until [ -e {shell._files.room}/go ]; do sleep 0.02; done")
+            running.cancel()
+            async with asyncio.timeout(5):
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+                while not is_gone(bytes(printed)):
+                    await asyncio.sleep(0.01)
+            assert not is_gone(spared)
+            os.kill(int(spared), signal.SIGKILL)
+
+    asyncio.run(main())
+
+
 def test_what_cannot_be_sent_is_told(line: socket.socket) -> None:
     async def main() -> None:
         async with opened(line) as shell:
             await shell._type(b"cat() { false; }\n")
             assert await run(shell, "exit 7") == (7, b"", b"")
             with pytest.raises(ChannelError, match=r"no `cat` that works; the exit code was 7"):
-                await run(shell, "echo hello; exit 7")
+                await run(shell, "printf %2000s hello; exit 7")
+            for cat in ('command cat "$1" "$2"', 'command cat "$@"'):
+                await shell._type(f"cat() {{ {cat}; false; }}\n".encode())
+                with pytest.raises(ChannelError, match=r"no `cat` that works; the exit code was 7"):
+                    await run(shell, "printf %2000s hello; echo there >&2; exit 7")
+            await shell._type(b"unset -f cat\n")
+            assert await run(shell, "echo hello") == (0, b"hello\n", b"")
 
     asyncio.run(main())
