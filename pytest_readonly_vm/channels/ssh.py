@@ -24,6 +24,7 @@ from pytest_readonly_vm.channels.stream import Stream
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, VmError
 from pytest_readonly_vm.host.process import Process, Spawner
 from pytest_readonly_vm.host.ssh_key import MISSING
+from pytest_readonly_vm.printable import shown
 
 _SSHD = 22
 # Seconds for one attempt. Short ones, as QEMU repeats a request that came too early only after 6 s and more; but sshd
@@ -31,10 +32,10 @@ _SSHD = 22
 _BANNER_PATIENCE = (1.0, 1.0, 1.0, 4.0)
 _LOGIN_PATIENCE = 60.0
 _DEATH_PATIENCE = 0.5
-# As the first word of a login shell that need not be a POSIX one.
-# The login shell stays behind it, and tells sshd at once when it has ended: what it has begun may hold the session's
-# streams for longer.
-_SHELL = "/bin/sh; exit 1"
+_LAST_WORDS_PATIENCE = 0.2
+# For the user's login shell, which need not be a POSIX one. It stays behind ours, and tells sshd at once when that has
+# ended: what it has begun may hold the session's streams for longer.
+_SHELL = "/bin/sh -s readonly-vm; exit 1"
 _LOSS = "the channel over SSH is gone: the connection was lost, or its shell was killed"
 
 
@@ -72,7 +73,7 @@ class Ssh:
         self._master: Process | None = None
         self._session: MuxSession | None = None
         self._shell: ShellSession | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[int | None] | None = None
         self._reason = "not tried"
         qmp.listeners.append(self._hear)
 
@@ -167,26 +168,41 @@ class Ssh:
             self._reason = f"{self._user} was let in: {refusal}"
             return False
         except ChannelLost:
-            self._reason = (
-                f"{self._user} was let in: no commands are run over it (is the login shell of this user one?)"
-            )
+            self._reason = f"{self._user} was let in: the connection was lost"
             return False
         return True
 
     async def _start_shell(self) -> None:
-        self._session = await MuxSession.open(self._control, _SHELL)
+        self._session = await MuxSession.open(self._control, _SHELL, is_one_stream=True)
         self._session.stderr.close()
         self._reason = f"{self._user} was let in: the shell does not answer"
         stream = Stream(self._process, self._session.stdio, name=self._name, loss=_LOSS, patience=_DEATH_PATIENCE)
-        self._shell = ShellSession(stream, self._name)
+        self._shell = ShellSession(stream, self._name, write_large=self.write_file)
         self._watch = asyncio.ensure_future(self._watch_session(self._session, stream))
-        await self._shell.open()
+        try:
+            await self._shell.open()
+        except ChannelLost:
+            if (status := await self._watch) is None:
+                raise
+            self._reason = await self._no_shell(self._shell, status)
+            raise ChannelError(f"{self._name}: ssh: {self._reason}") from None
 
-    async def _watch_session(self, session: MuxSession, stream: Stream) -> None:
-        """Wake who waits for the shell when it has ended."""
+    async def _watch_session(self, session: MuxSession, stream: Stream) -> int | None:
+        """Wake who waits for the shell when it has ended. The status is None if the connection was lost."""
+        status: int | None = None
         with contextlib.suppress(ConnectionError):
-            await session.status()
+            status = await session.status()
         stream.lose()
+        return status
+
+    async def _no_shell(self, shell: ShellSession, status: int) -> str:
+        """What to say of a login that runs something else than our shell."""
+        words = await shell.last_words(_LAST_WORDS_PATIENCE)
+        lines = [shown(line.strip()) for line in words.splitlines() if line.strip()]
+        return (
+            f"{self._user} was let in, but the login shell or a command that the key is bound to ended with exit code "
+            f"{status} in place of running /bin/sh" + "".join(f": {line}" for line in lines[-1:])
+        )
 
     def _refusal(self, complaint: str) -> str:
         if "Permission denied" in complaint:
@@ -222,19 +238,25 @@ class Ssh:
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
         shell = self._opened_shell()
-        try:
+        with contextlib.suppress(Refused):
             await self._transfer(shell, ssh_file.read(self._control, path, sink))
-        except Refused:  # sshd gives no more sessions
-            await shell.read_file(path, sink)
+            return
+        await shell.read_file(path, sink)
 
     async def write_file(self, path: bytes, content: AsyncIterator[bytes]) -> None:
         shell = self._opened_shell()
-        try:
+        with contextlib.suppress(Refused):
             await self._transfer(shell, ssh_file.write(self._control, path, content))
-        except Refused:
-            await shell.write_file(path, content)
+            return
+        await shell.write_file(path, content)
 
     async def _transfer(self, shell: ShellSession, work: Coroutine[Any, Any, None]) -> None:
+        """
+        :raises Refused: sshd gives no more sessions, or runs another command in them than is asked for.
+        """
+        if not shell.has_argument:
+            work.close()
+            raise Refused("another command is run")
         try:
             await shell.stream.race(work, since=0)
         except ConnectionError:

@@ -38,9 +38,10 @@ class MuxSession:
         self.stderr, self._stderr_there = socket.socketpair()
 
     @classmethod
-    async def open(cls, path: Path, command: str) -> Self:
+    async def open(cls, path: Path, command: str, *, is_one_stream: bool = False) -> Self:
         """Have the `ssh` that listens at `path` run a command, which the user's login shell reads.
 
+        :param is_one_stream: what it prints to stderr comes by `stdio` as well.
         :raises Refused: it may not.
         :raises ConnectionError: that `ssh` is not there, or ended meanwhile.
         """
@@ -48,7 +49,7 @@ class MuxSession:
         with session._stdio_there, session._stderr_there:
             try:
                 await session._connect(path)
-                await session._request(command)
+                await session._request(command, session._stdio_there if is_one_stream else session._stderr_there)
             except BaseException:
                 for ours in (session._control, session.stdio, session.stderr):
                     ours.close()
@@ -65,7 +66,7 @@ class MuxSession:
         if kind != _HELLO or struct.unpack_from(">I", body)[0] != _VERSION:
             raise Refused("this ssh shares its connections by another protocol")
 
-    async def _request(self, command: str) -> None:
+    async def _request(self, command: str, stderr: socket.socket) -> None:
         no_terminal_nor_forwarding = struct.pack(">IIII", 0, 0, 0, 0)
         await self._send(
             struct.pack(">II", _NEW_SESSION, _REQUEST)
@@ -75,7 +76,7 @@ class MuxSession:
             + _string(b"")
             + _string(os.fsencode(command))
         )
-        for stream in (self._stdio_there, self._stdio_there, self._stderr_there):
+        for stream in (self._stdio_there, self._stdio_there, stderr):
             socket.send_fds(self._control, [b"\0"], [stream.fileno()])
         kind, body = await self._receive()
         if kind != _SESSION_OPENED:

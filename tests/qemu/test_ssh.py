@@ -50,9 +50,9 @@ class Bench:
         self.network = Network(vm.loop, vm.qmp, vm.name)
         self.ssh = self.channel(vm.folder)
 
-    def channel(self, folder: Path, *, key: Path | None = None) -> Ssh:
+    def channel(self, folder: Path, *, key: Path | None = None, user: str = "root") -> Ssh:
         machine = (self._spawner, self.vm.instance.process, self.vm.qmp, self.network)
-        return Ssh(*machine, folder=folder, name=self.vm.name, key=key or self.key)
+        return Ssh(*machine, folder=folder, name=self.vm.name, key=key or self.key, user=user)
 
     def await_(self, work: Coroutine[Any, Any, Any], timeout: float = GENEROUS) -> Any:
         async def bounded() -> Any:
@@ -129,7 +129,7 @@ def test_a_shell_that_is_killed_is_told_and_there_is_another(bench: Bench, victi
 
 def test_input_is_all_that_a_script_reads(bench: Bench) -> None:
     assert bench.run("cat; echo .", input=b"a\0b\nc") == Done(0, b"a\0b\nc.\n")
-    data = os.urandom(1 << 20)
+    data = os.urandom((1 << 20) + 1)  # by a session of its own
     assert bench.run("sha256sum", input=data).out.split()[0].decode() == hashlib.sha256(data).hexdigest()
     assert bench.run("true", input=data) == Done(0)
 
@@ -262,6 +262,54 @@ def test_an_sshd_that_gives_no_more_than_one_session(bench: Bench, tmp_path: Pat
         bench.write(b"/tmp/one", b"a\0b\n", b"c")
         assert bench.read(b"/tmp/one") == b"a\0b\nc"
         assert bench.run("cat /tmp/one") == Done(0, b"a\0b\nc")
+    finally:
+        bench.ssh = usual
+        bench.await_(channel.close())
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        ("/usr/sbin/nologin", "exit code 1 in place of running /bin/sh: This account is currently not available."),
+        ("/usr/bin/python3", "exit code 1 in place of running /bin/sh: SyntaxError: invalid syntax"),
+        ("/bin/false", "exit code 1 in place of running /bin/sh"),
+    ],
+)
+def test_a_login_shell_that_is_no_shell_is_told_at_once(bench: Bench, tmp_path: Path, shell: str, words: str) -> None:
+    user = Path(shell).name
+    bench.run(f"echo '{user}:*:0:0::/root:{shell}' >>/etc/passwd")
+    channel = bench.channel(tmp_path, user=user)
+    with pytest.raises(ChannelError) as refusal:
+        bench.await_(channel.open())
+    assert str(refusal.value).startswith(f"guest: ssh: {user} was let in, but ")
+    assert str(refusal.value).endswith(words)
+    assert str(refusal.value).endswith(channel.why_not())
+    assert channel.forward is None
+
+
+def key_with_a_command(bench: Bench, folder: Path, command: str) -> Path:
+    key = make_key(folder)
+    line = f'command="{command}" {public_key(key)}\n'
+    bench.run("cat >>/root/.ssh/authorized_keys", input=line.encode())
+    return key
+
+
+def test_a_key_for_one_command_only_is_told_at_once(bench: Bench, tmp_path: Path) -> None:
+    command = "echo 'Please log in as debian, not as root.'; echo; exit 142"
+    channel = bench.channel(tmp_path, key=key_with_a_command(bench, tmp_path, command))
+    with pytest.raises(ChannelError, match="exit code 142 in place of running /bin/sh: Please log in as debian, not"):
+        bench.await_(channel.open())
+
+
+def test_a_key_for_a_shell_only_will_do(bench: Bench, tmp_path: Path) -> None:
+    channel = bench.channel(tmp_path, key=key_with_a_command(bench, tmp_path, "/bin/sh"))
+    bench.await_(channel.open())
+    bench.ssh, usual = channel, bench.ssh
+    data = os.urandom(1 << 16)
+    try:
+        bench.write(b"/tmp/forced", data)
+        assert bench.read(b"/tmp/forced") == data
+        assert bench.run("cat; exit 3", input=data) == Done(3, data)
     finally:
         bench.ssh = usual
         bench.await_(channel.close())
