@@ -8,7 +8,7 @@ from typing import Any
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
-from pytest_readonly_vm.host.interruption import cancel, leave, quiet
+from pytest_readonly_vm.host.loop import cancel, leave, quiet
 from pytest_readonly_vm.host.process import Process
 
 PATIENCE = 60.0

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.interruption import Interruption, leave, unless
+from pytest_readonly_vm.host.loop import Interruption, leave, unless
 from pytest_readonly_vm.host.process import Process
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pytest_readonly_vm.channels.port import Port
 from pytest_readonly_vm.errors import ChannelError
-from pytest_readonly_vm.host.interruption import quiet
+from pytest_readonly_vm.host.loop import quiet
 from pytest_readonly_vm.printable import shown
 
 T = TypeVar("T")

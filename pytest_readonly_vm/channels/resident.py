@@ -13,7 +13,7 @@ from pytest_readonly_vm.channels.channel import parts
 from pytest_readonly_vm.channels.jobs import JobFiles
 from pytest_readonly_vm.channels.qga import AgentRefusal, Qga
 from pytest_readonly_vm.errors import ChannelLost
-from pytest_readonly_vm.host.interruption import cancel, quiet
+from pytest_readonly_vm.host.loop import cancel, quiet
 
 T = TypeVar("T")
 

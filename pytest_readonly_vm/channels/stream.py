@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 from pytest_readonly_vm.errors import ChannelError, ChannelLost
-from pytest_readonly_vm.host.interruption import Interruption, unless
+from pytest_readonly_vm.host.loop import Interruption, unless
 from pytest_readonly_vm.host.process import Process
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import socket
 from pytest_readonly_vm.cli.machine import declare_machine, farewell, read_machine, started
 from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.errors import GuestPanicked, VmError, WaitTimeout
-from pytest_readonly_vm.host.interruption import cancel
+from pytest_readonly_vm.host.loop import cancel
 from pytest_readonly_vm.host.terminal import Ending, Terminal
 from pytest_readonly_vm.machine.vm import VirtualMachine
 

@@ -9,7 +9,7 @@ from pytest_readonly_vm.cli.boot import on_console
 from pytest_readonly_vm.cli.machine import declare_machine, farewell, read_machine, started
 from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.errors import GuestDied, VmError
-from pytest_readonly_vm.host.interruption import within
+from pytest_readonly_vm.host.loop import within
 from pytest_readonly_vm.host.terminal import Ending, Terminal
 from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.machine.vm import VirtualMachine

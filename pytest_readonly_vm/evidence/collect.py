@@ -26,7 +26,7 @@ from pytest_readonly_vm.evidence.redaction import (
     text_without_secrets,
 )
 from pytest_readonly_vm.evidence.replay import Started, script
-from pytest_readonly_vm.host.interruption import within
+from pytest_readonly_vm.host.loop import within
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.printable import line, shown
 

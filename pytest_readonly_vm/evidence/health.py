@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.errors import GuestPanicked, GuestPaused, GuestReset, VmError
-from pytest_readonly_vm.host.interruption import within
+from pytest_readonly_vm.host.loop import within
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine

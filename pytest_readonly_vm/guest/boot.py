@@ -14,8 +14,7 @@ from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.login import Login, login
 from pytest_readonly_vm.guest.prompts import Prompts
 from pytest_readonly_vm.guest.readiness import Readiness, readiness
-from pytest_readonly_vm.host.interruption import cancel
-from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.loop import LoopThread, cancel
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import greet
 from pytest_readonly_vm.qemu.spec import MachineSpec

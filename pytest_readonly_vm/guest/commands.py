@@ -15,7 +15,7 @@ from pytest_readonly_vm.channels.choice import PATIENCE, ChannelChoice
 from pytest_readonly_vm.channels.liveness import Liveness
 from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import ChannelLost, CommandFailed, CommandTimeout
-from pytest_readonly_vm.host.interruption import leave
+from pytest_readonly_vm.host.loop import leave
 from pytest_readonly_vm.printable import tail
 
 _LONGEST_SHOWN = 200

@@ -14,8 +14,7 @@ from pytest_readonly_vm.errors import ChannelLost, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.files import Files, Progress
 from pytest_readonly_vm.guest.waits import Waits
-from pytest_readonly_vm.host.interruption import within
-from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.loop import LoopThread, within
 from pytest_readonly_vm.qemu.instance import Instance
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.inits import AGAIN, HAS_BOOTED
 from pytest_readonly_vm.guest.prompts import Prompts, last_line
 from pytest_readonly_vm.guest.waits import Waits
-from pytest_readonly_vm.host.interruption import cancel
+from pytest_readonly_vm.host.loop import cancel
 
 _POLL = 0.05
 _GRACE = {False: 1.0, True: 20.0}

@@ -19,8 +19,7 @@ from typing import TypeVar
 
 from pytest_readonly_vm.errors import GuestDied, QemuDied, VmError
 from pytest_readonly_vm.host.confinement import Confinement
-from pytest_readonly_vm.host.interruption import Interruption, unless
-from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.loop import Interruption, LoopThread, unless
 
 T = TypeVar("T")
 E = TypeVar("E", bound=VmError)

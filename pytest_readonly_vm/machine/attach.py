@@ -11,7 +11,7 @@ import shutil
 from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.errors import QmpError, VmError
-from pytest_readonly_vm.host.interruption import within
+from pytest_readonly_vm.host.loop import within
 from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.instance import Instance

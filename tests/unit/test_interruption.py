@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_readonly_vm.host.interruption import unless, within
+from pytest_readonly_vm.host.loop import unless, within
 
 pytestmark = pytest.mark.asyncio
 

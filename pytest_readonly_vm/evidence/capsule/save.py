@@ -22,8 +22,7 @@ from pytest_readonly_vm.errors import QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.evidence.capsule.file import CapsuleWriter, new_capsule
 from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, BaseLayer, Manifest, devices_of, settings_of
 from pytest_readonly_vm.evidence.capsule.processor import features
-from pytest_readonly_vm.host.interruption import within
-from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.loop import LoopThread, within
 from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.command_line import DISK
