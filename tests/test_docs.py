@@ -22,6 +22,7 @@ from tests.conftest import SMALL
 from tests.forked import PLAIN
 from tests.guests import bootsector
 from tests.guests.debian import debian
+from tests.guests.tiny_servers import tiny_with_servers
 from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
 
@@ -136,7 +137,7 @@ def examples(remark: str) -> dict[str, str]:
         f"test_{re.sub(r'[^a-zA-Z]+', '_', str(page.relative_to(ROOT)))}_{number}": text
         for page in PAGES
         for number, (remarked, text) in enumerate(fences(page, "python"), 1)
-        if "def test_" in text and remarked.partition(",")[0] == remark
+        if "def test_" in text and remarked == remark
     }
 
 
@@ -163,6 +164,16 @@ def test_code_on_the_pages_works_on_debian(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(**modules)
     options = (f"--vm-image={debian()}", f"--vm-cache={templates()}", "--vm-boot-timeout=600", "-v")
     passed(modules, pytester.runpytest_subprocess(*options, *PLAIN, timeout=A_LONG_TIME))
+
+
+def test_code_on_the_pages_works_on_a_guest_with_sshd(pytester: pytest.Pytester) -> None:
+    """Of which each boots in a way of its own, that is soon over."""
+    modules = examples("on a guest with sshd")
+    pytester.makepyfile(**modules)
+    guest = tiny_with_servers()
+    image = (f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}")
+    options = (*image, f"--vm-append={guest.append}", "--vm-memory=256M", f"--vm-cache={templates()}", "-v")
+    passed(modules, pytester.runpytest_subprocess(*options, *PLAIN, timeout=2 * GENEROUS))
 
 
 def test_write_back_commands_work(pytester: pytest.Pytester) -> None:

@@ -1,7 +1,7 @@
 """Owns the command line ``python -m tests.guests``: builds what is missing and says where it is.
 
-Paths go to standard output, one a line: of tiny and alpine the kernel, the initramfs and the disk, of debian
-the image.
+Paths go to standard output, one a line: of tiny and alpine the kernel, the initramfs and the disk, of
+servers, which is tiny with more in it, the initramfs, of debian the image.
 What is being done goes to standard error.
 """
 
@@ -15,13 +15,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.guests import BuildError, cache, debian, tiny_linux
+from tests.guests import BuildError, cache, debian, tiny_linux, tiny_with_servers
 from tests.guests.alpine import alpine
 
 
 def _tiny_paths() -> list[Path]:
     guest = tiny_linux()
     return [guest.kernel, guest.initrd, guest.disk]
+
+
+def _servers_paths() -> list[Path]:
+    return [tiny_with_servers().initrd]
 
 
 def _debian_paths() -> list[Path]:
@@ -33,7 +37,12 @@ def _alpine_paths() -> list[Path]:
     return [guest.kernel, guest.initrd, guest.disk]
 
 
-_GUESTS: dict[str, Callable[[], list[Path]]] = {"tiny": _tiny_paths, "debian": _debian_paths, "alpine": _alpine_paths}
+_GUESTS: dict[str, Callable[[], list[Path]]] = {
+    "tiny": _tiny_paths,
+    "servers": _servers_paths,
+    "debian": _debian_paths,
+    "alpine": _alpine_paths,
+}
 
 
 class _Elapsed(logging.Formatter):

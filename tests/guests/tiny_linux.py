@@ -23,7 +23,8 @@ READY = "tiny: ready"
 PROMPT = "tiny# "
 """What the shell on the serial port asks with."""
 
-_APPEND = "console=ttyS0 quiet panic=-1"
+# The last words spare an emulated processor a fifth of the boot: relocation, and tests of ciphers that nobody uses.
+_APPEND = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests apparmor=0 audit=0"
 _DISK_SIZE = 64 << 20
 _DISK_LABEL = "DATA"
 _DISK_UUID = "8f1b0a4e-5d1c-4c59-9a3e-74696e790001"
@@ -49,6 +50,7 @@ if [ -d /sys/class/net/eth0 ]; then  # QEMU's user network, without waiting for 
     ip link set eth0 up
     ip route add default via 10.0.2.2
 fi
+[ ! -x /etc/servers ] || /etc/servers
 cd /root
 echo '{READY}'
 while :; do setsid cttyhack sh; done
@@ -89,7 +91,7 @@ def _build(directory: Path) -> None:
         for package in packages:
             log.info("unpacking %s", package.name)
             tools.run(["dpkg-deb", "--extract", package, root])
-        kernel = _only(root.glob("boot/vmlinuz-*"))
+        kernel = only(root.glob("boot/vmlinuz-*"))
         log.info("packing the initramfs")
         members = [*_system(root), *_modules(root, kernel.name.removeprefix("vmlinuz-"))]
         # Not compressed: at 3 MB, unpacking gzip costs the emulated processor more than reading saves.
@@ -102,7 +104,8 @@ def _build(directory: Path) -> None:
         tools.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, directory / "data.qcow2"])
 
 
-def _only(paths: Iterable[Path]) -> Path:
+def only(paths: Iterable[Path]) -> Path:
+    """The file that was looked for; `BuildError` unless there is exactly one."""
     found = sorted(paths)
     if len(found) != 1:
         raise BuildError(f"one file was expected in the packages, these are there: {found}")
@@ -111,7 +114,7 @@ def _only(paths: Iterable[Path]) -> Path:
 
 def _system(root: Path) -> Iterator[cpio.Member]:
     """Everything but the kernel modules."""
-    busybox = _only(path for path in root.glob("**/bin/busybox") if not path.is_symlink())
+    busybox = only(path for path in root.glob("**/bin/busybox") if not path.is_symlink())
     for name in _DIRECTORIES.split():
         yield cpio.directory(name)
     yield cpio.character_device("dev/console", 5, 1)
@@ -124,7 +127,7 @@ def _system(root: Path) -> Iterator[cpio.Member]:
 
 def _modules(root: Path, version: str) -> Iterator[cpio.Member]:
     """The kernel modules, numbered in the order in which they have to be loaded."""
-    home = _only(root.glob(f"**/lib/modules/{version}"))
+    home = only(root.glob(f"**/lib/modules/{version}"))
     files = {_module_name(path): path for path in home.glob("kernel/**/*.ko*")}
     builtin = {_module_name(Path(line)) for line in (home / "modules.builtin").read_text().split()}
     order: dict[str, bytes] = {}

@@ -23,6 +23,7 @@ PACKAGE_OF = {
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
     "qemu-img": "qemu-utils",
+    "ssh-keygen": "openssh-client",
     "zstd": "zstd",
 }
 """The package, in Debian and Ubuntu, that each tool is in; `packages.txt` lists what a host needs."""

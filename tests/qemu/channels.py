@@ -7,14 +7,17 @@ import pytest
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
 from tests.guests.alpine import alpine
 from tests.guests.debian import debian
-from tests.guests.tiny_linux import tiny_linux
+from tests.guests.tiny_servers import tiny_with_servers
 from tests.templates import templates
 
-GROUPS = ("debian-agent-clone", "debian-ssh-clone", "tiny-shell-clone")
-"""Guest, channel, and how the machine comes to be: each channel once, on the guest where it costs least."""
+GROUPS = ("tiny-agent-clone", "tiny-ssh-clone", "tiny-shell-clone")
+"""Guest, channel, and how the machine comes to be: each channel, on the guest where it costs least."""
 
-OTHERS = ("debian-auto-clone", "alpine-shell-cold")
-"""The shell on guests with other programs; Debian has it before the agent answers."""
+DEBIANS = ("debian-agent-clone", "debian-ssh-clone", "debian-auto-clone")
+"""On a guest with systemd, a disk to write to, and other programs."""
+
+OTHERS = (*DEBIANS, "alpine-shell-cold")
+"""The guests with other programs."""
 
 
 def config(group: str) -> VmConfig:
@@ -22,9 +25,9 @@ def config(group: str) -> VmConfig:
     common = VmConfig().replace(accel="tcg", channel=channel, start=start, boot_timeout=300, cache=templates())
     if guest == "debian":
         return common.replace(image=debian())
-    direct = alpine() if guest == "alpine" else tiny_linux()
+    direct = alpine() if guest == "alpine" else tiny_with_servers()
     files = {"image": direct.disk, "kernel": direct.kernel, "initrd": direct.initrd}
-    return common.replace(**files, append=direct.append, memory="768M")
+    return common.replace(**files, append=direct.append, memory="256M")
 
 
 def machine_of_each(groups: Sequence[str]) -> object:

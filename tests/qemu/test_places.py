@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import ChannelError, CommandTimeout, Lab, TransferError, VirtualMachine
-from tests.qemu.channels import GROUPS, config
+from tests.guests.tiny_linux import tiny_linux
+from tests.qemu.channels import DEBIANS, GROUPS, config
 from tests.qemu.waiting import GENEROUS
 
-on_a_disk = pytest.mark.parametrize("vm", [*GROUPS[:2], "debian-auto-clone"], indirect=True, scope="module")
-"""For tests of what the tiny guest lacks: its root is memory, and its programs are one, which needs no files.
-
-Whatever answers first on Debian is a shell.
-"""
+on_a_disk = pytest.mark.parametrize("vm", DEBIANS, indirect=True, scope="module")
+"""For tests of what the tiny guest lacks: its root is memory, and its programs are one, which needs no files."""
 
 # Those who run it are the script's shell, the one that waits for its end, and the one that reads our lines.
 RESIDENT = "read -r _ _ _ p _ </proc/self/stat; read -r _ _ _ r _ </proc/$p/stat; echo $r"
@@ -140,10 +138,13 @@ def test_odd_lines_from_the_guest_end_nothing(vm: VirtualMachine) -> None:
 
 
 def test_output_without_room_is_told_and_leaves_room_to_the_next(lab: Lab) -> None:
-    vm = lab.start(config("tiny-shell-clone").replace(memory="128M", channel="auto"), name="little memory")
+    vm = lab.start(
+        config("tiny-shell-clone").replace(initrd=tiny_linux().initrd, memory="128M", channel="auto"),
+        name="little memory",
+    )
     for _ in range(2):
         with pytest.raises(ChannelError, match=r"no more room for what commands print \(\d+ MiB, half of its memory\)"):
-            vm.run(f"head -c {100 << 20} /dev/zero; true")
+            vm.run(f"head -c {64 << 20} /dev/zero; true")
         holds(vm)
     vm.close()
 

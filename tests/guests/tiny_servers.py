@@ -1,0 +1,102 @@
+"""Owns the tiny Linux with what answers in larger guests: sshd and QEMU's guest agent, as the distribution has them.
+
+Whoever logs in as root is let in: the password is empty, and that of a guest whose network nobody else has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.guests import archive, cache, cpio, tools
+from tests.guests.tiny_linux import TinyLinux, only, tiny_linux
+
+_PACKAGES = ("openssh-server", "qemu-guest-agent")
+_ALONG = ("lib", "zlib1g")
+_PROGRAMS = (
+    "usr/sbin/sshd",
+    *("usr/lib/openssh/sshd-session", "usr/lib/openssh/sshd-auth"),  # parts of it since OpenSSH 9.8 and 10.0
+    "usr/sbin/qemu-ga",
+)
+_LIBRARIES = "lib/x86_64-linux-gnu"
+_LOADER = "lib64/ld-linux-x86-64.so.2"
+_HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
+
+_FILES = {
+    "etc/passwd": (
+        "root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/bin/false\nnobody:x:65534:65534::/:/bin/sh\n"
+    ),
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/shadow": "root::19000::::::\nsshd:*:19000::::::\nnobody:*:19000::::::\n",
+    "etc/ssh/sshd_config": (
+        f"HostKey /{_HOST_KEY}\nPermitEmptyPasswords yes\nPermitRootLogin yes\nPidFile none\nUsePAM no\n"
+    ),
+}
+_START = """\
+#!/bin/sh
+mkdir -p /run/sshd
+/usr/sbin/sshd
+for port in /sys/class/virtio-ports/*; do
+    [ -e $port ] && read -r name <$port/name && [ "$name" = org.qemu.guest_agent.0 ] || continue
+    device=/dev/${port##*/}
+    (while :; do qemu-ga --path=$device --statedir=/run --retry-path; sleep .1; done) </dev/null >/dev/null 2>&1 &
+done
+"""
+
+log = logging.getLogger(__name__)
+
+
+def tiny_with_servers() -> TinyLinux:
+    """The guest, built when the cache does not have it; `BuildError` when that fails."""
+    tiny = tiny_linux()
+    distribution, codename = archive.host_release()
+    recipe = [Path(__file__).with_name(f"{name}.py") for name in ("tiny_servers", "tiny_linux", "archive", "cpio")]
+    key = cache.key(distribution, codename, recipe=recipe)
+    folder = cache.get("tiny-servers", key=key, build=lambda folder: _build(tiny, folder))
+    return dataclasses.replace(tiny, initrd=folder / "initrd")
+
+
+def _build(tiny: TinyLinux, directory: Path) -> None:
+    tools.require("apt-get", "dpkg-deb", "ssh-keygen")
+    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+        scratch = Path(temporary)
+        root = scratch / "root"
+        for package in archive.download(archive.host_archive(), _PACKAGES, along=_ALONG, into=scratch):
+            tools.run(["dpkg-deb", "--extract", package, root])
+        key = scratch / "key"
+        tools.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key])
+        log.info("packing the servers")
+        content = tiny.initrd.read_bytes()
+        aligned = content + bytes(-len(content) % 4)
+        (directory / "initrd").write_bytes(aligned + cpio.archive([*_system(root, key.read_bytes())]))
+
+
+def _system(root: Path, host_key: bytes) -> Iterator[cpio.Member]:
+    programs = [root / name for name in _PROGRAMS if (root / name).exists()]
+    for name in ("etc/ssh", "lib", _LIBRARIES, "lib64", "usr/lib", "usr/lib/openssh", "var", "var/empty"):
+        yield cpio.directory(name)
+    for name, text in _FILES.items():
+        yield cpio.file(name, text.encode())
+    yield cpio.file(_HOST_KEY, host_key, mode=0o600)
+    yield cpio.file("etc/servers", _START.encode(), mode=0o755)
+    loader = only(path for path in root.glob(f"**/{Path(_LOADER).name}") if not path.is_symlink())
+    yield cpio.file(_LOADER, loader.read_bytes(), mode=0o755)
+    for path in programs:
+        yield cpio.file(str(path.relative_to(root)), path.read_bytes(), mode=0o755)
+    for name, path in _libraries(root, loader, programs).items():
+        yield cpio.file(f"{_LIBRARIES}/{name}", path.read_bytes(), mode=0o755)
+
+
+def _libraries(root: Path, loader: Path, programs: list[Path]) -> dict[str, Path]:
+    """What the programs load: the name that they load it by, and the file."""
+    folders = ":".join(str(path) for path in root.glob("**/x86_64-linux-gnu") if path.is_dir())
+    found = {}
+    for program in programs:
+        for line in tools.run([loader, "--list", "--library-path", folders, program]).splitlines():
+            name, arrow, file = line.partition(" => ")
+            if arrow:
+                found[name.strip()] = Path(file.rpartition(" (")[0])
+    return found
