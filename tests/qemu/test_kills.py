@@ -165,7 +165,8 @@ def test_control_c_twice(
     tidied_by_the_next()
 
 
-@pytest.mark.parametrize("method", ["thread", "signal"])
+# The thread's way of it is to end the process, as SIGKILL does.
+@pytest.mark.parametrize(("method", "stage"), [("thread", "test"), *(("signal", stage) for stage in STAGES)])
 def test_timeout(
     run: Callable[..., InnerRun],
     stage: str,
@@ -215,6 +216,7 @@ def test_a_qemu_that_hangs_is_killed_when_its_test_is_over(
         os.kill(machine.pid, 0)
 
 
+@pytest.mark.parametrize("stage", ["boot", "teardown"])
 def test_sigkill_of_an_xdist_worker(
     run: Callable[..., InnerRun], stage: str, temporary: Path, tidied_by_the_next: Callable[[], None]
 ) -> None:
@@ -243,7 +245,7 @@ def test_sigkill_of_the_controller_of_xdist_workers(
     tidied_by_the_next()
 
 
-@pytest.mark.parametrize("stage", ["boot", "test"])
+@pytest.mark.parametrize("stage", ["test"])
 def test_control_c_with_xdist_workers(
     run: Callable[..., InnerRun], stage: str, temporary: Path, tidied_by_the_next: Callable[[], None]
 ) -> None:

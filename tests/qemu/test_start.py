@@ -11,12 +11,13 @@ from tests.guests import ext4, tools
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.conftest import STARTS
 from tests.qemu.waiting import GENEROUS, eventually
+from tests.templates import templates
 
 
 def tiny(start: str, **settings: object) -> VmConfig:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    common: dict[str, object] = {"accel": "tcg", "memory": "256M", "boot_timeout": GENEROUS, "no_cache": True}
+    common: dict[str, object] = {"accel": "tcg", "memory": "128M", "boot_timeout": GENEROUS, "cache": templates()}
     return VmConfig().replace(**files, **common | settings, start=start)
 
 
@@ -79,7 +80,8 @@ class TestEveryStart:
         self, vm: VirtualMachine, machine: Callable[..., VirtualMachine], start: str
     ) -> None:
         numbers, processes = {random_number(vm)}, {vm.pid}
-        for befall in (tamper, kill, soil):
+        befalls = (tamper, kill, soil) if start == "clone" else (tamper,)  # a boot takes its time
+        for befall in befalls:
             one = machine(start, prove_pristine=True)
             assert is_clean(one)
             assert one.run("echo works").stdout == "works\n"
@@ -89,7 +91,7 @@ class TestEveryStart:
             befall(one)
             assert is_clean(vm)  # which is there at the same time
             one.close()
-        assert len(numbers) == len(processes) == 4
+        assert len(numbers) == len(processes) == 1 + len(befalls)
 
     def test_the_clock_is_right_within_a_second(
         self, vm: VirtualMachine, machine: Callable[..., VirtualMachine], start: str

@@ -44,7 +44,7 @@ def start(lab: Lab, small: Callable[..., VmConfig]) -> Start:
 def tiny(lab: Lab, **settings: object) -> VirtualMachine:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    common: dict[str, object] = {"memory": "256M", "accel": "tcg", "no_cache": True, "boot_timeout": GENEROUS}
+    common: dict[str, object] = {"memory": "128M", "accel": "tcg", "no_cache": True, "boot_timeout": GENEROUS}
     return lab.start(VmConfig().replace(**files | common | settings), name="guest")
 
 
@@ -175,7 +175,7 @@ class TestEveryMachine:
         boots_again_from_its_own_disk(vm)
 
     def test_one_without_a_disk_whose_memory_cannot_be_shared_is_copied_with_it(self, lab: Lab) -> None:
-        memory = ("-object", "memory-backend-ram,id=m0,size=256M", "-numa", "node,memdev=m0")
+        memory = ("-object", "memory-backend-ram,id=m0,size=128M", "-numa", "node,memdev=m0")
         for _ in range(2):
             vm = tiny(lab, start="clone", image=None, cpus=2, qemu_args=memory)
             assert vm.run("[ ! -e /root/soiled ]; echo $?; touch /root/soiled; nproc").stdout == "0\n2\n"

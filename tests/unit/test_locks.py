@@ -31,7 +31,11 @@ path = Path(sys.argv[1])
 """Of a program that is given a path."""
 
 HOLDS = START + "lock = try_lock(path, make=0o600); lock.sign(); print('held', flush=True); sys.stdin.read()"
-WAITS = START + "signal.signal(signal.SIGINT, signal.default_int_handler)\nprint('waits', flush=True); wait_for_lock(path)"
+WAITS = (
+    START
+    + "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    + "print('waits', flush=True); wait_for_lock(path)"
+)
 """A run in the background of a script ignores Ctrl-C and hands that down."""
 
 
