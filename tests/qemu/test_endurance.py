@@ -76,8 +76,9 @@ def test_a_guest_that_never_stops_talking_costs_bounded_memory_and_loses_no_byte
 def test_a_guest_that_floods_the_monitor_costs_bounded_memory(
     boot: Callable[..., VirtualMachine], tmp_path: Path, allocated: Callable[[], int]
 ) -> None:
-    # The guest `panics` whose halt is replaced by a jump back to its last OUT, so it panics without end.
-    sector = bootsector.panics(READY).replace(bytes.fromhex("ee faf4ebfd"), bytes.fromhex("ee ebfd 9090"))
+    # The guest `panics` whose halt is replaced by a pause, a LOOP to itself, and a jump back to its last OUT: it panics
+    # thousands of times a second. Without the pause a computer that does much else reads nothing but that for a minute.
+    sector = bootsector.panics(READY).replace(bytes.fromhex("ee faf4ebfd"), bytes.fromhex("ee e2fe ebfb"))
     image = bootsector.write_image(tmp_path / "panics.img", sector)
     machine = boot(image, start="cold", qemu_args=("-device", "pvpanic", "-action", "panic=none"))
     eventually(lambda: machine.qmp.heard > EVENTS, "more events than are kept", within=120)
