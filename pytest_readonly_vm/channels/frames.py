@@ -26,7 +26,7 @@ FUNCTIONS = (
 _rv_text() {
     _rv_t=
     [ -s "$1" ] || return 0
-    [ "$2" -gt 0 ] && [ "$2" -le 1024 ] || return
+    [ "${2:-0}" -gt 0 ] && [ "$2" -le 1024 ] || return
     LC_ALL=C
     while IFS= read -r _rv_x || ! _rv_t=$_rv_t$_rv_x; do
         _rv_t="$_rv_t$_rv_x

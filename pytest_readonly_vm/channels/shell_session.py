@@ -19,7 +19,7 @@ from pytest_readonly_vm.channels.frames import END, FUNCTIONS, HEADER, Frame
 from pytest_readonly_vm.channels.jobs import JobFiles, absolute, os_error, quoted, script_line
 from pytest_readonly_vm.channels.stream import Stream
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
-from pytest_readonly_vm.host.loop import quiet
+from pytest_readonly_vm.host.loop import cancel, quiet
 
 _WRITTEN_AT_ONCE = 3 << 18  # bytes, a multiple of three: base64 without padding
 _PATIENCE_WITH_THE_DYING = 10.0
@@ -249,8 +249,7 @@ class ShellSession:
 
     async def _stop_reading(self) -> None:
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await cancel(self._reader)
 
     async def close(self) -> None:
         await self._stop_reading()

@@ -11,6 +11,7 @@ from pathlib import Path
 from pytest_readonly_vm.channels.channel import Sink
 from pytest_readonly_vm.channels.jobs import absolute, os_error
 from pytest_readonly_vm.channels.ssh_mux import MuxSession
+from pytest_readonly_vm.host.loop import cancel
 
 _PIECE = 1 << 18  # bytes
 _LONGEST_COMPLAINT = 1 << 12
@@ -62,9 +63,7 @@ async def _transfer(
         try:
             status, *_ = await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel(*tasks)
     if status != 0:
         lines = [line for line in complaint.decode(errors="replace").splitlines() if ": " in line]
         raise os_error("".join(lines[:1]), path)

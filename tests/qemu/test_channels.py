@@ -11,7 +11,7 @@ from pytest_readonly_vm import CommandFailed, CommandTimeout, VirtualMachine
 from tests.qemu.channels import GROUPS, machine_of_each
 from tests.qemu.waiting import GENEROUS
 
-LARGE = {"tiny-shell-clone": 48 << 20}
+LARGE = {"tiny-shell-clone": 96 << 20}
 """Bytes of output; elsewhere less, as an emulated Debian's agent and sshd take half a minute for it."""
 
 vm = machine_of_each(GROUPS)
