@@ -31,7 +31,7 @@ _SSHD = 22
 # may need long in a guest that is busy with its boot.
 _BANNER_PATIENCE = (1.0, 1.0, 1.0, 4.0)
 _LOGIN_PATIENCE = 60.0
-_DEATH_PATIENCE = 0.5
+_DEATH_PATIENCE = 2.0
 _LAST_WORDS_PATIENCE = 0.2
 # For the user's login shell, which need not be a POSIX one. It stays behind ours, and tells sshd at once when that has
 # ended: what it has begun may hold the session's streams for longer.
@@ -65,6 +65,7 @@ class Ssh:
         self.forward: Forward | None = None
         self._spawner = spawner
         self._process = process
+        self._qmp = qmp
         self._network = network
         self._name = name
         self._user = user
@@ -192,8 +193,17 @@ class Ssh:
         status: int | None = None
         with contextlib.suppress(ConnectionError):
             status = await session.status()
+        await self._hear_of_death()
         stream.lose()
         return status
+
+    async def _hear_of_death(self) -> None:
+        """If a connection has ended because QEMU does, wait for its end.
+
+        Its monitor tells: a dying QEMU has closed that as well, but on a busy host it may take long until it has ended.
+        """
+        with contextlib.suppress(VmError):
+            await self._qmp.command("query-status", timeout=_DEATH_PATIENCE)
 
     async def _no_shell(self, shell: ShellSession, status: int) -> str:
         """What to say of a login that runs something else than our shell."""
@@ -251,7 +261,8 @@ class Ssh:
         await shell.write_file(path, content)
 
     async def _transfer(self, shell: ShellSession, work: Coroutine[Any, Any, None]) -> None:
-        """
+        """Await a transfer over a session of its own, unless the connection is lost.
+
         :raises Refused: sshd gives no more sessions, or runs another command in them than is asked for.
         """
         if not shell.has_argument:
@@ -260,7 +271,8 @@ class Ssh:
         try:
             await shell.stream.race(work, since=0)
         except ConnectionError:
-            raise await self._process.death_or(shell.stream.loss(), patience=_DEATH_PATIENCE) from None
+            await self._hear_of_death()
+            raise await self._process.death_or(shell.stream.loss(), patience=0.0) from None
 
     def _opened_shell(self) -> ShellSession:
         if self._shell is None:
