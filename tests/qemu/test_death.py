@@ -20,6 +20,7 @@ from pytest_readonly_vm import (
     GuestReset,
     GuestShutDown,
     QemuDied,
+    QmpEvent,
     VirtualMachine,
     VmError,
     WaitTimeout,
@@ -161,6 +162,21 @@ def test_a_reset_that_was_asked_for_is_none(readonly_vm: VirtualMachine) -> None
     readonly_vm.console.expect(READY)
     readonly_vm.qmp.execute("system_reset")
     readonly_vm.console.expect(READY)
+    assert readonly_vm.trouble is None
+
+
+def test_nor_is_the_firmwares_own_that_is_read_after_what_the_guest_said_next(readonly_vm: VirtualMachine) -> None:
+    resets: list[bool] = []
+
+    def be_late(event: QmpEvent) -> None:
+        if event.name == "RESET":
+            resets.append(event.data["guest"])
+            time.sleep(0.3)  # of the loop that reads; the guest is ready a tenth of a second after its reset
+
+    readonly_vm.qmp.listeners.append(be_late)
+    readonly_vm.qmp.execute("system_reset")
+    readonly_vm.console.expect(READY)
+    eventually(lambda: True in resets, "the firmware's reset")
     assert readonly_vm.trouble is None
 
 
