@@ -66,7 +66,7 @@ def boot(instance: Instance, *, loop: LoopThread, guest: Callable[[], Guest]) ->
     :raises ChannelError: it refuses the login that is set.
     """
     config, channels = instance.config, instance.channels
-    commands = Commands(channels, instance.qmp.liveness, instance.name)
+    commands = Commands(channels, instance.qmp.liveness, instance.name, slowness=instance.spec.slowness)
     booting = BootingGuest(instance, guest, commands)
     typist = login(config, instance.console, channels, instance.name)
     limit = Limit(instance.spec)

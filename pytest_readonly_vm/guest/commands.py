@@ -21,7 +21,7 @@ from pytest_readonly_vm.printable import tail
 _LONGEST_SHOWN = 200
 
 _LAST_WORDS = 2.0
-"""Seconds that the guest has, when a command's time is up, to kill it and to tell what it had printed."""
+"""Seconds that a fast guest has, when a command's time is up, to kill it and to tell what it had printed."""
 
 _MOST_WORDS = 3
 """How often it has these, if it tells more each time: an emulated one that is busy is slow, and not silent."""
@@ -72,10 +72,11 @@ class Command:
 class Commands:
     """Runs commands in one machine; for the loop."""
 
-    def __init__(self, channels: ChannelChoice, liveness: Liveness, name: str) -> None:
+    def __init__(self, channels: ChannelChoice, liveness: Liveness, name: str, *, slowness: float) -> None:
         self._channels = channels
         self._liveness = liveness
         self._name = name
+        self._last_words = _LAST_WORDS * slowness
 
     async def run(
         self,
@@ -106,7 +107,7 @@ class Commands:
                 work.cancel()
                 for _ in range(_MOST_WORDS):
                     told = len(stdout) + len(stderr)
-                    await self._liveness.wait(work, _LAST_WORDS)
+                    await self._liveness.wait(work, self._last_words)
                     if work.done() or told == len(stdout) + len(stderr):
                         break
                 outcome = _KILLED if work.done() and channel.is_open() else _NOT_KILLED

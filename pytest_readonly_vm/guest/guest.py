@@ -49,7 +49,7 @@ class Guest:
         self._channels = instance.channels
         self._liveness = instance.qmp.liveness
         self._history = instance.qmp.history
-        self.commands = Commands(instance.channels, self._liveness, self.name)
+        self.commands = Commands(instance.channels, self._liveness, self.name, slowness=instance.spec.slowness)
         self._files = Files(self.commands, instance, self._progress)
         self._waits = Waits(self.commands, self.name)
 
@@ -94,8 +94,8 @@ class Guest:
         :param command: a text for the guest's ``sh``, or a program and its arguments.
         :param check: whether another exit code than 0 is an error.
         :param timeout: seconds that it may take, the search for a channel included, after which it is killed in the
-            guest. That, and what it had printed, is waited for for another 2 s; a guest that has not answered by then
-            is said not to have. By default as long as it takes, or the test's own timeout.
+            guest. That, and what it had printed, is waited for for another 2 s times `slowness`; a guest that has not
+            answered by then is said not to have. By default as long as it takes, or the test's own timeout.
         :param input: what it reads from its standard input; nothing by default.
         :param env: environment variables in addition.
         :param cwd: folder to run in.

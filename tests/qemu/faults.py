@@ -218,6 +218,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "a shell that hangs": Fault(
         guest="tiny",
+        settings="timeout_factor=1",
         body="""
             vm.run("(sleep 0.2; killall -STOP sh) >/dev/null 2>&1 &")
             with pytest.raises(TimeoutError):
