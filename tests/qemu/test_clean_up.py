@@ -69,9 +69,11 @@ def test_an_accident_in_the_clean_up_of_one_machine_keeps_nothing(
 def test_an_accident_at_the_end_of_a_run_keeps_nothing(small: Callable[..., VmConfig], tmp_path: Path) -> None:
     before = descriptors()
     lab = Lab()
-    first, second = (lab.start(small("hello", tmpdir=tmp_path), name=name) for name in ("first", "second"))
+    first, second = (
+        lab.start(small("hello", start="clone", tmpdir=tmp_path), name=name) for name in ("first", "second")
+    )
     first.instance.on_end.append(fail)
-    lab._templates.close = fail  # type: ignore[method-assign]
+    lab._templates.close = fail_after(lab._templates.close)  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="by accident") as raised:
         lab.close()
     assert raised.value.__notes__ == ["and then, in the clean-up, RuntimeError: by accident"]
