@@ -65,7 +65,7 @@ _PHASES = (
     Probe(shutil, "rmtree", "end: folder removed"),
 )
 _ONCE = (
-    Probe(resources, "find_hypervisor", "QEMU found and asked (-version, -help), accelerator chosen"),
+    Probe(resources, "find_hypervisor", "QEMU found and asked (-help), accelerator chosen"),
     Probe(base, "open_base", "base inspected by qemu-img and opened"),
     Probe(Lab, "close", "lab closed: threads ended, folder removed"),
 )

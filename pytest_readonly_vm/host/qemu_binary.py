@@ -59,15 +59,15 @@ def find_qemu(wanted: str | None, *, origin: str) -> Qemu:
             "qemu-base; or name another binary with --vm-qemu"
         )
     path = Path(found).resolve()
-    version = _ask(path, "-version")
-    match = re.search(r"emulator version (\S+)", version)
+    said = _ask(path, "-help")  # it begins with what -version says
+    match = re.search(r"emulator version (\S+)", said)
     if not match:
-        raise QemuNotFound(f"{found} (from {origin}) is not a QEMU system emulator: it says {version.strip()[:80]!r}")
+        raise QemuNotFound(f"{found} (from {origin}) is not a QEMU system emulator: it says {said.strip()[:80]!r}")
     return Qemu(
         path=path,
         version=match[1],
         arch=_guest_arch(path.name) or host_arch(),
-        has_sandbox=re.search(r"^-sandbox ", _ask(path, "-help"), re.MULTILINE) is not None,
+        has_sandbox=re.search(r"^-sandbox ", said, re.MULTILINE) is not None,
     )
 
 

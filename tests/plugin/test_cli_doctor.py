@@ -62,7 +62,7 @@ def test_without_qemu_it_says_what_to_install(
 
 def test_a_qemu_that_runs_nothing_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = tmp_path / "qemu-system-x86_64"
-    fake.write_text("#!/bin/sh\ncase $1 in -version) echo 'QEMU emulator version 9.9' ;; -help) ;; *) exit 3 ;; esac\n")
+    fake.write_text("#!/bin/sh\ncase $1 in -help) echo 'QEMU emulator version 9.9' ;; *) exit 3 ;; esac\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr("pytest_readonly_vm.host.qemu_binary.host_arch", lambda: "x86_64")
