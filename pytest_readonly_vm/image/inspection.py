@@ -121,7 +121,8 @@ def _refuse_what_info_shows(info: dict[str, Any], what: str) -> None:
 def _refuse_damage(image: Inspected, what: str, qemu_img: Path) -> None:
     if image.format == "raw":
         _refuse_truncation(image, _end_of_partitions(image.path), what)
-    elif image.format == "vdi":  # qemu-img checks it, and does not notice
+        return  # nothing in it is of QEMU's, so qemu-img has nothing to check
+    if image.format == "vdi":  # qemu-img checks it, and does not notice
         _refuse_truncation(image, _end_of_vdi(image.path), what)
     done = _qemu_img(qemu_img, ["check", "--output=json", "-f", image.format, str(image.path)], what)
     if done.returncode in (_INCOMPLETE, _CORRUPT):
