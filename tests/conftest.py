@@ -76,12 +76,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def bytecode(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where Python may write no bytecode, processes do in a folder of the suite's: else that is half of their time."""
+    ours = tmp_path_factory.getbasetemp()
+    whole = ours.parent if hasattr(pytestconfig, "workerinput") else ours  # one for all workers
     with pytest.MonkeyPatch.context() as patch:
         if "PYTHONDONTWRITEBYTECODE" in os.environ:
             patch.delenv("PYTHONDONTWRITEBYTECODE")
-            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
+            patch.setenv("PYTHONPYCACHEPREFIX", str(whole / "bytecode"))
         yield
 
 
