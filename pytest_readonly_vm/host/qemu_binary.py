@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_readonly_vm.errors import HostError, QemuNotFound, VmError
+from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import explain, is_lack
 from pytest_readonly_vm.host.process import run_tool
 
@@ -31,8 +32,11 @@ class Qemu:
 
     def identity(self) -> str:
         """Tells this build from any other: real path, size and time of change."""
-        found = self.path.stat()
-        return f"{self.path}:{found.st_size}:{found.st_mtime_ns}"
+        return _identity(self.path)
+
+
+_asked: OncePerKey[str, Qemu] = OncePerKey()
+"""What was asked so far in this process, by identity: a run shows it at its head, and goes by it at the first start."""
 
 
 def host_arch() -> str:
@@ -59,16 +63,11 @@ def find_qemu(wanted: str | None, *, origin: str) -> Qemu:
             "qemu-base; or name another binary with --vm-qemu"
         )
     path = Path(found).resolve()
-    said = _ask(path, "-help")  # it begins with what -version says
-    match = re.search(r"emulator version (\S+)", said)
-    if not match:
-        raise QemuNotFound(f"{found} (from {origin}) is not a QEMU system emulator: it says {said.strip()[:80]!r}")
-    return Qemu(
-        path=path,
-        version=match[1],
-        arch=_guest_arch(path.name) or host_arch(),
-        has_sandbox=re.search(r"^-sandbox ", said, re.MULTILINE) is not None,
-    )
+    try:
+        return _asked.get(_identity(path), lambda: _ask(path, shown=f"{found} (from {origin})"))
+    except OSError as error:
+        kind = HostError if is_lack(error) else QemuNotFound
+        raise kind(f"{path} cannot be started: {explain(error)}") from None
 
 
 def find_qemu_img(qemu: Qemu) -> Path:
@@ -102,12 +101,22 @@ def _guest_arch(name: str) -> str:
     return match[1] if match else ""
 
 
-def _ask(path: Path, question: str) -> str:
-    try:
-        done = run_tool([str(path), question], timeout=_PATIENCE)
-    except OSError as error:
-        kind = HostError if is_lack(error) else QemuNotFound
-        raise kind(f"{path} cannot be started: {explain(error)}") from None
+def _identity(path: Path) -> str:
+    found = path.stat()
+    return f"{path}:{found.st_size}:{found.st_mtime_ns}"
+
+
+def _ask(path: Path, *, shown: str) -> Qemu:
+    done = run_tool([str(path), "-help"], timeout=_PATIENCE)  # which begins with what -version says
     if done.returncode is None:
-        raise QemuNotFound(f"{path} {question} gave no answer within {_PATIENCE:g} s")
-    return done.stdout + done.stderr
+        raise QemuNotFound(f"{path} -help gave no answer within {_PATIENCE:g} s")
+    said = done.stdout + done.stderr
+    match = re.search(r"emulator version (\S+)", said)
+    if not match:
+        raise QemuNotFound(f"{shown} is not a QEMU system emulator: it says {said.strip()[:80]!r}")
+    return Qemu(
+        path=path,
+        version=match[1],
+        arch=_guest_arch(path.name) or host_arch(),
+        has_sandbox=re.search(r"^-sandbox ", said, re.MULTILINE) is not None,
+    )
