@@ -26,6 +26,8 @@ from pytest_readonly_vm.start.template import Reads, Template, freeze, new_ram
 _QUICK = 0.5
 """Seconds: a guest that boots in less is not worth a template."""
 
+_NOT_BETTER = f"it boots in less than {_QUICK:g} s, which a copy would not better"
+
 
 class Refused(Unfrozen):
     """A machine that was booted to become a template and cannot be one. It runs, as `instance`."""
@@ -56,6 +58,7 @@ class Templates:
         self._digests = ContentDigests()
         self._made: dict[str, Template] = {}
         self._refused: dict[str, str] = {}
+        self._quick: set[str] = set()  # to boot, so that only who insists has them frozen
         self._loaded: set[str] = set()
         self._distrusted: list[Template] = []  # not closed yet, as another thread may be using one at this moment
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -69,7 +72,10 @@ class Templates:
         """
         if reason := what_no_copy_has(spec.config.qemu_args):
             raise Unfrozen(reason)
-        return self._get(spec, keys_of(spec), even_if_quick)
+        keys = keys_of(spec)
+        if not even_if_quick and keys[-1] in self._quick and keys[-1] not in self._made:
+            raise Unfrozen(_NOT_BETTER)
+        return self._get(spec, keys, even_if_quick)
 
     def _get(self, spec: MachineSpec, keys: list[str], even_if_quick: bool) -> Template:
         *below, key = keys
@@ -114,8 +120,8 @@ class Templates:
             wire = RamWire(ram, writable=True) if ram is not None else None
             instance = self._maker.booted(spec, InitialState(named_overlay=True, ram=wire))
             if not even_if_quick and instance.ready_after < _QUICK:
-                self._refused[key] = f"it boots in less than {_QUICK:g} s, which a copy would not better"
-                raise Refused(self._refused[key], instance)
+                self._quick.add(key)
+                raise Refused(_NOT_BETTER, instance)
             try:
                 with self._maker.giving_up(instance):
                     template = self._frozen(instance, ram)

@@ -98,6 +98,7 @@ class TestAuto:
         assert lab.boots[0].manner == "boot"
         assert all("which a copy would not better" in boot.reason for boot in quick if boot.manner == "boot")
         assert (lab.boots[1].manner == "boot") == (lab.boots[0] in quick)  # a busy computer may make it a slow one
+        assert start().manner == "clone"  # for who insists
         lab.boots.clear()
         for _ in range(2):
             start(start="auto", qemu_args=SLOW).close()
