@@ -131,6 +131,24 @@ def _halt(asm: _Assembler) -> None:
     asm.emit("fa", "f4", "eb fd")  # cli; again: hlt; jmp again
 
 
+def _receive(asm: _Assembler) -> None:
+    """What ``getc``, behind it, needs once: the port's interrupt, which the BIOS takes and does nothing about."""
+    asm.emit("ba f903 b0 01 ee")  # mov dx, 0x3f9; mov al, 1; out dx, al         (when data is ready)
+    asm.emit("b2 fc b0 0b ee")  # mov dl, 0xfc; mov al, 0x0b; out dx, al         (DTR, RTS, and interrupts let out)
+    asm.emit("e4 21 24 ef e6 21")  # in al, 0x21; and al, ~0x10; out 0x21, al    (IRQ 4)
+
+
+def _getc(asm: _Assembler) -> None:
+    """A routine that waits for a byte, in AL; changes DX. Meanwhile the processor of the host has nothing to do."""
+    asm.label("getc")
+    asm.emit("ba fd03", "fa", "ec", "a8 01")  # mov dx, 0x3fd; cli; in al, dx; test al, 1      (data ready?)
+    asm.short("75", "getc.ready")  # jnz
+    asm.emit("fb f4")  # sti; hlt                                                    (nothing comes between the two)
+    asm.short("eb", "getc")  # jmp
+    asm.label("getc.ready")
+    asm.emit("fb", "b2 f8", "ec", "c3")  # sti; mov dl, 0xf8; in al, dx; ret
+
+
 def _output(text: str, code: str) -> bytes:
     asm = _start(text)
     asm.emit(code)
@@ -169,6 +187,7 @@ def minds_the_second_press(text: str, answer: str = "pressed") -> bytes:
     asm.emit("ba 0206 b8 0001 ef")  # mov dx, 0x602; mov ax, 0x100; out dx, ax     (ACPI's PM1_EN: the button)
     asm.emit("b1 02")  # mov cl, 2
     asm.label("again")
+    asm.emit("f4")  # hlt                                                         (until the next tick of the timer)
     asm.emit("ba 0006 ed", "f6c4 01")  # mov dx, 0x600; in ax, dx; test ah, 1      (PM1_STS)
     asm.short("74", "again")  # jz
     asm.emit("b8 0001 ef")  # mov ax, 0x100; out dx, ax                            (seen)
@@ -195,12 +214,12 @@ def triple_fault(text: str) -> bytes:
 def echo(text: str) -> bytes:
     """Print `text`, then send back every byte that arrives."""
     asm = _start(text)
+    _receive(asm)
     asm.label("echo")
-    asm.emit("ba fd03", "ec", "a8 01")  # mov dx, 0x3fd; in al, dx; test al, 1   (data ready?)
-    asm.short("74", "echo")  # jz
-    asm.emit("b2 f8", "ec")  # mov dl, 0xf8; in al, dx
+    asm.call("getc")
     asm.call("putc")
     asm.short("eb", "echo")  # jmp
+    _getc(asm)
     return asm.sector()
 
 
@@ -211,10 +230,9 @@ def obeys(text: str) -> bytes:
     reset by the keyboard controller, ``o`` powers off; every other byte is sent back.
     """
     asm = _start(text)
+    _receive(asm)
     asm.label("again")
-    asm.emit("ba fd03", "ec", "a8 01")  # mov dx, 0x3fd; in al, dx; test al, 1   (data ready?)
-    asm.short("74", "again")  # jz
-    asm.emit("b2 f8", "ec")  # mov dl, 0xf8; in al, dx
+    asm.call("getc")
     for letter in b"pktro":
         asm.emit("3c", bytes([letter]))  # cmp al, letter
         asm.short("74", chr(letter))  # jz
@@ -236,6 +254,7 @@ def obeys(text: str) -> bytes:
     asm.label("o")
     asm.emit("ba 0406 b8 0020 ef")  # mov dx, 0x604; mov ax, 0x2000; out dx, ax
     asm.short("eb", "again")
+    _getc(asm)
     asm.label("empty")
     asm.emit(bytes(6))
     _string(asm, "words", b"\n[    1.234567] Kernel panic - not syncing: told to\n")
@@ -249,6 +268,7 @@ def serial_login(*steps: tuple[str, str, bool], welcome: str) -> bytes:
     empty line has its prompt printed anew. The answers are told as ``(one|two|)``.
     """
     asm = _start("")
+    _receive(asm)
     asm.emit("bf", _word(_BUFFER))  # mov di, buffer
     for number, (_, _, is_shown) in enumerate(steps):
         asm.address("be", f"prompt{number}")  # mov si, prompt
@@ -275,11 +295,7 @@ def serial_login(*steps: tuple[str, str, bool], welcome: str) -> bytes:
     asm.call("putc")
     asm.short("eb", "echo")
 
-    asm.label("getc")
-    asm.emit("ba fd03", "ec", "a8 01")  # mov dx, 0x3fd; in al, dx; test al, 1   (data ready?)
-    asm.short("74", "getc")  # jz
-    asm.emit("b2 f8", "ec", "c3")  # mov dl, 0xf8; in al, dx; ret
-
+    _getc(asm)
     asm.label("line")  # appends to [di]; ZF when it was empty
     asm.emit("89fd")  # mov bp, di
     asm.label("char")
