@@ -11,7 +11,7 @@ import pytest
 
 from pytest_readonly_vm import ChannelError, CommandTimeout, Lab, TransferError, VirtualMachine
 from tests.guests.tiny_linux import tiny_linux
-from tests.qemu.channels import DEBIANS, GROUPS, config
+from tests.qemu.channels import DEBIANS, GROUPS, config, machine
 from tests.qemu.waiting import GENEROUS
 
 on_a_disk = pytest.mark.parametrize("vm", DEBIANS, indirect=True, scope="module")
@@ -56,9 +56,9 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module", params=GROUPS)
 def vm(lab: Lab, request: pytest.FixtureRequest) -> Iterator[VirtualMachine]:
-    machine = lab.start(config(request.param), name=request.param)
-    yield machine
-    machine.close()
+    vm = machine(lab, request.param)
+    yield vm
+    vm.close()
 
 
 def holds(vm: VirtualMachine) -> None:
@@ -90,7 +90,7 @@ def test_a_command_is_a_command_whatever_befalls_the_folders_of_the_guest(vm: Vi
 
 @pytest.mark.parametrize("channel", ["agent", "auto", "ssh"])
 def test_a_guest_without_a_disk_to_write_to(lab: Lab, channel: str, tmp_path: Path) -> None:
-    vm = lab.start(config(f"debian-{channel}-clone"), name=f"read-only {channel}")
+    vm = machine(lab, f"debian-{channel}-clone")
     vm.run(READ_ONLY, timeout=GENEROUS)
     assert vm.run("touch /root/new", check=False).stderr.endswith("Read-only file system\n")
     holds(vm)
