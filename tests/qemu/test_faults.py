@@ -17,8 +17,8 @@ from pytest_readonly_vm.host.workspace import COOKIE
 from pytest_readonly_vm.image.image_file import Fingerprint
 from tests.conftest import SMALL
 from tests.forked import PLAIN
-from tests.guests.debian import debian
 from tests.guests.tiny_linux import tiny_linux
+from tests.guests.tiny_servers import tiny_with_servers
 from tests.mount_namespace import own_mounts
 from tests.qemu.faults import AT_ONCE, FAULTS
 from tests.qemu.waiting import GENEROUS, eventually
@@ -168,11 +168,11 @@ def options(guest: str, boot_sector: Callable[[str], Path]) -> tuple[Path, list[
         return boot_sector(guest), list(SMALL)
     copies = [f"--vm-cache={templates()}", "--vm-start=clone", "--vm-accel=tcg", "--vm-timeout-factor=1"]
     copies.append(f"--vm-boot-timeout={5 * GENEROUS}")
-    if guest == "tiny":
-        tiny = tiny_linux()
-        files = [f"--vm-kernel={tiny.kernel}", f"--vm-initrd={tiny.initrd}", f"--vm-append={tiny.append}"]
-        return tiny.disk, [*copies, *files, "--vm-memory=128M"]
-    return debian(), [*copies, f"--vm-channel={guest.removeprefix('debian-')}"]
+    _, _, server = guest.partition("-")
+    tiny = tiny_with_servers() if server else tiny_linux()
+    files = [f"--vm-kernel={tiny.kernel}", f"--vm-initrd={tiny.initrd}", f"--vm-append={tiny.append}"]
+    size = [f"--vm-channel={server}", "--vm-memory=256M"] if server else ["--vm-memory=128M"]
+    return tiny.disk, [*copies, *files, *size]
 
 
 @pytest.mark.parametrize("name", FAULTS)
