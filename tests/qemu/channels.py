@@ -31,16 +31,15 @@ def config(group: str) -> VmConfig:
     return common.replace(**files, append=direct.append, memory="256M")
 
 
-def machine(lab: Lab, group: str) -> VirtualMachine:
-    """A machine of a group.
+COPIES = {"debian-agent-clone": "debian-auto-clone", "tiny-shell-clone": "tiny-auto-clone"}
+"""Groups whose machines go on from the boot of another one, that of a guest which has a second channel as well."""
 
-    Debian's agent is asked in a copy of the guest that has a shell as well, which is left alone from then on: what it
-    has besides does not matter, and there is one boot less.
-    """
-    if group != "debian-agent-clone":
-        return lab.start(config(group), name=group)
-    vm = lab.start(config("debian-auto-clone"), name=group)
-    vm.loop.run(vm._channels.channel(GENEROUS, only="agent"))
+
+def machine(lab: Lab, group: str) -> VirtualMachine:
+    """A machine of a group, which has the channel of that group and no other from then on."""
+    vm = lab.start(config(COPIES.get(group, group)), name=group)
+    if group in COPIES:
+        vm.loop.run(vm._channels.channel(GENEROUS, only=group.split("-")[1]))
     return vm
 
 

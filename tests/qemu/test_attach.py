@@ -17,6 +17,7 @@ from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
 from pytest_readonly_vm.machine.attach import close_doors, open_doors
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS
+from tests.templates import templates
 from tests.typist import Typist
 
 PROMPT = "# "
@@ -27,7 +28,7 @@ SHORT = 14.0
 def tiny(lab: Lab, **settings: object) -> VirtualMachine:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    common = {"memory": "256M", "accel": "tcg", "network": "none", "start": "cold", "boot_timeout": GENEROUS}
+    common = {"memory": "128M", "accel": "tcg", "start": "clone", "boot_timeout": GENEROUS, "cache": templates()}
     return lab.start(VmConfig().replace(**files | common | settings), name="tiny")
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig, VmError
-from tests.guests.tiny_linux import PROMPT, READY, tiny_linux
+from tests.guests.tiny_linux import PROMPT, tiny_linux
+from tests.qemu.waiting import GENEROUS
+from tests.templates import templates
 
 ECHO = 7
 PATIENCE = 20.0
@@ -23,8 +25,8 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def config() -> VmConfig:
     guest = tiny_linux()
-    boot = {"kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append, "ready": f"console:{READY}"}
-    return VmConfig().replace(**boot, memory="128M", accel="tcg")
+    files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
+    return VmConfig().replace(**files, memory="128M", accel="tcg", boot_timeout=GENEROUS, cache=templates())
 
 
 @pytest.fixture(scope="module", params=["cold", "clone"])
@@ -115,6 +117,6 @@ def test_what_is_not_open_cannot_be_closed(machine: VirtualMachine) -> None:
 
 
 def test_a_machine_without_a_network_says_so(lab: Lab, config: VmConfig) -> None:
-    machine = lab.start(config.replace(network="none", ready="none"), name="guest")
+    machine = lab.start(config.replace(network="none", ready="none", start="cold"), name="guest")
     with pytest.raises(VmError, match=r"^guest: the machine has no network whose ports could be forwarded"):
         machine.forward(ECHO)

@@ -15,7 +15,6 @@ from tests.guests.disk import PARTITION_START
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu import channels
 from tests.qemu.waiting import GENEROUS
-from tests.templates import templates
 
 SHELL = VmConfig().replace(accel="tcg", channel="shell", start="cold", boot_timeout=300)
 
@@ -47,9 +46,8 @@ def debians_kernel(tmp_path: Path) -> dict[str, Path]:
     return {setting: tmp_path / setting for setting in files}
 
 
-def test_another_shell_comes_when_one_ends(lab: Lab, tiny: VmConfig) -> None:
-    # The frozen guest of the tests of channels.
-    vm = lab.start(tiny.replace(image=tiny_linux().disk, memory="128M", start="clone", cache=templates()), name="tiny")
+def test_another_shell_comes_when_one_ends(lab: Lab) -> None:
+    vm = channels.machine(lab, "tiny-shell-clone")
     with pytest.raises(ChannelLost):
         vm.run("kill -KILL 0; sleep 600", timeout=60)
     assert vm.run("echo again").stdout == "again\n"
