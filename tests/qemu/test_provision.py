@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import BootTimeout, ChannelError, ChannelLost, Lab, VmConfig
+from pytest_readonly_vm.guest.login import login
 from tests.conftest import READY
-from tests.guests import tools
+from tests.guests import cpio, tools
 from tests.guests.debian import PASSWORD, debian
 from tests.guests.disk import PARTITION_START
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu import channels
+from tests.qemu.test_inits import GETTY, with_files
 from tests.qemu.waiting import GENEROUS
+
+SECRET = "very-secret"
+SHADOW = b"root:$5$readonlyvm$ewpcNE44kgXA6B.OB6mBW850IKMsNqjLc3k7eXxThrA:19000::::::\n"
+"""That root's password is `SECRET`."""
 
 SHELL = VmConfig().replace(accel="tcg", channel="shell", start="cold", boot_timeout=300)
 
@@ -58,6 +64,8 @@ def test_debian_from_the_kernel_command_line(lab: Lab, debians_kernel: dict[str,
     vm = lab.start(SHELL.replace(image=debian(), append=append, **debians_kernel), name="debian")
     # The shell is older than systemd, and the machine was ready only when systemd had finished.
     assert vm.run("systemctl is-system-running").stdout == "running\n"
+    assert set(vm.boot_phases) == {"firmware", "kernel", "userspace", "channel"}
+    assert sum(vm.boot_phases.values()) == pytest.approx(vm.boot_seconds, rel=0.1)
 
 
 def test_debian_by_its_own_bootloader_from_systemds_credentials(lab: Lab) -> None:
@@ -71,15 +79,30 @@ def test_debian_by_its_own_bootloader_from_systemds_credentials(lab: Lab) -> Non
     assert vm.run("ls /etc/systemd/system /etc/udev/rules.d | grep readonly", check=False).stdout == ""
 
 
-def test_a_login_prompt_is_answered_and_the_password_shown_to_nobody(lab: Lab) -> None:
-    config = SHELL.replace(image=debian(), provision="none", login="root", password=PASSWORD)
-    vm = lab.start(config, name="debian")
+def test_a_login_prompt_is_answered_and_the_password_shown_to_nobody(lab: Lab, tiny: VmConfig, tmp_path: Path) -> None:
+    assert tiny.initrd is not None
+    users = [cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"), cpio.file("etc/shadow", SHADOW)]
+    config = tiny.replace(
+        initrd=with_files(tiny.initrd, GETTY + users, tmp_path / "initrd"),
+        image=tiny_linux().disk, provision="none", login="root", password=SECRET,
+    )  # fmt: skip
+    vm = lab.start(config, name="tiny")
     assert vm.run("id -u").stdout == "0\n"
-    assert set(vm.boot_phases) == {"firmware", "kernel", "userspace", "channel"}
-    assert sum(vm.boot_phases.values()) == pytest.approx(vm.boot_seconds, rel=0.1)
+    assert SECRET not in repr(config) + vm.command_line + vm.console.text
     assert "password='***'" in repr(config)
-    for shown in (vm.command_line, vm.console.text):
-        assert not re.search(rf"\b{PASSWORD}\b(?!-vm)", shown)
+
+
+def test_debians_login_prompt_is_answered(lab: Lab) -> None:
+    """In a guest that has booted for other tests, once its ways to a channel have been closed."""
+    vm = lab.start(channels.config("debian-auto-clone"), name="debian")
+    with contextlib.suppress(ChannelLost):
+        vm.run("systemctl stop readonly-vm-shell qemu-guest-agent")
+    typist = login(vm.config.replace(login="root", password=PASSWORD), vm.console, vm._channels, vm.name)
+    assert typist is not None
+    vm.loop.run(typist.run())
+    # Nobody has logged in where a service has started the shell: then it is 4294967295.
+    assert vm.run("id -u; cat /proc/self/loginuid").stdout == "0\n0"
+    assert not re.search(rf"\b{PASSWORD}\b(?!-vm)", vm.console.text)
 
 
 def test_a_root_shell_on_the_serial_port_is_all_that_is_needed(lab: Lab, tiny: VmConfig) -> None:
