@@ -1,4 +1,4 @@
-"""Owns the smallest Linux guest: the distribution's cloud kernel, busybox in an initramfs, and a data disk.
+"""Owns the smallest Linux guest: the distribution's cloud kernel, unpacked, busybox in an initramfs, and a data disk.
 
 Boot it with ``-kernel``, ``-initrd`` and ``-append``. It prints ``tiny: ready`` on ttyS0 and gives a root
 shell there, with the prompt ``tiny# ``. The first virtio disk, when there is one, is mounted at /mnt.
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.guests import archive, cache, cpio, ext4, tools
+from tests.guests import archive, cache, cpio, ext4, kernel, tools
 from tests.guests.tools import BuildError
 
 READY = "tiny: ready"
@@ -75,10 +75,10 @@ class TinyLinux:
 def tiny_linux() -> TinyLinux:
     """The guest, built when the cache does not have it; `BuildError` when that fails."""
     distribution, codename = archive.host_release()
-    recipe = [Path(__file__).with_name(f"{name}.py") for name in ("tiny_linux", "archive", "cpio", "ext4")]
+    recipe = [Path(__file__).with_name(f"{name}.py") for name in ("tiny_linux", "kernel", "archive", "cpio", "ext4")]
     key = cache.key(distribution, codename, recipe=recipe)
     directory = cache.get("tiny", key=key, build=_build)
-    return TinyLinux(directory / "vmlinuz", directory / "initrd", directory / "data.qcow2", _APPEND)
+    return TinyLinux(directory / "vmlinux", directory / "initrd", directory / "data.qcow2", _APPEND)
 
 
 def _build(directory: Path) -> None:
@@ -91,12 +91,12 @@ def _build(directory: Path) -> None:
         for package in packages:
             log.info("unpacking %s", package.name)
             tools.run(["dpkg-deb", "--extract", package, root])
-        kernel = only(root.glob("boot/vmlinuz-*"))
+        image = only(root.glob("boot/vmlinuz-*"))
         log.info("packing the initramfs")
-        members = [*_system(root), *_modules(root, kernel.name.removeprefix("vmlinuz-"))]
+        members = [*_system(root), *_modules(root, image.name.removeprefix("vmlinuz-"))]
         # Not compressed: at 3 MB, unpacking gzip costs the emulated processor more than reading saves.
         (directory / "initrd").write_bytes(cpio.archive(members))
-        kernel.rename(directory / "vmlinuz")
+        kernel.unpack(image, directory / "vmlinux")
         log.info("making the data disk")
         raw = scratch / "data.raw"
         mke2fs = ext4.mke2fs(str(raw), size=_DISK_SIZE, label=_DISK_LABEL, uuid=_DISK_UUID)

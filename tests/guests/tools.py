@@ -19,6 +19,7 @@ PACKAGE_OF = {
     "debugfs": "e2fsprogs",
     "dpkg-deb": "dpkg",
     "grub-mkimage": "grub-common",
+    "lz4": "lz4",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
