@@ -178,7 +178,7 @@ def test_what_a_single_process_tells(pytester: pytest.Pytester, run_on: Run) -> 
         def test_error(broken): pass
     """)
     pytester.mkpydir("package").joinpath("test_broken.py").write_text("import nothing_of_this_name")
-    run_on("hello", "--vm-report=page.html", "--continue-on-collection-errors")
+    run_on("hello", "--vm-report=page.html", "--vm-start=cold", "--continue-on-collection-errors")
     data = data_of(pytester.path / "page.html")
     file = "test_what_a_single_process_tells.py"
     assert {test["nodeid"]: test["outcome"] for test in data["tests"]} == {
