@@ -51,7 +51,7 @@ def test_it_is_a_terminal_of_the_guest_until_ctrl_and_bracket(boot_sector: Calla
 )
 def test_it_ends_with_the_guest(boot_sector: Callable[[str], Path], guest: str, status: int, how: str) -> None:
     with Typist([*BOOT, str(boot_sector(guest))]) as typist:
-        assert typist.wait() == status
+        assert typist.wait() == status, typist.seen
         typist.wait_for(UP)
         typist.wait_for(f"readonly-vm: {how}.*; ")
         assert not typist.is_raw()
