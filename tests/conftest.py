@@ -18,8 +18,8 @@ READY = "hello"
 """What every boot-sector guest of the suite prints when it is up."""
 
 LONGEST = (
-    *("examples", "channels_elsewhere", "provision", "cloud_init", "docs", "places", "faults", "channel_ends"),
-    *("attacks", "kills", "template_cache", "capsule", "images", "ssh", "death", "start", "templates", "screen"),
+    *("examples", "channels_elsewhere", "cloud_init", "provision", "places", "docs", "channel_ends", "attacks"),
+    *("capsule", "ssh", "template_cache", "kills", "images", "templates", "start", "faults", "death", "screen"),
 )
 """The files of tests that take longest, which begin first, so that no worker is left alone with one at the end.
 

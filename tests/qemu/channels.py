@@ -14,8 +14,8 @@ from tests.templates import templates
 GROUPS = ("tiny-agent-clone", "tiny-ssh-clone", "tiny-shell-clone")
 """Guest, channel, and how the machine comes to be: each channel, on the guest where it costs least."""
 
-DEBIANS = ("debian-agent-clone", "debian-ssh-clone", "debian-auto-clone")
-"""On a guest with systemd, a disk to write to, and other programs."""
+DEBIANS = ("debian-ssh-clone", "debian-agent-clone", "debian-auto-clone")
+"""On a guest with systemd, a disk to write to, and other programs. The first boots while others boot the second."""
 
 OTHERS = (*DEBIANS, "alpine-shell-cold")
 """The guests with other programs."""
