@@ -25,7 +25,7 @@ def tables(runs: int) -> Iterator[Table]:
     first = Table("boot of Debian: the guest's own account of it, and what the first command adds", "s")
     with Lab() as lab, TemporaryDirectory() as folder:
         for channel in _CHANNELS:
-            config = guests.full().replace(channel=channel, ready="channel")
+            config = guests.full().replace(channel=channel, ready="channel", start="cold")
             watch = Stopwatch()
             watch.next_round()
             vm = lab.start(config, name=channel)
