@@ -132,7 +132,7 @@ def _test(config: VmConfig, command: str, runs: int) -> Table:
     with Sessions() as sessions:
         output = sessions.folder / "durations.json"
         options = [f"--vm-image={config.image}", f"--vm-memory={config.memory >> 20}M", f"--vm-ready={config.ready}"]
-        options.append(f"--vm-provision={config.provision}")
+        options += [f"--vm-{name}={getattr(config, name)}" for name in ("channel", "provision", "start")]
         environment = {
             "BENCHMARK_COMMAND": command,
             "BENCHMARK_OUTPUT": str(output),

@@ -12,7 +12,7 @@ _REPLACED = (
     (re.compile(r"socket,id=monitor,fd=\d+"), "null,id=monitor"),
     (re.compile(r"socket,id=console,fd=\d+"), "stdio,id=console,signal=off"),
 )
-_IMAGE = re.compile(r"file=/dev/fdset/\d+")
+_IMAGE = re.compile(r"/dev/fdset/\d+")
 
 
 class Run(NamedTuple):
@@ -34,7 +34,7 @@ def shell_command(command_line: str, image: Path) -> str:
         del words[at : at + 2]
     for pattern, replacement in _REPLACED:
         words = [pattern.sub(replacement, word) for word in words]
-    return "exec " + shlex.join(_IMAGE.sub(lambda _: f"file={image}", word) for word in words)
+    return "exec " + shlex.join(_IMAGE.sub(lambda _: str(image), word) for word in words)
 
 
 def run(command: str, ready: str) -> Run:
