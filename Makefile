@@ -16,7 +16,7 @@ demo: $(ENVIRONMENT) ## Run an example project on a Debian guest, and prove that
 	@.ci/demo
 
 .PHONY: test
-test: lint ## Run what the continuous integration runs: lint, types, tests (WORKERS=2 to limit the processes)
+test: lint docs ## Run what the continuous integration runs: lint, types, docs, tests (WORKERS=2 to limit the processes)
 	$(PYTHON_HERE) -m tests.guests all
 	$(PYTHON_HERE) -m pytest --numprocesses=$(WORKERS) --maxprocesses=8 --dist=loadfile --no-loadscope-reorder --durations=15
 
@@ -31,8 +31,8 @@ bench: $(ENVIRONMENT) ## Measure, and print tables
 	$(PYTHON_HERE) -m benchmarks
 
 .PHONY: docs
-docs: $(ENVIRONMENT) ## Write the table of settings in README.md anew
-	$(PYTHON_HERE) -m tests.test_docs
+docs: $(ENVIRONMENT) ## Build the site of the documentation into build/docs; every warning is an error
+	$(PYTHON_HERE) -m sphinx --quiet --nitpicky --fail-on-warning --keep-going docs build/docs
 
 .PHONY: packages
 packages: ## Install the packages of the distribution that are missing
