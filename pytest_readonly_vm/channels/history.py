@@ -15,10 +15,13 @@ class HistoryEntry:
     """One entry. Times are seconds: `time` since the epoch, of the beginning, `seconds` how long it took."""
 
     kind: str
-    """``start``, ``boot``, ``command``, ``file``, ``wait``, ``qmp``, ``event``, ``screen``, ``death``, ``state``."""
+    """``start``, ``boot``, ``layer``, ``command``, ``file``, ``wait``, ``health``, ``qmp``, ``event``, ``screen``,
+    ``death``, ``state``."""
     what: str
     time: float
     seconds: float = 0.0
+    is_pending: bool = False
+    """Whether it goes on, so that neither `seconds` nor `outcome` says anything yet."""
     outcome: str = ""
     """How it ended, if not well: an error's first line, ``exit code 1``."""
     detail: Mapping[str, object] = field(default_factory=dict)
@@ -44,6 +47,7 @@ class History:
     def noting(self, kind: str, what: str) -> Iterator[HistoryEntry]:
         """Add what happens meanwhile, with its duration and, if it raises, the error."""
         entry = self.note(kind, what)
+        entry.is_pending = True
         started = time.perf_counter()
         try:
             yield entry
@@ -52,6 +56,7 @@ class History:
             raise
         finally:
             entry.seconds = time.perf_counter() - started
+            entry.is_pending = False
 
     def follow(self, earlier: "History") -> None:
         """Begin with what another history has, as far as there is room beside what is in this one."""

@@ -173,8 +173,8 @@ def _messages(entries: Iterable[HistoryEntry]) -> list[dict[str, object]]:
 
 def _timeline(entries: Iterable[HistoryEntry]) -> Iterator[dict[str, object]]:
     for one in entries:
-        what = text_without_secrets(one.what)
-        entry = {"time": _moment(one.time), "seconds": round(one.seconds, 6), "kind": one.kind, "what": what}
+        took: dict[str, object] = {"state": "pending"} if one.is_pending else {"seconds": round(one.seconds, 6)}
+        entry = {"time": _moment(one.time), **took, "kind": one.kind, "what": text_without_secrets(one.what)}
         yield entry | ({"outcome": text_without_secrets(one.outcome)} if one.outcome else {})
 
 

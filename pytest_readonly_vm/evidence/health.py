@@ -238,7 +238,7 @@ def _asked(vm: "VirtualMachine", questions: str, mark: Mark, patience: float) ->
 
     late = partial(TimeoutError, f"it did not answer within {patience:g} s")
     asked = vm.qmp.liveness.race(vm.commands.run(head + questions, check=False))
-    with vm.history.noting("wait", "health gates"):
+    with vm.history.noting("health", "health gates"):
         result = vm.loop.run(within(patience, asked, late))
     if result.exit_code:
         said = result.stderr.strip().splitlines() or [f"exit code {result.exit_code}"]

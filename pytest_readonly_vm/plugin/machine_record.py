@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
 _LONGEST = 500
+_NEVER_ENDED = "pending when the machine ended"
 
 
 def machine_record(vm: "VirtualMachine", *, test: str, scope: str, asked: float, handed: float) -> dict[str, Any]:
@@ -24,8 +25,8 @@ def machine_record(vm: "VirtualMachine", *, test: str, scope: str, asked: float,
             "kind": entry.kind,
             "what": _sayable(entry.what),
             "time": entry.time,
-            "seconds": entry.seconds,
-            "outcome": _sayable(entry.outcome),
+            "seconds": now - entry.time if entry.is_pending else entry.seconds,
+            "outcome": _NEVER_ENDED if entry.is_pending else _sayable(entry.outcome),
         }
         for entry in vm.history.entries()
     ]

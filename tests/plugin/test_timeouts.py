@@ -1,5 +1,6 @@
 """No test with a machine can hang a run: one that sets no timeout has a default one, in which no boot counts."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -39,6 +40,11 @@ def test_one_that_hangs_is_ended_and_the_next_goes_on(pytester: pytest.Pytester,
             "E       Failed: Timeout (>*",
         ]
     )
+    # Its evidence is from before the end of the wait, and does not tell it as one that has ended.
+    [timeline] = (pytester.path / "test-results").glob("*hangs_in_a_wait*/timeline.jsonl")
+    entries = [json.loads(line) for line in timeline.read_text().splitlines()]
+    [pending] = [entry for entry in entries if "seconds" not in entry]
+    assert pending | {"time": ""} == {"time": "", "state": "pending", "kind": "wait", "what": "console: never"}
 
 
 def test_the_thread_method_ends_the_run_and_leaves_nothing(

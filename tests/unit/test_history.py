@@ -1,5 +1,7 @@
 """The history keeps the latest happenings, whichever machine they are of."""
 
+import pytest
+
 from pytest_readonly_vm.channels.history import History
 
 
@@ -14,6 +16,15 @@ def test_one_that_follows_begins_with_the_earlier() -> None:
     history = noted("new")
     history.follow(noted(1, 2))
     assert [one.what for one in history.entries()] == ["1", "2", "new"]
+
+
+def test_what_goes_on_is_pending_until_it_ends_in_whatever_way() -> None:
+    history = History()
+    with pytest.raises(ValueError), history.noting("wait", "x") as entry:
+        assert (entry.is_pending, entry.seconds) == (True, 0.0)
+        raise ValueError("no")
+    assert (entry.is_pending, entry.outcome) == (False, "no")
+    assert entry.seconds > 0
 
 
 def test_a_full_one_gives_up_its_oldest() -> None:
