@@ -156,13 +156,17 @@ def shortened(command: str) -> str:
 
 
 def stream_notes(stdout: str | bytes, stderr: str | bytes) -> list[str]:
-    """The ends of both streams, for an error."""
-    return [_stream_note("stdout", stdout), _stream_note("stderr", stderr)]
+    """The ends of both streams, for an error; first the one in which programs say why."""
+    if not stdout and not stderr:
+        return ["It printed nothing."]
+    return [_stream_note(name, printed) for name, printed in (("stderr", stderr), ("stdout", stdout)) if printed]
 
 
 def _stream_note(name: str, printed: str | bytes) -> str:
     if not (lines := tail(printed)):
-        return f"{name} has nothing to be seen at its end" if printed else f"{name} was empty"
+        return f"{name} has nothing to be seen at its end"
+    if len(lines) == 1:
+        return f"{name}: {lines[0]}"
     ends = printed.rstrip().count(b"\n") if isinstance(printed, bytes) else printed.rstrip().count("\n")
     if ends >= len(lines):
         name = f"Last {len(lines)} of {ends + 1} lines of {name}"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shlex
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TypeVar
 
 from pytest_readonly_vm.channels.choice import PATIENCE
 from pytest_readonly_vm.command_result import CommandResult
-from pytest_readonly_vm.errors import ChannelLost, WaitTimeout
+from pytest_readonly_vm.errors import ChannelLost, CommandFailed, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.files import Files, Progress
 from pytest_readonly_vm.guest.waits import Waits
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 _MOMENT = 0.5
 """Seconds by which the end of a channel may come before the end of the guest that explains it."""
+
+_RESULTS_KEPT = 4
 
 TRANSFER = 600.0
 """Seconds that a transfer may take unless told otherwise."""
@@ -41,6 +44,8 @@ class Guest:
         """Called with what is about to be pushed."""
         self.loop = loop
         self._progress = progress
+        self.results: deque[CommandResult] = deque(maxlen=_RESULTS_KEPT)
+        """The latest of `run` and `arun`, without most of long streams."""
         self._enter(instance)
 
     def _enter(self, instance: Instance) -> None:
@@ -126,7 +131,12 @@ class Guest:
     ) -> CommandResult:
         with self._history.noting("command", _shown(command)) as entry:
             self._liveness.check()
-            result = await self._explained(run(command))
+            try:
+                result = await self._explained(run(command))
+            except CommandFailed as failure:
+                self.results.append(failure.result.without_most())
+                raise
+            self.results.append(result.without_most())
             entry.outcome = f"exit code {result.exit_code}" if result.exit_code else ""
         return result
 

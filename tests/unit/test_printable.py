@@ -57,18 +57,18 @@ def test_the_result_of_a_command_stays_exact_and_its_failure_does_not() -> None:
     assert (result.stdout, result.stderr) == ("\x1b[2Jout\r\n", "\u202eerr")
     with pytest.raises(CommandFailed) as failure:
         checked(result, "guest")
-    assert failure.value.__notes__ == ["stdout:\nout", "stderr:\nerr"]
+    assert failure.value.__notes__ == ["stderr: err", "stdout: out"]
 
 
 @pytest.mark.parametrize(
     ("printed", "begins"),
     [
         (bytes(39_000_000), "stdout has nothing to be seen at its end"),
-        (b"x" * 39_000_000, "stdout:\n… xxx"),
-        (b"\xff" * 39_000_000, "stdout:\n… \ufffd"),
+        (b"x" * 39_000_000, "stdout: … xxx"),
+        (b"\xff" * 39_000_000, "stdout: … \ufffd"),
         (b"line\n" * 8_000_000, "Last 20 of 8000000 lines of stdout:\nline\n"),
         (b"\x1b[" * 20_000_000, "stdout has nothing to be seen at its end"),
-        (b"\x1b[" + b"1" * 39_000_000, "stdout:\n… 111"),
+        (b"\x1b[" + b"1" * 39_000_000, "stdout: … 111"),
         ((b"y" * 999 + b"\n") * 40_000, "Last 20 of 40000 lines of stdout:\nyyy"),
     ],
     ids=["zeros", "one line", "no UTF-8", "short lines", "escapes", "one escape", "long lines"],
