@@ -12,14 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_readonly_vm.channels.history import History
+from pytest_readonly_vm.channels.last_words import last_words
 from pytest_readonly_vm.channels.liveness import Liveness
-from pytest_readonly_vm.errors import ConnectionLost, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ConnectionLost, GuestPanicked, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.printable import tail
 
 _KEPT = 1 << 20  # characters
 _LINES_SHOWN = 20
+
+_LAST = "Last console lines:"
+_PANICKED = "Its kernel said:"
+HEADS = (_LAST, _PANICKED)
+"""How the notes of errors begin that have the console's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ class Console:
         recent = transcript.data.decode(errors="replace").replace("\r\n", "\n")
         self._recent = _Latest(recent)
         self._unread = _Latest(transcript.unread)
-        self._position = len(recent)
+        self._position = self._begin = len(recent)
         self._news = asyncio.Event()
         self._sending = asyncio.Lock()
         self.log_path = log
@@ -119,8 +125,14 @@ class Console:
     async def _read_rest(self) -> None:
         self.catch_up()
 
-    def _testify(self) -> str:
-        lines = f"Last console lines:\n{tail}" if (tail := self.tail()) else "The console stayed silent."
+    def _testify(self, error: VmError) -> str:
+        """What it says of an error: if a kernel has panicked, where, and otherwise what came last."""
+        if isinstance(error, GuestPanicked) and (words := last_words(self.since(self._begin))):
+            lines = "\n".join([_PANICKED, *words])
+        elif said := tail(self.since(self._begin), _LINES_SHOWN):
+            lines = "\n".join([_LAST, *said])
+        else:
+            lines = "The console stayed silent."
         return f"{lines}\n({self.loss})" if self.loss else lines
 
     async def found(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
@@ -151,7 +163,7 @@ class Console:
                 return match
         except TimeoutError:
             error = WaitTimeout(f"{self._name}: the console did not show {pattern.pattern!r} within {timeout:g} s")
-            error.add_note(self._testify())
+            error.add_note(f"{_LAST}\n{said}" if (said := self.tail()) else "The console stayed silent.")
             raise error from None
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
@@ -216,6 +228,14 @@ class Console:
     def tail(self, lines: int = _LINES_SHOWN) -> str:
         """The last lines, blank ones at the end apart, in bounds and without what a terminal obeys: fit to be shown."""
         return "\n".join(tail(self._recent.text(), lines))
+
+    def begin_test(self) -> None:
+        """What has come so far was there before the test that gets the machine now."""
+        self._begin = self._position
+
+    def tail_of_test(self, lines: int) -> str:
+        """As `tail`, of what has come since the test got the machine, or QEMU was started after that."""
+        return "\n".join(tail(self.since(self._begin).lstrip("\r\n"), lines))
 
     def expect(self, pattern: str | re.Pattern[str], timeout: float = 30.0) -> re.Match[str]:
         """Wait until the console shows a pattern, in what came after the previous `expect` found its own.

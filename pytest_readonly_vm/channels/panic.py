@@ -33,6 +33,11 @@ _LONGEST_LINE = 8192
 """Characters of a line that are looked at, the last ones."""
 
 
+def is_panic(line: str) -> bool:
+    """Whether a line has the words of a panic, whoever has printed it."""
+    return any(words.search(line) for words in (_LINUX, _BSD, _WINDOWS)) and not _LINUX_IS_DONE.search(line)
+
+
 class Belief(enum.IntEnum):
     """How far a line is to be believed, before anybody has asked the guest whether it lives."""
 

@@ -85,7 +85,6 @@ class Qmp:
         """Functions, called on the loop with every event."""
         self._watch: asyncio.Task[None] | None = None
         process.drains.append(self._hear_out)
-        process.witnesses.append(self._events_so_far)
 
     # On the loop's thread.
 

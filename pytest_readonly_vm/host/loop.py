@@ -5,7 +5,11 @@ one is cut short, by a deadline or by what happens meanwhile, and what becomes o
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+OUR_THREADS = "readonly-vm"
+"""How the names of all threads of this package begin."""
 
 T = TypeVar("T")
 F = TypeVar("F", bound=asyncio.Future[Any])
@@ -26,7 +30,8 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="readonly-vm loop", daemon=True)
+        self.loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=f"{OUR_THREADS} worker"))
+        self._thread = threading.Thread(target=self._serve, name=f"{OUR_THREADS} loop", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:

@@ -163,7 +163,7 @@ class Process:
         self.name = name
         self.argv = argv
         self.pid = popen.pid
-        self.witnesses: list[Callable[[], str]] = []
+        self.witnesses: list[Callable[[VmError], str]] = []
         """Functions, called on the loop when the process has ended, that each give a piece of evidence."""
         self.drains: list[Callable[[], Awaitable[None]]] = []
         """Coroutine functions, run on the loop before anybody hears of the end, to take in what is still on its way."""
@@ -248,10 +248,9 @@ class Process:
     def with_evidence(self, error: E) -> E:
         """Add what is known of the process to an error, as notes; on the loop."""
         for witness in self.witnesses:
-            error.add_note(witness())
+            error.add_note(witness(error))
         if complaints := self.stderr().strip().splitlines():
             error.add_note("\n".join(["QEMU's stderr:", *complaints[-_STDERR_LINES_SHOWN:]]))
-        error.add_note(f"Command line: {self.command_line()}")
         return error
 
     # On any thread.

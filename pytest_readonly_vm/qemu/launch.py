@@ -191,10 +191,16 @@ async def greet(instance: Instance) -> None:
         failure = StartFailed(f"{instance.name}: QEMU {process.verdict()}")
         if "Permission denied" in process.stderr():
             failure.add_note("QEMU may write only below its own folder; if it must write elsewhere, use seal=off")
-        raise process.with_evidence(failure) from None
+        raise _with_command_line(failure, process) from None
     except TimeoutError:
         silence = StartFailed(f"{instance.name}: QEMU's monitor did not answer within {_MONITOR_PATIENCE:g} s")
-        raise process.with_evidence(silence) from None
+        raise _with_command_line(silence, process) from None
+
+
+def _with_command_line(failure: StartFailed, process: Process) -> StartFailed:
+    """For who wants to see by himself what QEMU says to it; of a machine that has run, the evidence has it."""
+    process.with_evidence(failure).add_note(f"Command line: {process.command_line()}")
+    return failure
 
 
 def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path, extra: tuple[int, ...]) -> Process:

@@ -55,7 +55,7 @@ def test_a_signal_is_called_by_its_name() -> None:
 
 def test_whoever_waits_hears_of_the_death_at_once(spawner: Spawner, loop: LoopThread) -> None:
     process = start(spawner, "sleep", "600")
-    process.witnesses.append(lambda: "what was seen")
+    process.witnesses.append(lambda error: f"seen of {error}")
 
     async def wait_for_ever() -> None:
         loop.loop.call_soon(process.signal, signal.SIGKILL)
@@ -63,7 +63,7 @@ def test_whoever_waits_hears_of_the_death_at_once(spawner: Spawner, loop: LoopTh
 
     with pytest.raises(GuestDied, match="it: QEMU was killed by SIGKILL") as death:
         loop.run(wait_for_ever())
-    assert death.value.__notes__ == ["what was seen", "Command line: sleep 600"]
+    assert death.value.__notes__ == ["seen of it: QEMU was killed by SIGKILL"]
 
 
 def test_a_flood_on_stderr_neither_blocks_it_nor_fills_memory(spawner: Spawner, loop: LoopThread) -> None:
