@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 
 import pytest
 
+from pytest_readonly_vm.channels.jobs import PLACES
 from pytest_readonly_vm.channels.port import Port, Shell
 from pytest_readonly_vm.errors import ChannelError, ChannelLost
 
@@ -77,7 +78,7 @@ async def opened(line: socket.socket) -> AsyncIterator[Shell]:
         folders.append(shell._files.room)
         await shell.close()
         for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(Path(folder))
 
 
 async def run(shell: Shell, script: str, data: bytes = b"") -> tuple[int, bytes, bytes]:
@@ -87,7 +88,9 @@ async def run(shell: Shell, script: str, data: bytes = b"") -> tuple[int, bytes,
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder into which a shell may write at the same time."""
+    """Remove a folder into which a shell may write at the same time; its name comes from the shell under test."""
+    assert folder.parent in map(Path, (*PLACES, "/dev")), folder
+    assert str(folder) not in PLACES
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -182,7 +185,7 @@ def test_a_folder_that_is_lost_is_told_and_there_is_another(line: socket.socket,
             with pytest.raises(ChannelLost, match=r"opened anew|result is lost"):
                 await running
             assert await run(shell, "cat; exit 3", b"hello") == (3, b"hello", b"")
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
     asyncio.run(main())
 
