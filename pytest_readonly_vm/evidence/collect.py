@@ -17,6 +17,7 @@ from pytest_readonly_vm.channels.history import HistoryEntry
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
 from pytest_readonly_vm.config.values import secret
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.evidence import complaints
 from pytest_readonly_vm.evidence.capsule.save import SUFFIX, save_capsule
 from pytest_readonly_vm.evidence.redaction import (
     HIDDEN,
@@ -43,14 +44,17 @@ PIECES = (
 
 _MONITOR_PATIENCE = 1.0
 _GUEST_PATIENCE = 3.0
+"""Seconds that a guest has to show that it answers, and then, times its slowness, to tell all."""
+
 _CAPSULE_PATIENCE = 120.0
 _AT_ONCE = 1 << 20  # characters
 _SECTION = "=== readonly-vm: "
 
-# One round trip for all, the quick ones first: what has come by the deadline is kept. Journal lines are those since the
-# machine was handed over, as seconds back from the guest's own clock.
+# One round trip for all, what tells most first: what has come by the deadline is kept. Journal lines are those since
+# the machine was handed over, as seconds back from the guest's own clock.
 _QUESTIONS = """\
 section() {{ printf '\\n{mark}%s\\n' "$1"; }}
+{complaints}
 if [ -d /run/systemd/system ]; then
 section failed-units.txt
 systemctl --no-pager --plain --failed
@@ -77,6 +81,8 @@ class Evidence:
     saved: list[Path] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     """Pieces by name, and why they are not there."""
+    complaints: list[str] = field(default_factory=list)
+    """What the guest complained of since the machine was handed over."""
 
 
 def collect(
@@ -268,23 +274,30 @@ def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
         if channel is None:
             raise VmError("the guest was not asked: no channel has answered")
         answers = bytearray()
-        text = _QUESTIONS.format(mark=_SECTION, age=_age(vm))
+        age = _age(vm)
+        text = _QUESTIONS.format(mark=_SECTION, age=age, complaints=complaints.QUESTIONS.format(age=age))
+        late = partial(VmError, f"the guest did not answer in time ({_GUEST_PATIENCE:g} s)")
+        nothing = channel.execute(b":", input=b"", stdout=answers.extend, stderr=answers.extend)
+        loop.run(within(_GUEST_PATIENCE, vm.qmp.liveness.race(nothing), late))
+        patience = _GUEST_PATIENCE * vm.slowness
+        late = partial(VmError, f"the guest did not tell all in time ({patience:g} s)")
         asked = channel.execute(text.encode(), input=b"", stdout=answers.extend, stderr=answers.extend)
         try:
-            late = partial(VmError, f"the guest did not answer in time ({_GUEST_PATIENCE:g} s)")
-            loop.run(within(_GUEST_PATIENCE, vm.qmp.liveness.race(asked), late))
+            loop.run(within(patience, vm.qmp.liveness.race(asked), late))
         finally:
-            _divide(answers.decode(errors="replace"), evidence)
+            sections = dict(_sections(answers.decode(errors="replace")))
+            evidence.complaints = complaints.complaints(sections, age=age, allowed=vm.config.health_allow)
+            for name in [name for name in sections if name in PIECES]:
+                _write(evidence, name, [shown(sections[name])])
 
 
 def _age(vm: "VirtualMachine") -> float:
     """Seconds since the machine was handed over, and one for the clocks."""
     begins = [one.time for one in vm.history.entries() if one.kind == "start"]
-    return time.time() - max(begins, default=0.0) + 1
+    return time.time() - max([*begins, vm.handed_over]) + 1
 
 
-def _divide(text: str, evidence: Evidence) -> None:
+def _sections(text: str) -> Iterator[tuple[str, str]]:
     for section in text.split(f"\n{_SECTION}")[1:]:
         name, _, content = section.partition("\n")
-        if name in PIECES:
-            _write(evidence, name, [shown(content)])
+        yield name, content

@@ -1,7 +1,7 @@
 """Owns what a guest shows of trouble since a moment: oopses, failed units, crashes, lines of the user's. For the gates.
 
 The kernel's log comes from ``dmesg``, which has a line as soon as it is said, everywhere; the rest from systemd and its
-journal, where there are. What the lines look like is in the sources: the kernel's, and systemd's ``coredump.c``.
+journal, where there are.
 """
 
 import contextlib
@@ -9,12 +9,21 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.errors import GuestPanicked, GuestPaused, GuestReset, VmError
+from pytest_readonly_vm.evidence.guest_logs import (
+    CRASH_IN_JOURNAL,
+    CRASH_IN_KERNEL_LOG,
+    JOURNAL_LINE,
+    KERNEL,
+    KERNEL_LINE,
+    failed_units,
+    log_lines,
+)
 from pytest_readonly_vm.host.loop import within
 
 if TYPE_CHECKING:
@@ -25,30 +34,6 @@ PATIENCE = 10.0
 
 _MONITOR_PATIENCE = 1.0
 _JOURNAL = "journal:"
-
-_KERNEL = re.compile(
-    r"(?:[\w ]+: )?BUG: "  # also "watchdog: BUG: soft lockup", "BUG: KASAN:"
-    r"|kernel BUG at |Unable to handle kernel |Kernel panic"
-    r"|.*\[#\d+\](?: |$)"  # how every architecture counts its oopses: "Oops: 0002 [#1] PREEMPT SMP"
-    r"|WARNING: |UBSAN: |kmemleak: \d+ new suspected "
-    r"|INFO: task .* blocked for more than |(?:rcu: )?INFO: rcu\w* .*stall|.*detected hard LOCKUP"
-    r"|(?:Memory cgroup out|Out) of memory\b.*: Kill"
-    r"|EXT4-fs error |EXT4-fs \(.*\): Remounting filesystem read-only|BTRFS (?:error|critical) "
-    r"|XFS \(.*\): .*(?:[Cc]orruption|Internal error|Shutting down|Shutdown)"
-    r"|(?:\w+: )?(?:I/O|critical \w+) error, dev |Buffer I/O error on |unregister_netdevice: waiting for "
-)
-"""How a line of the kernel's begins that no healthy guest has."""
-
-_CRASH_IN_KERNEL_LOG = re.compile(r".*\[\d+\]:? (?:segfault |unhandled |general protection|trap |bad frame)")
-_CRASH_IN_JOURNAL = re.compile(
-    r"systemd-coredump\[\d+\]: (?:.*Process \d+ \(.*\) of user \d+ dumped core"
-    r"|Resource limits disable core dumping for process )"
-    # Where nobody takes core dumps, systemd still sees the end of what it has started itself.
-    r"|systemd\[\d+\]: .* process exited, code=(?:dumped|killed), status=\d+/(?:SEGV|ABRT|BUS|ILL|FPE|TRAP|SYS)"
-)
-
-_KERNEL_LINE = re.compile(r"<\d+>\[ *(\d+\.\d+)\](?:\[[^\]]*\])? ?(.*)")  # some kernels add who said it
-_JOURNAL_LINE = re.compile(r"\[ *(\d+\.\d+)\] (.*)")
 
 _HEAD = """\
 section() {{ printf '\\n{token} %s\\n' "$1"; }}
@@ -115,7 +100,7 @@ def begin(vm: "VirtualMachine") -> Mark | None:
     try:
         answer = _asked(vm, _BEGIN, Mark(boot_id="", uptime=0.0), PATIENCE * vm.slowness)
         boot_id, uptime = answer["boot"].split()
-        stamps = [stamp for stamp, _ in _lines(answer.get("kernel", ""), _KERNEL_LINE)]
+        stamps = [stamp for stamp, _ in log_lines(answer.get("kernel", ""), KERNEL_LINE)]
         if "kernel" in answer and not stamps:
             raise VmError("its kernel's log has no times (printk.time)")
     except (VmError, TimeoutError) as error:
@@ -156,44 +141,25 @@ def judged(answer: Mapping[str, str], mark: Mark, gates: Iterable[str]) -> list[
     """What is to be complained of in a guest's answer: each the time, the gate and the line. Pure."""
     is_same_boot = answer["boot"].split()[0] == mark.boot_id
     after = mark.kernel if is_same_boot else -1.0
-    kernel = [line for line in _lines(answer.get("kernel-before", ""), _JOURNAL_LINE) if line[0] > mark.kernel]
+    kernel = [line for line in log_lines(answer.get("kernel-before", ""), JOURNAL_LINE) if line[0] > mark.kernel]
     kernel = [(stamp, text.removeprefix("kernel: ")) for stamp, text in kernel]
-    kernel += [line for line in _lines(answer.get("kernel", ""), _KERNEL_LINE) if line[0] > after]
-    journal = list(_lines(answer["journal"], _JOURNAL_LINE)) if "journal" in answer else kernel
-    units = sorted(_failed_units(answer.get("units", ""), after=mark.uptime if is_same_boot else 0.0))
+    kernel += [line for line in log_lines(answer.get("kernel", ""), KERNEL_LINE) if line[0] > after]
+    journal = list(log_lines(answer["journal"], JOURNAL_LINE)) if "journal" in answer else kernel
+    units = sorted(failed_units(answer.get("units", ""), after=mark.uptime if is_same_boot else 0.0))
     found = []
     for gate in gates:
         if gate == "kernel":
-            lines = [line for line in kernel if _KERNEL.match(line[1])]
+            lines = [line for line in kernel if KERNEL.match(line[1])]
         elif gate == "units":
             lines = units
         elif gate == "cores":
-            lines = [line for line in kernel if _CRASH_IN_KERNEL_LOG.match(line[1])]
-            lines += [line for line in journal if _CRASH_IN_JOURNAL.match(line[1])]
+            lines = [line for line in kernel if CRASH_IN_KERNEL_LOG.match(line[1])]
+            lines += [line for line in journal if CRASH_IN_JOURNAL.match(line[1])]
         else:
             pattern = re.compile(gate.removeprefix(_JOURNAL))
             lines = [line for line in journal if pattern.search(line[1])]
         found += [(f"[{stamp:12.6f}] ", f"{gate.partition(':')[0]}: ", text) for stamp, text in lines]
     return found
-
-
-def _lines(text: str, form: re.Pattern[str]) -> Iterator[tuple[float, str]]:
-    """The lines of a log with their times; what has none belongs to the one before."""
-    stamp = None
-    for line in text.splitlines():
-        if match := form.fullmatch(line):
-            stamp = float(match[1])
-            yield stamp, match[2]
-        elif stamp is not None:
-            yield stamp, line
-
-
-def _failed_units(text: str, *, after: float) -> Iterator[tuple[float, str]]:
-    for block in text.strip().split("\n\n"):
-        unit = dict(line.partition("=")[::2] for line in block.splitlines())
-        since = int(unit.get("StateChangeTimestampMonotonic") or 0) / 1e6
-        if unit.get("ActiveState") == "failed" and since >= after:
-            yield since, f"{unit['Id']} failed ({unit.get('Result', 'failed')})"
 
 
 def _deadly(vm: "VirtualMachine", mark: Mark) -> list[tuple[str, str, str]]:

@@ -48,6 +48,8 @@ class VirtualMachine(Reachable):
         self._keeper = keeper
         self._checkpoints: list[Checkpoint] = []
         self._forked = 0
+        self.handed_over = 0.0
+        """When the present test got it, in seconds since the epoch."""
         self.closed = False
 
     def _enter(self, instance: Instance) -> None:
@@ -60,6 +62,12 @@ class VirtualMachine(Reachable):
         new.qmp.history.follow(old.qmp.history)
         new.qmp.history.note("state", how, detail={"to": to})
         self._enter(new)
+
+    def begin_test(self) -> None:
+        """A test gets the machine: what is told of it as that test's is what comes from now on."""
+        self.handed_over = time.time()
+        self.results.clear()
+        self.console.begin_test()
 
     @property
     def history(self) -> History:

@@ -49,7 +49,9 @@ def vm(start: Callable[[VmConfig], VirtualMachine]) -> VirtualMachine:
 
 
 def test_a_guest_is_asked_for_what_only_it_knows(vm: VirtualMachine, tmp_path: Path) -> None:
-    vm.run("echo 'said in the test' >/dev/kmsg; sleep 4321 >/dev/null 2>&1 </dev/null &")
+    vm.run(
+        "echo '<2>not of the kernel' >/dev/kmsg; echo 'said in the test' >/dev/kmsg; sleep 4321 >/dev/null 2>&1 </dev/null &"
+    )
     evidence = collect(vm, tmp_path / "new", about=ABOUT)
     assert not evidence.missing
     assert {path.name for path in evidence.saved} == KNOWN_BY_US | {"screenshot.png", "processes.txt", "kernel.txt"}
@@ -66,9 +68,14 @@ def test_systemd_tells_its_journal_since_the_handover_and_its_failed_units(
     start: Callable[[VmConfig], VirtualMachine], tmp_path: Path
 ) -> None:
     vm = start(VmConfig().replace(image=debian(), accel="tcg", boot_timeout=300, start="clone", cache=templates()))
-    vm.run("logger 'said in the test'; systemd-run --wait --unit=broken false", check=False)
+    vm.run("logger 'said in the test'; for _ in 1 2 3; do logger -p daemon.err -t shop 'the disk is full'; done")
+    vm.run(["systemd-run", "--wait", "--unit=broken", "sh", "-c", "echo no configuration >&2; exit 3"], check=False)
     evidence = collect(vm, tmp_path, about=ABOUT)
     assert not evidence.missing
+    assert evidence.complaints == [
+        "broken.service failed (exit-code): no configuration",
+        "shop: the disk is full (3 times)",
+    ]
     journal = (tmp_path / "journal.txt").read_text()
     assert "said in the test" in journal
     assert "Linux version" not in journal
