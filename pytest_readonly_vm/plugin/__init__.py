@@ -69,6 +69,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     run = Run.of(item.config)
     run.check_broken(item)
     run.reset_shared(item)
+    run.hand_over(item)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -87,6 +88,6 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     return timeouts.set_timer(
         item,
         settings,
-        before_failure=lambda: run.save_evidence(item),
+        before_failure=lambda: run.before_timeout(item),
         before_end=lambda: run.last_words(item),
     )

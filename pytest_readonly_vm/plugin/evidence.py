@@ -19,6 +19,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin import integrations
+from pytest_readonly_vm.plugin.failure import headline
 from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
 
 if TYPE_CHECKING:
@@ -118,16 +119,27 @@ class EvidenceKeeper:
             with contextlib.suppress(OSError):
                 self._attempt_of(item).logs[vm] = vm.console.log_path.open("rb")
 
-    def look(self, item: pytest.Item, report: pytest.TestReport, machines: "Sequence[VirtualMachine]") -> None:
-        """A phase of a test is over, and its machines may still live."""
+    def look(
+        self, item: pytest.Item, report: pytest.TestReport, machines: "Sequence[VirtualMachine]"
+    ) -> "dict[VirtualMachine, list[str]]":
+        """A phase of a test is over, and its machines may still live: save what is wanted of them.
+
+        Return what the guests complained of, also those that came to nothing, as far as they were asked.
+        """
         if not machines and self._attempt is None:
-            return
+            return {}
         attempt = self._attempt_of(item)
         if wanted := [vm for vm in machines if _is_wanted(vm.config, report)]:
             self._save(attempt, wanted, f"{report.when}: {headline(report)}", capsule=report.failed)
         attempt.is_wanted = attempt.is_wanted or report.failed or bool(wanted)
-        if report.failed:
-            self._tell(report, attempt, [*machines, *(vm for vm in attempt.saved if vm not in machines)])
+        meant = attempt.saved if report.when == "setup" else [vm for vm in machines if vm in attempt.saved]
+        return {vm: attempt.saved[vm].complaints for vm in meant}
+
+    def tell(self, report: pytest.TestReport, machines: "Sequence[VirtualMachine]") -> None:
+        """Say in the report of a failure, when it is complete, where its evidence is."""
+        if self._attempt is not None and report.failed:
+            others = [vm for vm in self._attempt.saved if vm not in machines]
+            self._tell(report, self._attempt, [*machines, *others])
 
     def place_of(self, vm: "VirtualMachine") -> str | None:
         """Where the evidence of a machine is, if there is some that stays."""
@@ -236,14 +248,6 @@ def _pieces() -> Sequence[str]:
     from pytest_readonly_vm.evidence.collect import PIECES  # which a run that saves nothing is not to pay for
 
     return PIECES
-
-
-def headline(report: pytest.TestReport) -> str:
-    """What a failure's report says in one line."""
-    crash = getattr(report.longrepr, "reprcrash", None)
-    if crash is not None:
-        return _first_line(crash.message)
-    return (report.longreprtext.strip().splitlines() or [report.outcome])[0]
 
 
 def _first_line(text: str) -> str:

@@ -9,13 +9,13 @@ import pytest
 
 import pytest_readonly_vm
 from pytest_readonly_vm.errors import GuestBroken, VmError
+from pytest_readonly_vm.plugin.failure import tell
 from pytest_readonly_vm.plugin.integrations import properties
 from pytest_readonly_vm.plugin.run import NEWS, Run, forget_machines, machines_of
 from pytest_readonly_vm.plugin.timeouts import explanation, is_timeout
 from pytest_readonly_vm.printable import line, shown
 
 _OURS = str(Path(pytest_readonly_vm.__file__).parent)
-_LINES_SHOWN = 40
 _LONGEST_TEXT = 1000
 
 
@@ -43,12 +43,12 @@ def pytest_runtest_makereport(
         if ours is not None and not users:
             report.longrepr = _without_traceback(ours)
         run.note_failure(machines)
-        for vm in machines:
-            title = f"Captured serial console of {vm.name}"
-            report.sections.append((title, vm.console.tail(_LINES_SHOWN) or "(silent)"))
         if words := explanation(item, report.longreprtext):
             report.sections.append(("Timeout", words))
-    run.evidence.look(item, report, machines)
+    complaints = run.evidence.look(item, report, machines)
+    if report.failed and call.excinfo is not None and (machines or ours is not None):
+        tell(report, call.excinfo.value, test=item.name, machines=machines, complaints=complaints)
+    run.evidence.tell(report, machines)
     if report.when == "teardown":
         for vm in machines:
             report.user_properties += properties(vm, run.lab.identity(vm.config.image), run.evidence.place_of(vm))

@@ -141,6 +141,7 @@ class Run:
             self._labels[vm] = label
             if vm.monitor_command:
                 self.tell(f"{name}: second monitor: {vm.monitor_command}")
+            vm.begin_test()
             for hear in self.on_start:
                 hear(vm)
             yield vm
@@ -220,6 +221,11 @@ class Run:
                 self._used.discard(vm)
                 vm.reset()
 
+    def hand_over(self, item: pytest.Item) -> None:
+        """Before a test: what its shared machines have shown so far was before it."""
+        for vm in machines_above(item) if self.has_lab else ():
+            vm.begin_test()
+
     def check_broken(self, item: pytest.Item) -> None:
         """Before a test.
 
@@ -241,16 +247,31 @@ class Run:
         if self.has_lab:
             self.lab.expect(self.lookahead.expected())
 
-    def save_evidence(self, item: pytest.Item) -> None:
-        """Before pytest-timeout ends a test by an exception."""
-        if self.has_lab:
-            self.evidence.save_first(item, machines_of(item), "timeout")
+    def before_timeout(self, item: pytest.Item) -> list[str]:
+        """Before pytest-timeout ends a test by an exception: save evidence; return what the test was waiting for."""
+        if not self.has_lab:
+            return []
+        waits = self._waits(item)
+        self.evidence.save_first(item, machines_of(item), "timeout")
+        return waits
+
+    def _waits(self, item: pytest.Item) -> list[str]:
+        """What a test is waiting for at this moment: of each machine what began first, of which the rest is a part."""
+        machines = [*machines_of(item), *self.lab.on_their_way()]
+        pending = [(vm.name, one) for vm in machines for one in vm.history.entries() if one.is_pending]
+        now = time.time()
+        return [
+            f"{name}: waiting {round(now - one.time, 1):g} s for: {line(one.what)}"
+            for name, one in dict(reversed(pending)).items()
+        ]
 
     def last_words(self, item: pytest.Item) -> None:
         """Before pytest-timeout ends this process from another thread: say why, and leave nothing behind."""
         if clock := clock_of(item):
             self.tell(f"{item.nodeid}: {clock.explain()}")
         if self.has_lab:
+            for words in self._waits(item):
+                self.tell(f"{item.nodeid}: {words}")
             for words in self.evidence.save_now(item, [*machines_of(item), *self.lab.on_their_way()], "timeout"):
                 self.tell(f"{item.nodeid}: {words}")
             self.lab.close()

@@ -6,8 +6,10 @@ Whatever timeout a test has, evidence is saved before it ends the run, as pytest
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -122,11 +124,11 @@ def _uses_machine(item: pytest.Item) -> bool:
 
 
 def set_timer(
-    item: pytest.Item, settings: Any, *, before_failure: Callable[[], None], before_end: Callable[[], None]
+    item: pytest.Item, settings: Any, *, before_failure: Callable[[], list[str]], before_end: Callable[[], None]
 ) -> bool | None:
     """As pytest-timeout's hook: a timer of our own, which lets us act before it ends the test or the process.
 
-    :param before_failure: called on the main thread, before the signal method raises.
+    :param before_failure: called on the main thread, before the signal method raises; gives lines to raise with.
     :param before_end: called on another thread, before the thread method ends the process; has 20 s.
     """
     if not _uses_machine(item):
@@ -163,14 +165,15 @@ class _Timer(Protocol):
 class _Alarm:
     """The signal method. Signals and their handlers are the main thread's; the time until one is anybody's."""
 
-    def __init__(self, item: pytest.Item, settings: Any, before_failure: Callable[[], None]) -> None:
+    def __init__(self, item: pytest.Item, settings: Any, before_failure: Callable[[], list[str]]) -> None:
         import pytest_timeout
 
         def handle(*_: object) -> None:
             __tracebackhide__ = True
             if not _is_debugging(settings):
-                before_failure()
-                pytest_timeout.timeout_sigalrm(item, settings._replace(timeout=self._seconds))
+                words = before_failure()
+                _show_stacks(item.config.get_terminal_writer())
+                pytest.fail("\n".join([pytest_timeout.PYTEST_FAILURE_MESSAGE % self._seconds, *words]))
 
         self._seconds = 0.0
         signal.signal(signal.SIGALRM, handle)
@@ -216,6 +219,18 @@ class _Watchdog:
             speaking.start()
             speaking.join(_LAST_WORDS_PATIENCE)
             pytest_timeout.timeout_timer(self._item, self._settings._replace(timeout=seconds))
+
+
+def _show_stacks(terminal: Any) -> None:
+    """Show where the test's own threads are; as pytest-timeout does with all, but ours, which tell nobody anything."""
+    from pytest_readonly_vm.host.loop import OUR_THREADS
+
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        is_own = thread is threading.main_thread() or thread.name.startswith(OUR_THREADS)
+        if not is_own and thread.ident in frames:
+            terminal.sep("~", title=f"Stack of {thread.name}")
+            terminal.write("".join(traceback.format_stack(frames[thread.ident])))
 
 
 def _is_debugging(settings: Any) -> bool:

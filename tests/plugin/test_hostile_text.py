@@ -44,6 +44,9 @@ SUITE = r"""
     def test_a_comparison(readonly_vm):
         assert readonly_vm.run(f"printf '{EVIL} compared'").stdout == "one\ntwo"
 
+    def test_a_result(readonly_vm):
+        assert readonly_vm.run(f"printf '{EVIL} result'; printf '{EVIL} reason' >&2; exit 1", check=False).ok
+
     def test_a_panic(readonly_vm):
         readonly_vm.run("echo 'panic of \x1b[2J\u202eEVIL' >/dev/kmsg; echo c >/proc/sysrq-trigger", timeout=60)
 """
@@ -56,7 +59,7 @@ def test_no_text_of_the_guest_reaches_a_terminal_as_it_is(pytester: pytest.Pytes
     options = (f"--vm-append={guest.append}", "--vm-memory=128M", "--vm-accel=tcg", f"--vm-cache={templates()}")
     more = (f"--vm-boot-timeout={GENEROUS}", "--tb=short", "--junit-xml=junit.xml", "--vm-report=page.html")
     result = pytester.runpytest_subprocess(*files, *options, *more, *PLAIN, timeout=300)
-    result.assert_outcomes(failed=9)
+    result.assert_outcomes(failed=10)
     everything = result.stdout.str() + result.stderr.str()
     for piece in (
         "EVIL out",
@@ -64,6 +67,8 @@ def test_no_text_of_the_guest_reaches_a_terminal_as_it_is(pytester: pytest.Pytes
         "EVIL seen",
         "EVIL late",
         "EVIL compared",
+        "EVIL result",
+        "EVIL reason",
         "EVIL console",
         "[2JEVIL/below",
         "EVIL there",
@@ -74,7 +79,7 @@ def test_no_text_of_the_guest_reaches_a_terminal_as_it_is(pytester: pytest.Pytes
         r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]", everything
     )
     assert max(map(len, everything.splitlines())) < 9_000
-    assert re.search(r"^(E +)?… x{400}", everything, re.MULTILINE)
+    assert re.search(r"^(E +)?stdout: … x{400}", everything, re.MULTILINE)
     junit = (pytester.path / "junit.xml").read_text()
     assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e]|#x1B", junit)
     assert "\x1b" not in (pytester.path / "page.html").read_text()

@@ -20,9 +20,9 @@ HANGS = """
 
 def test_one_that_hangs_is_ended_and_the_next_goes_on(pytester: pytest.Pytester, run_on: Run) -> None:
     pytester.makepyfile(
-        HANGS
+        test_a=HANGS
         + """
-    def test_hangs_in_a_wait_for_the_guest(readonly_vm):
+    def test_waits(readonly_vm):
         readonly_vm.console.expect("never", timeout=600)
 
     def test_last(readonly_vm): pass
@@ -36,15 +36,34 @@ def test_one_that_hangs_is_ended_and_the_next_goes_on(pytester: pytest.Pytester,
             "E       Failed: Timeout (>1.0s) from pytest-timeout.",
             "The test has no timeout of its own, so it may take 1 s, boots apart (test_timeout, from "
             "--vm-test-timeout: 1 s)*",
-            "*test_hangs_in_a_wait_for_the_guest*",
-            "E       Failed: Timeout (>*",
+            "*_ test_waits _*",
+            "E       Failed: Timeout (>1.0s) from pytest-timeout.",
+            "E       test_waits: waiting * s for: console: never",
+            "FAILED *::test_waits - waiting * s for: console: never; *",
         ]
     )
     # Its evidence is from before the end of the wait, and does not tell it as one that has ended.
-    [timeline] = (pytester.path / "test-results").glob("*hangs_in_a_wait*/timeline.jsonl")
+    [timeline] = (pytester.path / "test-results").glob("*test_waits*/timeline.jsonl")
     entries = [json.loads(line) for line in timeline.read_text().splitlines()]
     [pending] = [entry for entry in entries if "seconds" not in entry]
     assert pending | {"time": ""} == {"time": "", "state": "pending", "kind": "wait", "what": "console: never"}
+
+
+def test_of_threads_the_tests_own_are_shown(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        import threading, time
+
+        def test_it(readonly_vm):
+            done = threading.Event()
+            theirs = threading.Thread(target=done.wait, name="of the test")
+            theirs.start()
+            try:
+                time.sleep(600)
+            finally:
+                done.set()
+    """)
+    result = run_on("hello", "--vm-test-timeout=1")
+    assert [line.strip("~ ") for line in result.outlines if "Stack of" in line] == ["Stack of of the test"]
 
 
 def test_the_thread_method_ends_the_run_and_leaves_nothing(

@@ -1,0 +1,136 @@
+"""Owns how a failure is told: its cause first, in the traceback's end and in the short summary, and nothing twice."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_readonly_vm.errors import CommandFailed, VmError, WaitTimeout
+from pytest_readonly_vm.plugin.timeouts import is_timeout
+from pytest_readonly_vm.printable import line, note, tail
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.command_result import CommandResult
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+Complaints = Mapping["VirtualMachine", Sequence[str]]
+"""What the guests complained of since the test had them."""
+
+_LINES_SHOWN = 40
+_LONGEST_CAUSE = 200
+
+
+def tell(
+    report: pytest.TestReport,
+    error: BaseException,
+    *,
+    test: str,
+    machines: "Sequence[VirtualMachine]",
+    complaints: Complaints,
+) -> None:
+    """Complete the report of a failure by what the machines know of it.
+
+    :param test: the test's name, with which the names of its machines begin.
+    """
+    results = [] if isinstance(error, VmError) else list(_results(error, machines))
+    lines = [f"{_of(vm, machines)}{one}" for vm, found in complaints.items() for one in found]
+    if summary := _summary(error, test, results, lines):
+        _put_into_short_summary(report, summary)
+    if lines and not (isinstance(error, WaitTimeout) and _put_below_headline(report, lines)):
+        report.sections.append(("What the guest complained of", "\n".join(lines)))
+    for vm, result in results:
+        report.sections.append((f"Command in {vm.name}", _command(result)))
+    for vm in machines:
+        if (said := vm.console.tail_of_test(_LINES_SHOWN)) and not _tells_of_console(error, vm):
+            report.sections.append((f"Captured serial console of {vm.name}", said))
+
+
+def headline(report: pytest.TestReport) -> str:
+    """What a failure's report says in one line."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        return str(crash.message).strip().partition("\n")[0]
+    return (report.longreprtext.strip().splitlines() or [report.outcome])[0]
+
+
+def _results(
+    error: BaseException, machines: "Sequence[VirtualMachine]"
+) -> "Iterator[tuple[VirtualMachine, CommandResult]]":
+    """The commands that an error is about, and of one that does not say, the latest of each machine."""
+    message = str(error)
+    known = [(vm, result) for vm in machines for result in vm.results]
+    meant = [(vm, result) for vm, result in known if repr(result) in message]
+    yield from meant or ((vm, vm.results[-1]) for vm in machines if vm.results)
+
+
+def _summary(
+    error: BaseException,
+    test: str,
+    results: "Sequence[tuple[VirtualMachine, CommandResult]]",
+    complaints: Sequence[str],
+) -> str | None:
+    """What the short summary is to say, of which a terminal shows some 40 characters: None for what pytest would."""
+    message = str(error)
+    first = message.strip().partition("\n")[0]
+    kind = type(error).__name__
+    if isinstance(error, CommandFailed):
+        code, why = error.result.exit_code, _why(error.result) or "it printed nothing"
+        return f"{kind}: exit code {code}: {why}; from: {line(error.result.command)}"
+    if isinstance(error, VmError):
+        cause = f"{complaints[0]}; " if complaints and isinstance(error, WaitTimeout) else ""
+        return f"{cause}{kind}: {_without_name(first, test)}"
+    if is_timeout(error) and "\n" in message:
+        return f"{_without_name(message.split(chr(10))[1], test)}; {first}"
+    if isinstance(error, AssertionError):
+        blamed = [result for _, result in results if repr(result) in message and result.exit_code]
+        if blamed and (why := _why(blamed[0])):
+            return f"{first} (exit code {blamed[0].exit_code}: {why})"
+    return None
+
+
+def _without_name(text: str, test: str) -> str:
+    """Without the name of the test's machine, which is the test's, and with which the line in the summary begins."""
+    return text.removeprefix(f"{test}: ")
+
+
+def _why(result: "CommandResult") -> str:
+    """The last line that a command has said of itself."""
+    said = tail(result.stderr_bytes, 1) or tail(result.stdout_bytes, 1)
+    return line(said[0], _LONGEST_CAUSE) if said else ""
+
+
+def _put_into_short_summary(report: pytest.TestReport, summary: str) -> None:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        _, newline, rest = crash.message.partition("\n")
+        crash.message = f"{summary}{newline}{rest}"
+
+
+def _put_below_headline(report: pytest.TestReport, lines: Sequence[str]) -> bool:
+    """Whether the report has a traceback, under whose error's first line they are now."""
+    entries: list[Any] = getattr(getattr(report.longrepr, "reprtraceback", None), "reprentries", [])
+    shown: list[str] = getattr(entries[-1], "lines", []) if entries else []
+    first = next((number for number, one in enumerate(shown) if one.startswith("E ")), None)
+    if first is None:
+        return False
+    shown[first + 1 : first + 1] = [f"E       {one}" for one in lines]
+    return True
+
+
+def _of(vm: "VirtualMachine", machines: "Sequence[VirtualMachine]") -> str:
+    return f"{vm.name}: " if len(machines) > 1 else ""
+
+
+def _command(result: "CommandResult") -> str:
+    from pytest_readonly_vm.guest.commands import shortened, stream_notes
+
+    head = f"exit code {result.exit_code} after {result.duration:.2f} s from: {shortened(result.command)}"
+    return note("\n".join([head, *stream_notes(result.stdout_bytes, result.stderr_bytes)]))
+
+
+def _tells_of_console(error: BaseException, vm: "VirtualMachine") -> bool:
+    """Whether the notes of an error have what the machine's console said."""
+    from pytest_readonly_vm.channels.console import HEADS
+
+    is_about = str(error).startswith(f"{vm.name}: ")
+    return is_about and any(one.startswith(HEADS) for one in getattr(error, "__notes__", ()))
