@@ -43,6 +43,7 @@ PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *EXAMPLES)
 
 ON_THE_LOOP = {
     *("attempt", "hand_over", "found", "command", "next_event", "connect", "disconnect", "listeners"),
+    *("begin_test", "tail_of_test", "without_most"),
     *("catch_up", "next_news", "position", "since", "seen", "typed", "picture", "give", "transcript"),
 }
 """Members that the package itself uses, on its own thread."""
