@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.accelerator import ACCEL, Witness
 from tests.forked import Forks, plain
 from tests.guests import bootsector
 
@@ -32,11 +33,16 @@ LINES = 12
 SMALL = (
     "--vm-memory=16M",
     f"--vm-ready=console:{READY}",
-    "--vm-accel=tcg",
+    f"--vm-accel={ACCEL}",
     "--vm-boot-timeout=60",
     "--vm-timeout-factor=1",
 )
 """Options for a run on a boot-sector guest."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Witness())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -84,6 +90,15 @@ def bytecode(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
         if "PYTHONDONTWRITEBYTECODE" in os.environ:
             patch.delenv("PYTHONDONTWRITEBYTECODE")
             patch.setenv("PYTHONPYCACHEPREFIX", str(whole / "bytecode"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def accelerator() -> Iterator[None]:
+    """KVM, if it has to be that, also of the machines of projects that leave the choice to the plugin."""
+    with pytest.MonkeyPatch.context() as patch:
+        if ACCEL == "kvm":
+            patch.setenv("PYTEST_VM_ACCEL", ACCEL)
         yield
 
 

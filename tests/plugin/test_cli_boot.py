@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.accelerator import ACCEL
 from tests.conftest import READY
 from tests.typist import Typist
 
-BOOT = (str(Path(sys.executable).with_name("readonly-vm")), "boot", "--memory=16M", "--accel=tcg")
+BOOT = (str(Path(sys.executable).with_name("readonly-vm")), "boot", "--memory=16M", f"--accel={ACCEL}")
 
 
 UP = f"\n{READY}"

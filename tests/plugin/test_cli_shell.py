@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import tiny_linux
 from tests.typist import Typist
 
@@ -25,7 +26,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     guest = tiny_linux()
     files = [str(guest.disk), f"--kernel={guest.kernel}", f"--initrd={guest.initrd}", f"--append={guest.append}"]
     cache = f"--cache={tmp_path_factory.mktemp('cache') / 'templates'}"
-    return [COMMAND, "shell", "--memory=256M", "--accel=tcg", "--network=none", cache, *files]
+    return [COMMAND, "shell", "--memory=256M", f"--accel={ACCEL}", "--network=none", cache, *files]
 
 
 def test_one_command_has_its_streams_and_its_status(shell: list[str]) -> None:
@@ -91,7 +92,7 @@ from tests.guests.tiny_linux import tiny_linux
 guest = tiny_linux()
 files = {"kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
 with Lab() as lab, Terminal() as terminal:
-    vm = lab.start(VmConfig().replace(**files, memory="256M", accel="tcg", network="none", start="cold"), name="tiny")
+    vm = lab.start(VmConfig().replace(**files, memory="256M", accel=ACCEL, network="none", start="cold"), name="tiny")
     shell = RootShell(vm.instance)
     vm.loop.run(shell.plug())
     vm.loop.run(shell.unplug())
@@ -113,7 +114,7 @@ def test_where_there_can_be_no_terminal_the_serial_console_takes_its_place() -> 
 def test_ctrl_c_ends_a_start(boot_sector: Callable[[str], Path], tmp_path: Path) -> None:
     image, settings = (
         str(boot_sector("hello")),
-        ("--memory=16M", "--accel=tcg", "--start=cold", "--ready=console:never"),
+        ("--memory=16M", f"--accel={ACCEL}", "--start=cold", "--ready=console:never"),
     )
     with Typist([COMMAND, "shell", image, *settings], env={**os.environ, "TMPDIR": str(tmp_path)}) as typist:
         typist.wait_for("ends it\r\n")

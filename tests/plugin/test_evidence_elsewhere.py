@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.accelerator import ACCEL
+
 Run = Callable[..., pytest.RunResult]
 
 TESTS = "def test_bad(readonly_vm): assert 0, 'a | b'\ndef test_good(readonly_vm): pass"
@@ -28,7 +30,7 @@ def test_junit_says_of_each_test_on_what_it_ran(
     good, bad = (properties(pytester.path / "report.xml", name) for name in ("test_good", "test_bad"))
     assert good["vm_image"] == str(boot_sector("hello"))
     assert good["vm_image_fingerprint"].startswith("size=")
-    assert good["vm_accelerator"].startswith("tcg")
+    assert good["vm_accelerator"].startswith(ACCEL)
     assert good["vm_start"] == "boot"
     assert good["vm_start_reason"].endswith("copies would share it")
     assert "vm_evidence" not in good

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.accelerator import ACCEL
 from tests.conftest import SMALL
 from tests.forked import PLAIN
 from tests.guests.tiny_linux import tiny_linux
@@ -26,7 +27,7 @@ def run(pytester: pytest.Pytester) -> Run:
     """Run pytest in a process of its own on a tiny Linux."""
     guest = tiny_linux()
     files = (f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}")
-    options = (f"--vm-append={guest.append}", "--vm-memory=128M", "--vm-accel=tcg", f"--vm-cache={templates()}")
+    options = (f"--vm-append={guest.append}", "--vm-memory=128M", f"--vm-accel={ACCEL}", f"--vm-cache={templates()}")
     patience = f"--vm-boot-timeout={GENEROUS}"
     return lambda *more: pytester.runpytest_subprocess(*files, *options, patience, *PLAIN, *more, timeout=240)
 

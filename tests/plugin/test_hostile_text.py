@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.accelerator import ACCEL
 from tests.forked import PLAIN
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS
@@ -56,7 +57,7 @@ def test_no_text_of_the_guest_reaches_a_terminal_as_it_is(pytester: pytest.Pytes
     guest = tiny_linux()
     pytester.makepyfile(SUITE)
     files = (f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}")
-    options = (f"--vm-append={guest.append}", "--vm-memory=128M", "--vm-accel=tcg", f"--vm-cache={templates()}")
+    options = (f"--vm-append={guest.append}", "--vm-memory=128M", f"--vm-accel={ACCEL}", f"--vm-cache={templates()}")
     more = (f"--vm-boot-timeout={GENEROUS}", "--tb=short", "--junit-xml=junit.xml", "--vm-report=page.html")
     result = pytester.runpytest_subprocess(*files, *options, *more, *PLAIN, timeout=300)
     result.assert_outcomes(failed=10)

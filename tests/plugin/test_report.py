@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.accelerator import ACCEL
 from tests.conftest import SMALL
 from tests.forked import PLAIN
 
 Run = Callable[..., pytest.RunResult]
+
+CHOSEN = {"tcg": "tcg (asked for by --vm-accel)", "kvm": "kvm (proved by running a guest)"}[ACCEL]
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
@@ -26,11 +29,11 @@ def test_header_and_summary_tell_with_what_the_run_ran(
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(
         [
-            "vm: QEMU * x86_64, tcg (asked for by --vm-accel)",
+            f"vm: QEMU * x86_64, {CHOSEN}",
             "vm: seal: read-only descriptors, *; verify: hash",
             "vm: base */hello.img (raw, from --vm-image)",
             "*- virtual machines -*",
-            "4 machines booted, each in * s (median; slowest * s), with tcg (asked for by --vm-accel)",
+            f"4 machines booted, each in * s (median; slowest * s), with {CHOSEN}",
             "base hello.img unchanged after 4 tests (identity, size and times; SHA-256 at the end of the run)",
         ]
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
+from tests.accelerator import ACCEL
 from tests.guests.alpine import alpine
 from tests.guests.debian import debian
 from tests.guests.tiny_servers import tiny_with_servers
@@ -23,7 +24,7 @@ OTHERS = (*DEBIANS, "alpine-shell-cold")
 
 def config(group: str) -> VmConfig:
     guest, channel, start = group.split("-")
-    common = VmConfig().replace(accel="tcg", channel=channel, start=start, boot_timeout=300, cache=templates())
+    common = VmConfig().replace(accel=ACCEL, channel=channel, start=start, boot_timeout=300, cache=templates())
     if guest == "debian":
         return common.replace(image=debian())
     direct = alpine() if guest == "alpine" else tiny_with_servers()

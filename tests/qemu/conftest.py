@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
+from tests.accelerator import ACCEL
 from tests.conftest import READY
 
 STARTS = ("cold", "clone")
@@ -25,7 +26,7 @@ def vm_memory() -> str:
 
 @pytest.fixture
 def vm_accel() -> str:
-    return "tcg"
+    return ACCEL
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def small(boot_sector: Callable[[str], Path]) -> Callable[..., VmConfig]:
 
     def config(image: str | Path, **settings: object) -> VmConfig:
         path = boot_sector(image) if isinstance(image, str) else image
-        known: dict[str, object] = {"memory": "16M", "accel": "tcg", "ready": f"console:{READY}", "no_cache": True}
+        known: dict[str, object] = {"memory": "16M", "accel": ACCEL, "ready": f"console:{READY}", "no_cache": True}
         known |= {"boot_timeout": BOOT_TIMEOUT, "timeout_factor": 1}
         return VmConfig().replace(image=path, **known | settings)
 

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
 from pytest_readonly_vm.machine.attach import close_doors, open_doors
+from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
@@ -28,7 +29,7 @@ SHORT = 14.0
 def tiny(lab: Lab, **settings: object) -> VirtualMachine:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    common = {"memory": "128M", "accel": "tcg", "start": "clone", "boot_timeout": GENEROUS, "cache": templates()}
+    common = {"memory": "128M", "accel": ACCEL, "start": "clone", "boot_timeout": GENEROUS, "cache": templates()}
     return lab.start(VmConfig().replace(**files | common | settings), name="tiny")
 
 

@@ -19,6 +19,7 @@ from pytest_readonly_vm.errors import CapsuleRefused
 from pytest_readonly_vm.evidence.capsule.opened import open_capsule
 from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
 from pytest_readonly_vm.evidence.capsule.save import save_capsule
+from tests.accelerator import ACCEL
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu import image_tools
@@ -117,7 +118,7 @@ class TestElsewhere:
         assert done.returncode == 3, done.stderr
         capsule.assert_same(done.stdout)
         assert re.fullmatch(
-            r"readonly-vm: guest of tests/test_a\.py::test_b, saved \S+ with QEMU \S+ x86_64, tcg; "
+            r"readonly-vm: guest of tests/test_a\.py::test_b, saved \S+ with QEMU \S+ x86_64, " + ACCEL + r"; "
             r"the guest was running\n",
             done.stderr,
         )
@@ -227,7 +228,7 @@ class TestAnyMachine:
 
     @pytest.mark.timeout(1200)
     def test_a_debian_in_the_middle_of_its_work(self, lab: Lab, tmp_path: Path) -> None:
-        settings = {"image": debian(), "accel": "tcg", "start": "clone", "cache": templates(), "boot_timeout": 600}
+        settings = {"image": debian(), "accel": ACCEL, "start": "clone", "cache": templates(), "boot_timeout": 600}
         vm = lab.start(VmConfig().replace(**settings), name="guest")
         vm.run("systemd-run --unit=busy sleep 98765; logger -t busy 'this is the failure'; echo disk >/root/kept")
         services = "ps -o pid,comm --no-headers --ppid 1; systemctl is-active busy; journalctl -q -t busy -o cat"

@@ -15,6 +15,7 @@ from pytest_readonly_vm.errors import CapsuleRefused, ImageError
 from pytest_readonly_vm.evidence.capsule.file import CapsuleReader, new_capsule
 from pytest_readonly_vm.evidence.capsule.save import save_capsule
 from pytest_readonly_vm.qemu.command_line import DiskImage, chain
+from tests.accelerator import ACCEL
 from tests.qemu import image_tools
 from tests.qemu.test_capsule import resumed
 from tests.qemu.test_templates import boots_again_from_its_own_disk, tiny
@@ -43,7 +44,7 @@ def start(lab: Lab, small: Callable[..., VmConfig]) -> Start:
 def quick(tmp_path_factory: pytest.TempPathFactory, boot_sector: Callable[[str], Path]) -> Path:
     """The capsule of the guest `writer`, of which everything is small."""
     path = tmp_path_factory.mktemp("quick") / "one.vmcapsule"
-    settings = {"memory": "16M", "accel": "tcg", "ready": "console:^written", "start": "cold", "timeout_factor": 1}
+    settings = {"memory": "16M", "accel": ACCEL, "ready": "console:^written", "start": "cold", "timeout_factor": 1}
     with Lab() as lab:
         save_capsule(lab.start(VmConfig().replace(image=boot_sector("writer"), **settings), name="guest"), path)
     return path
@@ -119,12 +120,11 @@ class TestACapsuleFromElsewhere:
         ("changes", "complaint"),
         [
             ({"devices": ["-device nvme"]}, r"would build otherwise \(-device nvme, .*\); it was saved by version 0"),
-            ({"accelerator": "kvm"}, "was saved under kvm, whose state no other accelerator can load"),
             ({"settings": {"memory": 1 << 50}}, "1073741824M of memory, which is more than this computer has"),
             ({"sizes": {"state": 2 << 30, "disk0.qcow2": 1}}, "its state is larger than the machine"),
             (
                 {"cpu": ["avx1024", "sse2"]},
-                r"whose processor could do what none can here \(avx1024\); .* tcg of QEMU ",
+                rf"whose processor could do what none can here \(avx1024\); .* {ACCEL} of QEMU ",
             ),
             ({"base": []}, "has a manifest that makes no sense: .* which do not go with 0 files of a base image"),
         ],
@@ -134,6 +134,14 @@ class TestACapsuleFromElsewhere:
     ) -> None:
         path = repacked(quick, tmp_path / "it", **changes)
         with pytest.raises(CapsuleRefused, match=complaint):
+            resumed(lab, path)
+
+    def test_an_accelerator_that_is_not_here(
+        self, lab: Lab, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pytest_readonly_vm.host.accel._KVM", tmp_path / "no-kvm")
+        path = repacked(quick, tmp_path / "it", accelerator="kvm")
+        with pytest.raises(CapsuleRefused, match="was saved under kvm, whose state no other accelerator can load"):
             resumed(lab, path)
 
     def test_a_disk_that_leads_to_other_files_is_refused(self, lab: Lab, quick: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pytest_readonly_vm import Lab, VmConfig
+from tests.accelerator import ACCEL
 from tests.guests.debian import debian
 
 
@@ -12,7 +13,7 @@ def test_debian_from_a_seed_for_cloud_init(tmp_path: Path) -> None:
         "#cloud-config\nbootcmd: [[touch, /run/early]]\nruncmd: [[touch, /run/late]]\n"
         "chpasswd: {expire: false, users: [{name: root, password: very-secret, type: text}]}\n"
     )
-    config = VmConfig().replace(image=debian(), accel="tcg", channel="shell", start="cold", boot_timeout=300)
+    config = VmConfig().replace(image=debian(), accel=ACCEL, channel="shell", start="cold", boot_timeout=300)
     with Lab() as lab:
         vm = lab.start(config.replace(provision="cloud-init", user_data=user_data), name="debian")
         assert vm.run("cloud-init status --wait").stdout.strip().endswith("status: done")

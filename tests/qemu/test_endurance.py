@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
+from tests.accelerator import ACCEL
 from tests.qemu.holdings import SLACK, Holdings
 from tests.qemu.waiting import eventually
 
@@ -93,7 +94,7 @@ def test_leaving_a_lab_lets_go_of_machines_that_nobody_closed(
     program = textwrap.dedent(f"""
         import gc
         from pytest_readonly_vm import Lab, VmConfig
-        config = VmConfig().replace(image={str(boot_sector("hello"))!r}, memory="16M", accel="tcg", ready="none")
+        config = VmConfig().replace(image={str(boot_sector("hello"))!r}, memory="16M", accel={ACCEL!r}, ready="none")
         with Lab() as lab:
             forgotten = lab.start(config, name="forgotten")
         assert not forgotten.is_running()

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
 from pytest_readonly_vm.evidence.collect import PIECES, collect
+from tests.accelerator import ACCEL
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import READY, tiny_linux
 from tests.qemu.waiting import GENEROUS, eventually
@@ -21,7 +22,7 @@ ABOUT = {"test": "test_a.py::test_b", "failed in": "call: assert 0"}
 def tiny() -> VmConfig:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    return VmConfig().replace(**files, accel="tcg", memory="128M", boot_timeout=GENEROUS, cache=templates())
+    return VmConfig().replace(**files, accel=ACCEL, memory="128M", boot_timeout=GENEROUS, cache=templates())
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_a_guest_is_asked_for_what_only_it_knows(vm: VirtualMachine, tmp_path: P
 def test_systemd_tells_its_journal_since_the_handover_and_its_failed_units(
     start: Callable[[VmConfig], VirtualMachine], tmp_path: Path
 ) -> None:
-    vm = start(VmConfig().replace(image=debian(), accel="tcg", boot_timeout=300, start="clone", cache=templates()))
+    vm = start(VmConfig().replace(image=debian(), accel=ACCEL, boot_timeout=300, start="clone", cache=templates()))
     vm.run("logger 'said in the test'; for _ in 1 2 3; do logger -p daemon.err -t shop 'the disk is full'; done")
     vm.run(["systemd-run", "--wait", "--unit=broken", "sh", "-c", "echo no configuration >&2; exit 3"], check=False)
     evidence = collect(vm, tmp_path, about=ABOUT)

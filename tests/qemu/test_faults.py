@@ -15,6 +15,7 @@ import pytest
 from pytest_readonly_vm import VmError
 from pytest_readonly_vm.host.workspace import COOKIE
 from pytest_readonly_vm.image.image_file import Fingerprint
+from tests.accelerator import ACCEL
 from tests.conftest import SMALL
 from tests.forked import PLAIN
 from tests.guests.tiny_linux import tiny_linux
@@ -166,7 +167,7 @@ def options(guest: str, boot_sector: Callable[[str], Path]) -> tuple[Path, list[
     """What to boot: the base image, and options beside."""
     if guest == "obeys":
         return boot_sector(guest), list(SMALL)
-    copies = [f"--vm-cache={templates()}", "--vm-start=clone", "--vm-accel=tcg", "--vm-timeout-factor=1"]
+    copies = [f"--vm-cache={templates()}", "--vm-start=clone", f"--vm-accel={ACCEL}", "--vm-timeout-factor=1"]
     copies.append(f"--vm-boot-timeout={5 * GENEROUS}")
     _, _, server = guest.partition("-")
     tiny = tiny_with_servers() if server else tiny_linux()

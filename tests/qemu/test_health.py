@@ -7,6 +7,7 @@ import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig, VmError
 from pytest_readonly_vm.evidence.health import Mark, begin, complaints
+from tests.accelerator import ACCEL
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS, eventually
@@ -50,7 +51,7 @@ def tiny() -> VmConfig:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
     allow = ("known and harmless",)
-    known = {"accel": "tcg", "memory": "128M", "boot_timeout": GENEROUS, "cache": templates()}
+    known = {"accel": ACCEL, "memory": "128M", "boot_timeout": GENEROUS, "cache": templates()}
     return VmConfig().replace(**files, **known, health=ALL, health_allow=allow)
 
 
@@ -131,7 +132,7 @@ def test_a_guest_that_cannot_be_looked_at_is_an_error(lab: Lab) -> None:
 
 
 def test_debian(lab: Lab) -> None:
-    debian_config = VmConfig().replace(image=debian(), accel="tcg", boot_timeout=300, start="clone", cache=templates())
+    debian_config = VmConfig().replace(image=debian(), accel=ACCEL, boot_timeout=300, start="clone", cache=templates())
     vm = lab.start(debian_config.replace(health=ALL, health_allow=["^known\\.service"]), name="debian")
     mark = marked(vm)
     assert complaints(vm, mark) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.accelerator import ACCEL
 from tests.conftest import SMALL
 from tests.forked import PLAIN
 from tests.mount_namespace import own_mounts
@@ -53,7 +54,7 @@ def is_refused(pytester: pytest.Pytester, image: Path, limit: str, sentence: str
 
 def test_a_command(pytester: pytest.Pytester, boot_sector: Callable[[str], Path]) -> None:
     program = "import sys; from pytest_readonly_vm.cli import main; sys.exit(main())"
-    options = ("--memory=16M", "--ready=console:hello", "--accel=tcg", "-c", "true")
+    options = ("--memory=16M", "--ready=console:hello", f"--accel={ACCEL}", "-c", "true")
     result = run_under(pytester, "ulimit -n 20", "-c", program, "shell", boot_sector("hello"), *options)
     assert result.ret == 1
     [line] = result.errlines

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_readonly_vm import Lab, VmConfig
+from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.holdings import SLACK, Holdings
 from tests.qemu.waiting import GENEROUS, eventually
@@ -43,7 +44,7 @@ def test_many_in_a_row_hold_no_more_than_one(
 def test_many_at_once_are_each_on_their_own_and_small(temporary: Path) -> None:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    settings = {"accel": "tcg", "memory": "1G", "start": "clone", "no_cache": True, "boot_timeout": GENEROUS}
+    settings = {"accel": ACCEL, "memory": "1G", "start": "clone", "no_cache": True, "boot_timeout": GENEROUS}
     config = VmConfig().replace(**files, **settings)
     held = Holdings.now(temporary)
     with Lab() as lab, ThreadPoolExecutor(AT_ONCE) as threads:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig, VmError
+from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import PROMPT, tiny_linux
 from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
@@ -26,7 +27,7 @@ def lab() -> Iterator[Lab]:
 def config() -> VmConfig:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    return VmConfig().replace(**files, memory="128M", accel="tcg", boot_timeout=GENEROUS, cache=templates())
+    return VmConfig().replace(**files, memory="128M", accel=ACCEL, boot_timeout=GENEROUS, cache=templates())
 
 
 @pytest.fixture(scope="module", params=["cold", "clone"])

@@ -11,6 +11,7 @@ import pytest
 from pytest_readonly_vm import Lab, TransferError, VirtualMachine, VmConfig, VmError
 from pytest_readonly_vm.evidence.capsule.save import save_capsule
 from pytest_readonly_vm.evidence.collect import collect
+from tests.accelerator import ACCEL
 from tests.conftest import READY
 from tests.guests import bootsector
 from tests.guests.tiny_linux import tiny_linux
@@ -69,7 +70,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 @pytest.fixture(scope="module")
 def config(images: Images) -> VmConfig:
     return VmConfig().replace(
-        image=images["the base image"], memory="16M", accel="tcg",
+        image=images["the base image"], memory="16M", accel=ACCEL,
         ready=f"console:{READY}", no_cache=True, boot_timeout=BOOT_TIMEOUT, timeout_factor=1, snapshot="overlay",
     )  # fmt: skip
 
@@ -204,7 +205,7 @@ def test_what_is_pulled_into_a_folder_does_not_take_the_name_of_an_image_there(t
     image = Path(shutil.copy(guest.disk, tmp_path / "base.qcow2"))
     before = states({"": image})
     settings = VmConfig().replace(
-        image=image, kernel=guest.kernel, initrd=guest.initrd, append=guest.append, memory="128M", accel="tcg",
+        image=image, kernel=guest.kernel, initrd=guest.initrd, append=guest.append, memory="128M", accel=ACCEL,
         start="cold", boot_timeout=GENEROUS,
     )  # fmt: skip
     with Lab() as lab:

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_readonly_vm import BootTimeout, ChannelError, ChannelLost, Lab, VmConfig
 from pytest_readonly_vm.guest.login import login
+from tests.accelerator import ACCEL
 from tests.conftest import READY
 from tests.guests import cpio, tools
 from tests.guests.debian import PASSWORD, debian
@@ -22,7 +23,7 @@ SECRET = "very-secret"
 SHADOW = b"root:$5$readonlyvm$ewpcNE44kgXA6B.OB6mBW850IKMsNqjLc3k7eXxThrA:19000::::::\n"
 """That root's password is `SECRET`."""
 
-SHELL = VmConfig().replace(accel="tcg", channel="shell", start="cold", boot_timeout=300)
+SHELL = VmConfig().replace(accel=ACCEL, channel="shell", start="cold", boot_timeout=300)
 
 
 @pytest.fixture

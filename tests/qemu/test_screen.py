@@ -11,6 +11,7 @@ import pytest
 from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError, WaitTimeout
 from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.errors import DisplayError
+from tests.accelerator import ACCEL
 from tests.conftest import READY
 from tests.guests.debian import debian
 from tests.qemu.conftest import STARTS
@@ -128,7 +129,7 @@ def test_text_is_read_off_the_screen(machine: VirtualMachine, screen: Screen) ->
 
 @pytest.fixture
 def debian_machine() -> Iterator[VirtualMachine]:
-    config = VmConfig().replace(image=debian(), accel="tcg", cache=templates())
+    config = VmConfig().replace(image=debian(), accel=ACCEL, cache=templates())
     with Lab() as lab:
         yield lab.start(config, name="debian")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from pytest_readonly_vm import GuestPaused, VirtualMachine
+from tests.accelerator import ACCEL
 from tests.forked import PLAIN
 from tests.guests.tiny_linux import PROMPT, tiny_linux
 from tests.mount_namespace import own_mounts
@@ -19,7 +20,7 @@ def run_on_a_small_disk(pytester: pytest.Pytester, size: str, *arguments: str) -
     result = pytester.run(
         *own_mounts(), "sh", "-c", command, "sh",
         f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}",
-        f"--vm-append={guest.append}", f"--vm-ready=console:{PROMPT}", "--vm-memory=256M", "--vm-accel=tcg",
+        f"--vm-append={guest.append}", f"--vm-ready=console:{PROMPT}", "--vm-memory=256M", f"--vm-accel={ACCEL}",
         *PLAIN, *arguments,
         timeout=120,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestDied
 from pytest_readonly_vm.guest.commands import Command
 from pytest_readonly_vm.host.process import Spawner
 from pytest_readonly_vm.host.ssh_key import make_key, public_key
+from tests.accelerator import ACCEL
 from tests.guests.debian import debian
 from tests.qemu.test_places import RESIDENT
 from tests.qemu.waiting import GENEROUS, eventually
@@ -83,7 +84,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     key = make_key(tmp_path_factory.mktemp("key"))
-    config = VmConfig().replace(image=debian(), boot_timeout=BOOT_SECONDS, cache=templates())
+    config = VmConfig().replace(image=debian(), accel=ACCEL, boot_timeout=BOOT_SECONDS, cache=templates())
     with Lab() as lab, contextlib.ExitStack() as stack:
         vm = lab.start(config, name="guest")
         vm.run("umask 077; mkdir -p /root/.ssh; cat >>/root/.ssh/authorized_keys", input=f"\n{public_key(key)}\n")

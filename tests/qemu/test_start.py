@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError, layer
+from tests.accelerator import ACCEL
 from tests.guests import ext4, tools
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.conftest import STARTS
@@ -17,7 +18,7 @@ from tests.templates import templates
 def tiny(start: str, **settings: object) -> VmConfig:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    common: dict[str, object] = {"accel": "tcg", "memory": "128M", "boot_timeout": GENEROUS, "cache": templates()}
+    common: dict[str, object] = {"accel": ACCEL, "memory": "128M", "boot_timeout": GENEROUS, "cache": templates()}
     return VmConfig().replace(**files, **common | settings, start=start)
 
 

@@ -19,6 +19,7 @@ from pytest_readonly_vm import ConfigurationError, Lab, VirtualMachine, VmConfig
 from pytest_readonly_vm.cli import main
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.image import sparse
+from tests.accelerator import ACCEL
 from tests.conftest import READY
 from tests.guests import bootsector
 from tests.guests.tiny_linux import tiny_linux
@@ -46,7 +47,7 @@ def runner(image: Path, cache: Path) -> Run:
     """Start machines in a lab of their own, as a run of pytest does, and tell how each that was started came to be."""
 
     def run(*, machines: int = 1, tell: Callable[[str], None] = print, **settings: object) -> list[str]:
-        common = {"image": image, "memory": "16M", "accel": "tcg", "ready": "console:^written", "start": "clone"}
+        common = {"image": image, "memory": "16M", "accel": ACCEL, "ready": "console:^written", "start": "clone"}
         config = VmConfig().replace(**{"cache": cache, "boot_timeout": GENEROUS} | common | settings)
         with Lab(tell=tell) as lab:
             for _ in range(machines):
@@ -114,7 +115,7 @@ def test_one_that_depends_on_files_is_made_anew_when_they_change_and_so_is_what_
 def test_one_that_pushes_a_file_is_made_anew_when_that_changes(cache: Path, tmp_path: Path) -> None:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    config = VmConfig().replace(**files, memory="256M", accel="tcg", boot_timeout=GENEROUS, cache=cache, start="clone")
+    config = VmConfig().replace(**files, memory="256M", accel=ACCEL, boot_timeout=GENEROUS, cache=cache, start="clone")
     file = tmp_path / "file"
 
     @layer
@@ -283,7 +284,7 @@ def test_one_that_is_too_big_is_not_kept(run: Run, cache: Path) -> None:
 
 def test_nobody_misses_what_is_removed_while_it_is_used(run: Run, image: Path, cache: Path) -> None:
     run()
-    settings = {"image": image, "memory": "16M", "accel": "tcg", "ready": "console:^written", "start": "clone"}
+    settings = {"image": image, "memory": "16M", "accel": ACCEL, "ready": "console:^written", "start": "clone"}
     config = VmConfig().replace(**settings, cache=cache, boot_timeout=GENEROUS)
     size = sum(path.stat().st_blocks * 512 for path in cache.glob("*/*"))
     with Lab() as lab:
@@ -309,7 +310,7 @@ PROGRAM = """
         vm.console.expect("^written")
         eventually((folder / "told").exists, "being told")
 
-    settings = dict(image=folder / "base.img", memory="16M", accel="tcg", start="clone", boot_timeout=60, budget="off")
+    settings = dict(image=folder / "base.img", memory="16M", accel=ACCEL, start="clone", boot_timeout=60, budget="off")
     with Lab(tell=lambda sentence: print(sentence, flush=True)) as lab:
         lab.start(VmConfig().replace(ready=when_told, cache=folder / "templates", **settings), name="guest")
         print(*[boot.manner for boot in lab.boots])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import ConfigurationError, GuestDied, Lab, QmpError, VirtualMachine, VmConfig, layer
+from tests.accelerator import ACCEL
 from tests.conftest import READY
 from tests.guests import bootsector
 from tests.guests.tiny_linux import tiny_linux
@@ -44,7 +45,7 @@ def start(lab: Lab, small: Callable[..., VmConfig]) -> Start:
 def tiny(lab: Lab, **settings: object) -> VirtualMachine:
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    common: dict[str, object] = {"memory": "128M", "accel": "tcg", "no_cache": True, "boot_timeout": GENEROUS}
+    common: dict[str, object] = {"memory": "128M", "accel": ACCEL, "no_cache": True, "boot_timeout": GENEROUS}
     return lab.start(VmConfig().replace(**files | common | settings), name="guest")
 
 
@@ -60,7 +61,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, VmConf
     """A lab that has its template from a folder, and the files of that."""
     folder = tmp_path_factory.mktemp("attacked")
     image = bootsector.write_image(folder / "base.img", bootsector.writer(READY))
-    settings = {"image": image, "memory": "16M", "accel": "tcg", "ready": "console:^written", "seal": "require"}
+    settings = {"image": image, "memory": "16M", "accel": ACCEL, "ready": "console:^written", "seal": "require"}
     config = VmConfig().replace(**settings, start="clone", cache=folder / "cache", boot_timeout=GENEROUS)
     with Lab() as first:
         first.start(config, name="first")

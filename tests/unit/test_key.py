@@ -15,6 +15,7 @@ from pytest_readonly_vm.host.hypervisor import find_hypervisor
 from pytest_readonly_vm.image.base import open_base
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start import key
+from tests.accelerator import ACCEL
 from tests.unit.test_layer import installed
 
 OTHER_VALUES = {
@@ -83,7 +84,7 @@ def root(tmp_path: Path) -> Path:
 def spec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineSpec]:
     image = tmp_path_factory.mktemp("images") / "base.img"
     image.write_bytes(bytes(1 << 20))
-    hypervisor = find_hypervisor(VmConfig(accel="tcg"))
+    hypervisor = find_hypervisor(VmConfig(accel=ACCEL))
     with contextlib.closing(open_base(image, format="raw", origin="the test", qemu_img=hypervisor.qemu_img)) as base:
         yield MachineSpec(config=VmConfig(), name="guest", hypervisor=hypervisor, base=base)
 

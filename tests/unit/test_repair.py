@@ -15,6 +15,7 @@ import pytest
 from pytest_readonly_vm import CommandResult, Lab, VirtualMachine, VmConfig
 from pytest_readonly_vm.start.repair import PREPARE, repair_script
 from pytest_readonly_vm.start.repair_program import repair_program
+from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import PROMPT, tiny_linux
 
 HERE = platform.machine()
@@ -57,7 +58,7 @@ def config() -> VmConfig:
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd}
     # With the TSC for a clock, QEMU's emulation lets the guest's time jump at a loadvm.
     append = f"{guest.append} clocksource=hpet tsc=unstable"
-    return VmConfig().replace(**files, append=append, memory="256M", accel="tcg", channel="shell", start="cold")
+    return VmConfig().replace(**files, append=append, memory="256M", accel=ACCEL, channel="shell", start="cold")
 
 
 @pytest.fixture(scope="module")
