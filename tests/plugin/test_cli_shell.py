@@ -87,6 +87,7 @@ from pytest_readonly_vm import Lab, VmConfig
 from pytest_readonly_vm.cli.shell import session
 from pytest_readonly_vm.host.terminal import Terminal
 from pytest_readonly_vm.machine.root_shell import RootShell
+from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import tiny_linux
 
 guest = tiny_linux()

@@ -302,6 +302,7 @@ PROGRAM = """
     import sys
     from pathlib import Path
     from pytest_readonly_vm import Lab, VmConfig
+    from tests.accelerator import ACCEL
     from tests.qemu.waiting import eventually
 
     folder = Path(sys.argv[1])
