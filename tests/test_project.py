@@ -36,7 +36,14 @@ each_job = pytest.mark.parametrize("job", JOBS.values(), ids=list(JOBS))
 
 def test_the_top_level_holds_only_what_is_expected() -> None:
     if (ROOT / ".git").exists():
-        command = ["git", "-c", "safe.directory=*", "-C", ROOT, "ls-files"]  # in a container it may be another user's
+        command = [
+            "git",
+            "-c",
+            "safe.directory=*",
+            "-C",
+            str(ROOT),
+            "ls-files",
+        ]  # it may be another user's
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found = {line.partition("/")[0] for line in done.stdout.splitlines()}
     else:  # unpacked from a source distribution, which adds a file of its own

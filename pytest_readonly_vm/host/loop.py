@@ -3,6 +3,8 @@ one is cut short, by a deadline or by what happens meanwhile, and what becomes o
 """
 
 import asyncio
+import contextlib
+import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +31,8 @@ class LoopThread:
     """
 
     def __init__(self) -> None:
+        """:raises OSError: this process may open no more files."""
+        _require_descriptors()
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=f"{OUR_THREADS} worker"))
         self._thread = threading.Thread(target=self._serve, name=f"{OUR_THREADS} loop", daemon=True)
@@ -145,3 +149,10 @@ def quiet(task: F) -> F:
     """The same task; asyncio does not complain about an error of it that nobody has asked for."""
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task
+
+
+def _require_descriptors() -> None:
+    """Whether a loop can be had is tried without one: asyncio prints a traceback later for each that is half made."""
+    with contextlib.ExitStack() as opened:
+        for _ in range(3):  # what it waits with, and the two ends by which it is woken
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))

@@ -1,6 +1,8 @@
 """A wait that is cut short ends at once, with an error of its own, and takes nothing away from others."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -127,3 +129,27 @@ class TestWithin:
 
         with pytest.raises(TimeoutError, match="its own"):
             await within(LONG, work(), an_error)
+
+
+FEW_FILES = """
+import gc, os, resource, sys
+from pytest_readonly_vm.host.loop import LoopThread
+
+free = os.dup(0)
+os.close(free)
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + int(sys.argv[1]), most))
+try:
+    LoopThread().close()
+except OSError as error:
+    print(error.strerror)
+gc.collect()
+"""
+
+
+@pytest.mark.parametrize(("files", "said"), [(0, "Too many open files\n"), (2, "Too many open files\n"), (3, "")])
+async def test_a_loop_that_cannot_be_had_leaves_nothing_half_made(files: int, said: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", FEW_FILES, str(files)), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert await process.communicate() == (said.encode(), b"")
