@@ -156,7 +156,7 @@ def test_a_thread_that_is_late_does_not_time_the_next_test(pytester: pytest.Pyte
 @pytest.mark.parametrize(
     ("options", "explained"),
     [
-        (("--vm-timeout-factor=auto",), "it may take 2 s, * 0.5 s, times 4 as guests are slow here"),
+        (("--vm-accel=tcg", "--vm-timeout-factor=auto"), "it may take 2 s, * 0.5 s, times 4 as guests are slow here"),
         (("--vm-timeout-factor=3",), "it may take 1.5 s, * 0.5 s, times 3 as"),
     ],
 )

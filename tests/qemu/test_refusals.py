@@ -41,7 +41,10 @@ def refused(
         privileged: bool = True,
         **settings: object,
     ) -> pytest.ExceptionInfo[VmError]:
-        as_user = contextlib.nullcontext() if privileged else without_privileges()
+        as_user: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if not privileged:
+            as_user = without_privileges()
+            settings = {"accel": "tcg"} | settings  # which every user may have
         with as_user, pytest.raises(error, match=sentence) as refusal:
             boot(image, **settings)
         assert "\n" not in str(refusal.value)
