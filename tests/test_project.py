@@ -18,7 +18,7 @@ from pytest_readonly_vm.host.accel import Accelerator
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {
     *(".ci", ".github", "benchmarks", "conftest_examples", "docs", "pytest_readonly_vm", "tests"),
-    *(".gitignore", ".pre-commit-config.yaml", "Makefile", "pyproject.toml"),
+    *(".gitignore", ".pre-commit-config.yaml", ".readthedocs.yaml", "Makefile", "hatch_build.py", "pyproject.toml"),
     *("CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md"),
 }
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / ".github/pull_request_template.md"])

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.accelerator import ACCEL
 from tests.forked import PLAIN
 from tests.guests.debian import debian
 from tests.qemu.waiting import GENEROUS
@@ -75,7 +76,7 @@ def test_each_failure_names_its_cause_at_once_and_fits_on_a_screen(
     monkeypatch.delenv("CI", raising=False)  # where the short summary is not cut
     pytester.makepyfile(test_it=SUITE)
     where = (f"--vm-image={debian()}", f"--vm-cache={templates()}", f"--vm-boot-timeout={GENEROUS}")
-    result = pytester.runpytest_subprocess(*where, "--vm-accel=tcg", "--vm-start=clone", *PLAIN, timeout=300)
+    result = pytester.runpytest_subprocess(*where, f"--vm-accel={ACCEL}", "--vm-start=clone", *PLAIN, timeout=300)
     result.assert_outcomes(failed=5)
     lines = result.outlines
     for name, (first, second, summary) in CAUSES.items():

@@ -51,7 +51,8 @@ def vm(start: Callable[[VmConfig], VirtualMachine]) -> VirtualMachine:
 
 def test_a_guest_is_asked_for_what_only_it_knows(vm: VirtualMachine, tmp_path: Path) -> None:
     vm.run(
-        "echo '<2>not of the kernel' >/dev/kmsg; echo 'said in the test' >/dev/kmsg; sleep 4321 >/dev/null 2>&1 </dev/null &"
+        "echo '<2>not of the kernel' >/dev/kmsg; echo 'said in the test' >/dev/kmsg; "
+        "sleep 4321 >/dev/null 2>&1 </dev/null &"
     )
     evidence = collect(vm, tmp_path / "new", about=ABOUT)
     assert not evidence.missing
