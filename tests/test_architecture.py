@@ -83,6 +83,7 @@ def test_no_imports_go_in_circles() -> None:
                 "machine/lab.py",
                 "start/prefetch.py",
                 "start/templates.py",
+                "plugin/progress.py",
                 "plugin/timeouts.py",
             },
         ),

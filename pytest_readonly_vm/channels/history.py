@@ -58,6 +58,10 @@ class History:
             entry.seconds = time.perf_counter() - started
             entry.is_pending = False
 
+    def take(self, entry: HistoryEntry) -> None:
+        """Add an entry of another history."""
+        self._entries.append(entry)
+
     def follow(self, earlier: "History") -> None:
         """Begin with what another history has, as far as there is room beside what is in this one."""
         if (room := _KEPT - len(self._entries)) > 0:

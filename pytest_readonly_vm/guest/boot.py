@@ -1,7 +1,6 @@
 """Owns a boot: from QEMU's first sign of life to a guest that is ready, and what is said when it does not get there."""
 
 import asyncio
-import re
 import time
 import warnings
 from collections.abc import Callable
@@ -12,28 +11,12 @@ from pytest_readonly_vm.guest.booting_guest import BootingGuest
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.login import Login, login
-from pytest_readonly_vm.guest.prompts import Prompts
 from pytest_readonly_vm.guest.readiness import Readiness, readiness
+from pytest_readonly_vm.guest.stages import stage
 from pytest_readonly_vm.host.loop import LoopThread, cancel
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import greet
 from pytest_readonly_vm.qemu.spec import MachineSpec
-
-_STAGES = (
-    (r"SeaBIOS|iPXE|BdsDxe|UEFI|U-Boot|OpenSBI", "its firmware"),
-    (r"Booting from|GRUB|Welcome to GRUB|SYSLINUX|systemd-boot|Loading Linux", "its boot loader"),
-    (r"Linux version |Copyright .* FreeBSD Project|NetBSD \d|OpenBSD \d", "its kernel"),
-    (r"Run /\S+ as init process|Loading, please wait|dracut", "its initramfs"),
-    (r"systemd\[1\]: |Welcome to |OpenRC|INIT: version|init: ", "its init system"),
-)
-
-
-def stage(console: str) -> str:
-    """How far a boot has come, in words, by what the serial console has shown."""
-    if Prompts().has_login(console):
-        return "a login prompt"
-    reached = [words for pattern, words in _STAGES if re.search(pattern, console, re.MULTILINE)]
-    return reached[-1] if reached else "nothing that the console shows"
 
 
 @dataclass(frozen=True, slots=True)

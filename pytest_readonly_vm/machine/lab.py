@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from pytest_readonly_vm.channels.history import History
+from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.config.settings import FILES, VmConfig
 from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmError
 from pytest_readonly_vm.guest.files import Progress
@@ -25,6 +27,7 @@ from pytest_readonly_vm.start.maker import Hooks, Maker
 from pytest_readonly_vm.start.prefetch import Prefetch
 from pytest_readonly_vm.start.strategies import Auto, Clone, Cold, Strategy
 from pytest_readonly_vm.start.templates import Templates
+from pytest_readonly_vm.start.watched import Watch, nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,12 @@ class Boot:
 
     name: str
     manner: str
-    """How it came to be: ``boot``, ``clone``, ``capsule``."""
+    """How it came to be: ``boot``, ``clone``, ``capsule``; ``layer`` for a layer that was made in it."""
     reason: str
-    """Why in no better way, if there is a reason."""
+    """Why in no better way, if there is a reason; of a layer, which one it is."""
     seconds: float
     phases: dict[str, float]
+    """Those of a boot."""
     accelerator: str
     channel: str | None
 
@@ -55,12 +59,13 @@ class Lab:
         on_failure: Callable[[VirtualMachine, BaseException], None] = lambda vm, error: None,
         on_unmade: Callable[[VmConfig, BaseException], None] = lambda config, error: None,
         output_guard: OutputGuard | None = None,
+        watch: Watch = nobody,
     ) -> None:
         """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
 
         `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`, if
         it is for a layer, the configuration up to that one. `output_guard` knows what else is not to be written over,
-        beside what the lab reads.
+        beside what the lab reads. `watch` looks on while a guest boots or a layer is made.
         """
         self.output_guard = output_guard or OutputGuard()
         self.boots: list[Boot] = []
@@ -71,9 +76,11 @@ class Lab:
             guest=self._handle,
             on_failure=lambda instance, error: on_failure(self._handle(instance), error),
             on_unmade=on_unmade,
+            on_layer=self._record_layer,
+            watch=watch,
         )
         self._maker = Maker(self._resources, hooks)
-        self._templates = Templates(self._maker, Archives(tell).of, self._record)
+        self._templates = Templates(self._maker, Archives(tell).of, self._record_made)
         self._strategies: dict[str, Strategy] = {
             "cold": Cold(self._maker),
             "clone": Clone(self._maker, self._templates),
@@ -81,6 +88,8 @@ class Lab:
         }
         self._keeper = Keeper(self._maker, self._anew, self._adopt)
         self._prefetch = Prefetch(self._start_ahead, self._maker.discard)
+        self._made: dict[str, History] = {}
+        """What was made for machines to come, by their names."""
         self._usual_channels: dict[tuple[Path | None, Path | None], str] = {}
         self._lock = threading.Lock()
         self._machines: list[VirtualMachine] = []
@@ -187,12 +196,30 @@ class Lab:
         return instance
 
     def _record(self, instance: Instance) -> None:
-        start = instance.qmp.history.note("start", instance.manner, seconds=instance.ready_after)
+        history = instance.qmp.history
+        start = history.note("start", instance.manner, seconds=instance.ready_after)
         start.time = time.time() - (time.monotonic() - instance.started)  # it may have been started ahead
+        if (made := self._made.pop(instance.name, None)) is not None:
+            history.follow(made)
+        self._note_start(instance, instance.manner, instance.reason, instance.ready_after)
+
+    def _record_made(self, instance: Instance) -> None:
+        """A machine that has ended, to be frozen: what it took to make it is told of the machine that it was for."""
+        if instance.manner == "boot":
+            self._note_start(instance, "boot", instance.reason, instance.ready_after)
+        made = self._made.setdefault(instance.name, History())
+        for entry in instance.qmp.history.entries():
+            if entry.kind in ("boot", "layer"):
+                made.take(entry)
+
+    def _record_layer(self, instance: Instance, layer: GuestLayer, seconds: float) -> None:
+        self._note_start(instance, "layer", str(layer), seconds)
+
+    def _note_start(self, instance: Instance, manner: str, reason: str, seconds: float) -> None:
+        phases = instance.boot_phases if manner == "boot" else {}
         found = instance.channels.found
-        times = (instance.ready_after, instance.boot_phases)
         means = (instance.spec.hypervisor.accelerator.describe(), found.name if found else None)
-        self.boots.append(Boot(instance.name, instance.manner, instance.reason, *times, *means))
+        self.boots.append(Boot(instance.name, manner, reason, seconds, phases, *means))
 
     def check_bases(self, *, during: str) -> tuple[Path, ...]:
         """Compare every base in use with what it was when it was opened; return those that were compared.

@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(fixture_module(config), "readonly_vm fixtures")
     config.pluginmanager.register(report, "readonly_vm report")
     config.pluginmanager.register(Run.of(config).evidence, "readonly_vm evidence")
+    config.pluginmanager.register(Run.of(config).progress, "readonly_vm progress")
     config.pluginmanager.register(Summary(), "readonly_vm summary")
     config.pluginmanager.register(Debugger(), "readonly_vm debugger")
     config.pluginmanager.register(Gates(Run.of(config)), "readonly_vm health gates")

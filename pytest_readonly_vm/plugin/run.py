@@ -22,6 +22,7 @@ from pytest_readonly_vm.plugin.lookahead import Lookahead
 from pytest_readonly_vm.plugin.machine_record import machine_record
 from pytest_readonly_vm.plugin.options import given_images, given_settings
 from pytest_readonly_vm.plugin.output_folder import folder_name
+from pytest_readonly_vm.plugin.progress import Progress
 from pytest_readonly_vm.plugin.timeouts import clock_of
 from pytest_readonly_vm.printable import line
 
@@ -71,6 +72,7 @@ class Run:
         for image in given_images(config):
             self.protect({"image": image})
         self.evidence = EvidenceKeeper(config, self.output_guard)
+        self.progress = Progress(config)
         self.lookahead = Lookahead()
         self.on_start: list[Callable[[VirtualMachine], object]] = []
         """Called with each machine before it is handed over."""
@@ -88,18 +90,18 @@ class Run:
     def _new_lab(self) -> "Lab":
         from pytest_readonly_vm.host.confinement import die_with_parent
         from pytest_readonly_vm.machine.lab import Lab
-        from pytest_readonly_vm.plugin.progress import Progress
 
         if hasattr(self._config, "workerinput"):
             # Nobody hears an xdist worker whose controller was killed, and it would wait out its test with the machine.
             die_with_parent()
         came_to_nothing = self.evidence.came_to_nothing
         lab = Lab(
-            Progress(self._config),
+            self.progress.transfer,
             self.tell,
             on_failure=lambda vm, error: came_to_nothing(vm, error, self.current),
             on_unmade=lambda config, error: self._broken.note_layer(config, self.current, error),
             output_guard=self.output_guard,
+            watch=self.progress.watch,
         )
         self._config.add_cleanup(lab.close)
         return lab
@@ -196,7 +198,7 @@ class Run:
         """Show a line in the terminal, whatever is captured, also from a worker of xdist."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         capture = self._config.pluginmanager.get_plugin("capturemanager")
-        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        with self.progress.hidden(), capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             if worker := getattr(self._config, "workerinput", None):  # which has a reporter that nobody hears
                 print(f"[{worker['workerid']}] {line(sentence)}", file=sys.stderr, flush=True)
             elif reporter is not None:

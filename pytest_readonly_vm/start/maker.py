@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError, GuestDied, StartFailed, VmError
 from pytest_readonly_vm.guest.boot import boot
@@ -20,6 +21,7 @@ from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.migration import Unfrozen, load_state
 from pytest_readonly_vm.start.repair import resume
 from pytest_readonly_vm.start.template import Reads, Template, copies, freeze_running
+from pytest_readonly_vm.start.watched import Watch, nobody, watched_boot, watched_layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,10 @@ class Hooks:
     """Called with a machine that did not become what was wanted, before it is discarded."""
     on_unmade: Callable[[VmConfig, BaseException], object]
     """Called when a layer could not be made, or not be frozen, with the configuration up to that one."""
+    on_layer: Callable[[Instance, GuestLayer, float], object]
+    """Called when a layer has been made in a machine, with how many seconds that took."""
+    watch: Watch
+    """Looks on while a guest boots, or a layer is made, that somebody waits for."""
 
 
 class Maker:
@@ -54,7 +60,7 @@ class Maker:
         :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
         """
         instance = launch(spec, self.resources, initial)
-        with self.giving_up(instance):
+        with self.giving_up(instance), watched_boot(self._watch(instance), instance, self.resources.loop):
             boot(instance, loop=self.resources.loop, guest=lambda: self._hooks.guest(instance))
         return instance
 
@@ -154,8 +160,14 @@ class Maker:
         guest = self._hooks.guest(instance)
         # Before it is read: if it changes meanwhile, what is kept is of another content than the guest has, or of its.
         guest.on_push = lambda path: reads.setdefault(path, digests.digest_or_reason(path))
-        layer.apply(guest)
+        watched = watched_layer(self._watch(instance), str(layer), self.resources.loop)
+        with instance.qmp.history.noting("layer", str(layer)) as entry, watched:
+            layer.apply(guest)
+        self._hooks.on_layer(instance, layer, entry.seconds)
         return reads
+
+    def _watch(self, instance: Instance) -> Watch:
+        return nobody if instance.spec.is_spare else self._hooks.watch
 
     @contextmanager
     def making_layer(self, instance: Instance, number: int) -> Iterator[None]:

@@ -46,15 +46,15 @@ class Templates:
         self,
         maker: Maker,
         archive: Callable[[VmConfig], Archive | None],
-        on_boot: Callable[[Instance], None],
+        on_made: Callable[[Instance], None],
     ) -> None:
         """`archive` gives the templates of earlier runs, or None if there are to be none.
 
-        `on_boot` hears of each machine that was booted to be frozen.
+        `on_made` hears of each machine that was frozen, to go on from there.
         """
         self._maker = maker
         self._archive = archive
-        self._on_boot = on_boot
+        self._on_made = on_made
         self._digests = ContentDigests()
         self._made: dict[str, Template] = {}
         self._refused: dict[str, str] = {}
@@ -125,7 +125,7 @@ class Templates:
             try:
                 with self._maker.giving_up(instance):
                     template = self._frozen(instance, ram)
-                    self._on_boot(instance)
+                    self._on_made(instance)
                     return template
             except Unfrozen as unfrozen:
                 self._refused[key] = str(unfrozen)
@@ -142,7 +142,9 @@ class Templates:
             try:
                 with self._maker.giving_up(instance), self._maker.making_layer(instance, number):
                     reads = {**below.reads, **self._maker.make_layer(instance, number, self._digests)}
-                    return replace(self._frozen(instance, ram), reads=reads)
+                    template = replace(self._frozen(instance, ram), reads=reads)
+                    self._on_made(instance)
+                    return template
             except Unfrozen as unfrozen:
                 self._refused[key] = str(unfrozen)
                 raise Refused(str(unfrozen), instance, layers=number + 1) from None

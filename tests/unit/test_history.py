@@ -20,9 +20,11 @@ def test_one_that_follows_begins_with_the_earlier() -> None:
 
 def test_what_goes_on_is_pending_until_it_ends_in_whatever_way() -> None:
     history = History()
-    with pytest.raises(ValueError), history.noting("wait", "x") as entry:
-        assert (entry.is_pending, entry.seconds) == (True, 0.0)
-        raise ValueError("no")
+    noting = history.noting("wait", "x")
+    entry = noting.__enter__()
+    assert (entry.is_pending, entry.seconds) == (True, 0.0)
+    with pytest.raises(ValueError, match="no"):
+        noting.__exit__(ValueError, ValueError("no"), None)
     assert (entry.is_pending, entry.outcome) == (False, "no")
     assert entry.seconds > 0
 

@@ -1,0 +1,89 @@
+"""What somebody at a terminal sees while a guest boots and a layer is made, and that it leaves no trace."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL
+from tests.forked import PLAIN
+from tests.screenful import Screenful
+from tests.typist import Typist
+
+SUITE = """
+    import time
+    import pytest
+    from pytest_readonly_vm import layer
+
+    @layer
+    def with_user(vm, name):
+        print("a layer prints")
+        time.sleep(1.2)
+
+    def test_first(): pass
+
+    @pytest.mark.vm(layers=[with_user("alice")])
+    def test_it(readonly_vm): pass
+
+    def test_last(): pass
+"""
+
+TALKING_BIOS = ("--vm-machine=pc,graphics=off", "--vm-qemu-args=-boot menu=on,splash-time=1500")
+"""The BIOS has the serial port for its screen, and waits there for a key."""
+
+BOOTING = r"booting test_it: 1 s, firmware: Press ESC for boot menu\."
+LAYERING = r"making layer with_user\('alice'\): 1 s"
+
+
+@pytest.fixture
+def command(pytester: pytest.Pytester, boot_sector: Callable[[str], Path]) -> list[str]:
+    pytester.makepyfile(test_a=SUITE)
+    options = (f"--vm-image={boot_sector('hello')}", *SMALL, *TALKING_BIOS, "--vm-start=clone", "--vm-no-cache")
+    return [sys.executable, "-m", "pytest", *options, *PLAIN]
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "before", "after"),
+    [
+        ((), 24, r"test_a\.py \.", r"test_a\.py \.\.\. +\[100%\]"),
+        (("-v",), 4, r"test_a\.py::test_it", r"test_a\.py::test_it PASSED +\[ 66%\]\ntest_a\.py::test_last PASSED "),
+    ],
+    ids=["dots", "names at the end of the screen"],
+)
+def test_a_line_below_that_of_pytest_comes_and_goes(
+    command: list[str], options: tuple[str, ...], rows: int, before: str, after: str
+) -> None:
+    screen, shown = Screenful(rows), []
+    with Typist([*command, *options], env={**os.environ, "TERM": "xterm"}) as user:
+        for pattern in (f"{BOOTING}", f"{LAYERING}"):
+            at = len(user.seen)
+            user.wait_for(pattern)
+            screen.show(user.seen[at:])
+            shown.append(screen.text)
+        at = len(user.seen)
+        assert user.wait() == 0
+        screen.show(user.seen[at:])
+    for text, line in zip(shown, (BOOTING, LAYERING), strict=True):
+        assert re.search(rf"^{before} *\n{line}$", text, re.MULTILINE)
+    assert re.search(rf"^{after}", screen.text, re.MULTILINE)
+    assert "booting test_it" not in screen.text
+    assert "making layer" not in screen.text
+
+
+def test_what_a_layer_prints_and_what_is_no_terminal_have_no_such_line(command: list[str]) -> None:
+    with Typist([*command, "-s"], env={**os.environ, "TERM": "xterm"}) as user:
+        user.wait_for(BOOTING)
+        user.wait_for("a layer prints\r\n")
+        assert user.wait() == 0
+        assert "making layer" not in user.seen
+    with Typist(command, stdout=subprocess.PIPE) as user:
+        assert user.wait() == 0
+        assert user.process.stdout is not None
+        said = str(user.process.stdout.read())
+        assert "3 passed" in said
+        assert "\\x1b" not in said
+        assert "booting" not in said + user.seen
