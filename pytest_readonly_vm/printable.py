@@ -56,6 +56,11 @@ def tail(text: str | bytes, lines: int = _LINES) -> list[str]:
     return [_cut(one, _LONGEST_LINE) for one in found[-lines:]]
 
 
+def count(number: int, noun: str) -> str:
+    """``1 test``, ``2 tests``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def _cut(text: str, most: int) -> str:
     """A text whose middle is left out if it is longer than `most` characters."""
     if len(text) <= most:

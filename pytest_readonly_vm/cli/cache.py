@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.values import path
 from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.printable import count
 from pytest_readonly_vm.start.cache import Entry, TemplateCache, default_folder
 
 HELP = "list or remove the templates that are kept between runs"
@@ -71,7 +72,7 @@ def _named(beginnings: Sequence[str], entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _count(entries: Sequence[Entry]) -> str:
-    return f"{len(entries) or 'no'} template{'s' * (len(entries) != 1)}"
+    return count(len(entries), "template") if entries else "no templates"
 
 
 def _mebibytes(entries: Sequence[Entry]) -> str:
@@ -81,7 +82,7 @@ def _mebibytes(entries: Sequence[Entry]) -> str:
 def _ago(seconds: float) -> str:
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if (number := int(seconds // length)) > 0:
-            return f"{number} {unit}{'s' * (number != 1)} ago"
+            return f"{count(number, unit)} ago"
     return "just now"
 
 

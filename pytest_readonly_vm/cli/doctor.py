@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +19,7 @@ from pytest_readonly_vm.host.accel import PROVABLE, choose, prove
 from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu, find_qemu_img
 from pytest_readonly_vm.host.seal import Landlock, landlock_abi
 from pytest_readonly_vm.host.slots import Budget
+from pytest_readonly_vm.printable import count
 from pytest_readonly_vm.start.cache import TemplateCache, default_folder
 
 HELP = "check what this computer has for machines, and say what to do"
@@ -50,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(_line(finding, coloured=sys.stdout.isatty() and "NO_COLOR" not in os.environ), flush=True)
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        print(f"\n{_verdict(findings)}")
     return int(any(finding.state == "FAIL" for finding in findings))
 
 
@@ -105,9 +108,9 @@ def _accelerator(qemu: Qemu) -> Finding:
         return Finding("accelerator", "ok", accelerator.describe())
     if qemu.arch in PROVABLE and (obstacle := prove("tcg", qemu).obstacle):
         return Finding("accelerator", "FAIL", f"{accelerator.describe()}; and {obstacle}", "reinstall QEMU")
-    proved = "; a guest ran under tcg" if qemu.arch in PROVABLE else ""
-    advice = "guests run, many times slower; use a computer or CI runner with KVM if you can"
-    return Finding("accelerator", "warn", accelerator.describe() + proved, advice)
+    proved = ", proved by running a guest" if qemu.arch in PROVABLE else ""
+    advice = "guests run many times slower than with KVM; use a computer or CI runner that has it if you can"
+    return Finding("accelerator", "warn", f"tcg{proved}; {accelerator.reason}", advice)
 
 
 def _sandbox(qemu: Qemu) -> Finding:
@@ -172,7 +175,7 @@ def _cache(folder: Path) -> Finding:
     except HostError as error:
         return Finding("cache", "FAIL", str(error), "or use --vm-no-cache")
     used = sum(entry.size for entry in entries)
-    number = f"{len(entries)} frozen guest{'s' * (len(entries) != 1)}"
+    number = count(len(entries), "frozen guest")
     return Finding("cache", "ok", f"{number} in {folder}, {_gibibytes(used)} of at most {_gibibytes(limit)}")
 
 
@@ -190,4 +193,14 @@ def _line(finding: Finding, *, coloured: bool) -> str:
     state = finding.state.ljust(4)
     if coloured:
         state = f"\x1b[{_COLOURS[finding.state]}m{state}\x1b[0m"
-    return f"{state}  {finding.name:<14}  {': '.join(filter(None, (finding.found, finding.advice)))}"
+    lines = [f"{state}  {finding.name:<14}  {finding.found}", *filter(None, [finding.advice])]
+    return f"\n{'':22}".join(lines)
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    states = [finding.state for finding in findings]
+    if "FAIL" in states:
+        return "No machine runs here, or none as configured: see FAIL."
+    warnings = states.count("warn")
+    found = f", with {count(warnings, 'warning')}" if warnings else ""
+    return f"Machines run here{found}."

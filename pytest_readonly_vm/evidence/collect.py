@@ -240,7 +240,8 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
         facts["base"] = f"{base.path} ({base.format}, {base.fingerprint.size} bytes, inode {base.fingerprint.inode})"
     ready = f"ready after {vm.boot_seconds:.2f} s" if vm.boot_seconds else "never ready"
     phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in vm.boot_phases.items())
-    facts["start"] = f"{vm.manner}, {ready}{f' ({phases})' if phases else ''}"
+    whose = "" if vm.manner == "boot" else "the boot that it goes on from: "
+    facts["start"] = f"{vm.manner}, {ready}{f' ({whose}{phases})' if phases else ''}"
     if vm.reason:
         facts["not cloned"] = vm.reason
     facts["channel"] = vm.channel or "none has answered"

@@ -11,6 +11,7 @@ from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.process import Completed, ending, run_tool
 from pytest_readonly_vm.host.writers import has_writer
 from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
+from pytest_readonly_vm.printable import count
 
 SUPPORTED = ("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc")
 
@@ -141,7 +142,7 @@ def _findings(done: Completed) -> str:
         report = json.loads(done.stdout)
     except ValueError:
         return _words(done)
-    return f"{report.get('corruptions', 0) + report.get('check-errors', 0)} errors"
+    return count(report.get("corruptions", 0) + report.get("check-errors", 0), "error")
 
 
 def _end_of_partitions(path: Path) -> int:

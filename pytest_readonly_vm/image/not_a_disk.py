@@ -15,6 +15,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_readonly_vm.printable import count
+
 _SECTOR = 512
 _READ = 1 << 20  # bzip2 unpacks nothing before it has a whole block
 _LARGEST_TEXT = 1 << 20
@@ -72,7 +74,9 @@ def why_not_a_disk(path: Path) -> str | None:
     name = shlex.quote(str(path))
     if found := _packed(data, path, name) or _program_or_cd(data, name) or _text(data, size):
         return found
-    return f"has {size} bytes, less than one sector of a disk; is it the right file?" if size < _SECTOR else None
+    return (
+        f"has {count(size, 'byte')}, less than one sector of a disk; is it the right file?" if size < _SECTOR else None
+    )
 
 
 def _packed(data: bytes, path: Path, name: str) -> str | None:

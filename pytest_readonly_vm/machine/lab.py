@@ -32,18 +32,27 @@ from pytest_readonly_vm.start.watched import Watch, nobody
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A start that succeeded: whose, its duration and phases in seconds, the accelerator and why it, the channel."""
+    """A start that succeeded: whose, its duration and phases in seconds, by which accelerator, the channel."""
 
     name: str
     manner: str
-    """How it came to be: ``boot``, ``clone``, ``capsule``; ``layer`` for a layer that was made in it."""
+    """How it came to be: ``boot``, ``clone``, ``capsule``."""
     reason: str
-    """Why in no better way, if there is a reason; of a layer, which one it is."""
+    """Why in no better way, if there is a reason."""
     seconds: float
     phases: dict[str, float]
-    """Those of a boot."""
+    """Those of a boot; none of a copy."""
     accelerator: str
     channel: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMade:
+    """A layer that was made: for which machine, what it is, how many seconds it took."""
+
+    name: str
+    layer: str
+    seconds: float
 
 
 class Lab:
@@ -69,6 +78,7 @@ class Lab:
         """
         self.output_guard = output_guard or OutputGuard()
         self.boots: list[Boot] = []
+        self.layers: list[LayerMade] = []
         self._progress = progress
         self._resources = Resources(self.output_guard, tell)
         self._bases = Bases()
@@ -201,25 +211,33 @@ class Lab:
         start.time = time.time() - (time.monotonic() - instance.started)  # it may have been started ahead
         if (made := self._made.pop(instance.name, None)) is not None:
             history.follow(made)
-        self._note_start(instance, instance.manner, instance.reason, instance.ready_after)
+        self._note_start(instance)
 
     def _record_made(self, instance: Instance) -> None:
         """A machine that has ended, to be frozen: what it took to make it is told of the machine that it was for."""
         if instance.manner == "boot":
-            self._note_start(instance, "boot", instance.reason, instance.ready_after)
+            self._note_start(instance)
         made = self._made.setdefault(instance.name, History())
         for entry in instance.qmp.history.entries():
             if entry.kind in ("boot", "layer"):
                 made.take(entry)
 
     def _record_layer(self, instance: Instance, layer: GuestLayer, seconds: float) -> None:
-        self._note_start(instance, "layer", str(layer), seconds)
+        self.layers.append(LayerMade(instance.name, str(layer), seconds))
 
-    def _note_start(self, instance: Instance, manner: str, reason: str, seconds: float) -> None:
-        phases = instance.boot_phases if manner == "boot" else {}
+    def _note_start(self, instance: Instance) -> None:
         found = instance.channels.found
-        means = (instance.spec.hypervisor.accelerator.describe(), found.name if found else None)
-        self.boots.append(Boot(instance.name, manner, reason, seconds, phases, *means))
+        self.boots.append(
+            Boot(
+                name=instance.name,
+                manner=instance.manner,
+                reason=instance.reason,
+                seconds=instance.ready_after,
+                phases=instance.boot_phases if instance.manner == "boot" else {},  # a copy has those of what was frozen
+                accelerator=instance.spec.hypervisor.accelerator.name,
+                channel=found.name if found else None,
+            )
+        )
 
     def check_bases(self, *, during: str) -> tuple[Path, ...]:
         """Compare every base in use with what it was when it was opened; return those that were compared.

@@ -18,11 +18,12 @@ def lines(config: pytest.Config) -> list[str]:
     return _describe(images, VmConfig().with_settings(settings)) if images or "kernel" in settings else []
 
 
-def _start(wanted: VmConfig) -> str:
+def _start(wanted: VmConfig) -> list[str]:
+    """How machines come to be, where it is not the usual way."""
     if wanted.start != "auto":
-        return f"{wanted.start} (from {wanted.origin('start')})"
+        return [f"vm: start: {wanted.start} (from {wanted.origin('start')})"]
     reason = what_no_copy_has(wanted.qemu_args)
-    return f"auto: cold, as {reason}" if reason else "auto"
+    return [f"vm: start: cold, as {reason}"] if reason else []
 
 
 def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
@@ -38,10 +39,11 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
             hypervisor = find_hypervisor(wanted)
     except VmError as error:
         return [f"vm: {error}"]
+    slow = "; guests run many times slower" if (wanted.accel, hypervisor.accelerator.name) == ("auto", "tcg") else ""
     found = [
-        f"vm: {hypervisor.describe()}",
+        f"vm: {hypervisor.describe()}{slow}",
         f"vm: seal: {hypervisor.seal.describe()}; verify: {wanted.verify}",
-        f"vm: start: {_start(wanted)}",
+        *_start(wanted),
     ]
     if wanted.start in ("auto", "clone") and not wanted.no_cache:
         try:
@@ -58,6 +60,6 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
         except VmError as error:
             found.append(f"vm: {error}")
             continue
-        below = f", {len(chain)} layers" if len(chain) > 1 else ""
+        below = f", a chain of {len(chain)} files" if len(chain) > 1 else ""
         found.append(f"vm: base {path} ({chain[0].format}{below}, from {image.origin})")
     return found

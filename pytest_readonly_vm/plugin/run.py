@@ -43,6 +43,8 @@ class News(TypedDict):
 
     boots: list[dict[str, Any]]
     """Each a `Boot`."""
+    layers: list[dict[str, Any]]
+    """Each a `LayerMade`."""
     checked: list[str]
     changed: dict[str, str]
     kept: list[str]
@@ -295,9 +297,16 @@ class Run:
         """What happened since the last call, for the next report; None when nothing did."""
         if not self.has_lab:
             return None
-        booted = self.lab.boots  # to which a thread may be adding one
-        boots = [dataclasses.asdict(booted.pop(0)) for _ in range(len(booted))]
-        news = News(boots=boots, checked=self._checked, changed=self._changed, kept=self._kept, machines=self._ended)
+        made: tuple[list[Any], ...] = (self.lab.boots, self.lab.layers)  # to which a thread may be adding one
+        boots, layers = ([dataclasses.asdict(some.pop(0)) for _ in range(len(some))] for some in made)
+        news = News(
+            boots=boots,
+            layers=layers,
+            checked=self._checked,
+            changed=self._changed,
+            kept=self._kept,
+            machines=self._ended,
+        )
         self._checked, self._changed, self._kept, self._ended = [], {}, [], []
         return news if any(news.values()) else None
 

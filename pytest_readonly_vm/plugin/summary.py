@@ -12,7 +12,7 @@ import pytest
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.run import NEWS, News, Run
-from pytest_readonly_vm.printable import line
+from pytest_readonly_vm.printable import count, line
 
 _WORKER_KEY = "readonly_vm"
 _FOLDERS_SHOWN = 10
@@ -24,6 +24,7 @@ class Summary:
 
     def __init__(self) -> None:
         self._boots: list[dict[str, Any]] = []
+        self._layers: list[dict[str, Any]] = []
         self._checked: Counter[str] = Counter()
         self._changed: dict[str, str] = {}
         self._kept: list[str] = []
@@ -35,6 +36,7 @@ class Summary:
         news: News | None = vars(report).get(NEWS)
         if news:
             self._boots += news["boots"]
+            self._layers += news["layers"]
             self._checked.update(news["checked"])
             self._changed.update(news["changed"])
             self._kept += news["kept"]
@@ -76,8 +78,8 @@ class Summary:
         for text in self._start_lines():
             say(text)
         if (wanted := terminalreporter.config.option.durations) is not None:
-            for boot in sorted(self._boots, key=lambda boot: -boot["seconds"])[: wanted or None]:
-                say(_boot_line(boot))
+            for made in sorted([*self._boots, *self._layers], key=lambda made: -made["seconds"])[: wanted or None]:
+                say(_duration(made))
         changed = {*self._changed, *(image for image, found in self._hashed.items() if found)}
         for complaint in sorted({*filter(None, self._hashed.values()), *self._changed.values()}):
             say(f"BASE IMAGE CHANGED: {complaint}", red=True, bold=True)
@@ -87,20 +89,22 @@ class Summary:
             proof = "identity, size and times"
             if image in self._hashed:
                 proof += "; SHA-256 at the end of the run"
-            say(f"base {Path(image).name} unchanged after {tests} tests ({proof})")
+            say(f"base {Path(image).name} unchanged after {count(tests, 'test')} ({proof})")
         for path in self._kept:
             say(f"kept overlay {path} (boot it again: pytest --vm-image={shlex.quote(path)})")
-        for text in self._evidence_lines(shown):
+        for text in self._evidence_lines(shown, _folders_in_failures(terminalreporter)):
             say(text)
 
-    def _evidence_lines(self, shown: Callable[[str], str]) -> Iterator[str]:
-        folders = list(dict.fromkeys(folder for incident in self._incidents for folder in incident["folders"]))
+    def _evidence_lines(self, shown: Callable[[str], str], told: set[str]) -> Iterator[str]:
+        """The folders that are not told of above, with the failures."""
+        known = dict.fromkeys(folder for incident in self._incidents for folder in incident["folders"])
+        folders = [folder for folder in known if folder not in told]
         for folder in folders[:_FOLDERS_SHOWN]:
             yield f"evidence: {shown(folder)}"
         if (more := len(folders) - _FOLDERS_SHOWN) > 0:
-            yield f"evidence: {more} folders more"
-        for complaint, count in Counter(c for incident in self._incidents for c in incident["complaints"]).items():
-            yield f"{complaint}{f' ({count} times)' if count > 1 else ''}"
+            yield f"evidence: {count(more, 'folder')} more"
+        for complaint, times in Counter(c for incident in self._incidents for c in incident["complaints"]).items():
+            yield f"{complaint}{f' ({times} times)' if times > 1 else ''}"
 
     def _start_lines(self) -> Iterator[str]:
         """One for each way in which machines came to be, then why not in a better one."""
@@ -109,9 +113,12 @@ class Summary:
         for manner, words in _MANNERS.items():
             if starts := [boot for boot in self._boots if boot["manner"] == manner]:
                 yield _start_line(starts, words)
+        if self._layers:
+            seconds = sum(layer["seconds"] for layer in self._layers)
+            yield f"{count(len(self._layers), 'layer')} made in {seconds:.2f} s"
         reasons = Counter(boot["reason"] for boot in self._boots if boot["reason"])
-        for reason, count in reasons.most_common():
-            yield f"{count} not cloned: {reason}"
+        for reason, machines in reasons.most_common():
+            yield f"{machines} not cloned: {reason}"
 
 
 def _start_line(starts: list[dict[str, Any]], words: str) -> str:
@@ -125,6 +132,18 @@ def _start_line(starts: list[dict[str, Any]], words: str) -> str:
     return f"{len(seconds)} machines {words}, {times}, with {how}"
 
 
-def _boot_line(boot: dict[str, Any]) -> str:
-    phases = ", ".join(f"{name} {seconds:.2f}" for name, seconds in boot["phases"].items())
-    return f"{boot['seconds']:.2f}s {boot['manner']:<8} {boot['name']}{f' ({phases})' if phases else ''}"
+def _duration(made: dict[str, Any]) -> str:
+    """Of a start or a layer, as pytest tells those of tests."""
+    details = ", ".join(f"{name} {seconds:.2f}" for name, seconds in made.get("phases", {}).items())
+    details = made.get("layer", details)
+    manner = made.get("manner", "layer")
+    return f"{made['seconds']:.2f}s {manner:<8} {made['name']}{f' ({details})' if details else ''}"
+
+
+def _folders_in_failures(reporter: Any) -> set[str]:
+    """The folders of evidence that the reports of failures name, as far as these are shown."""
+    option = reporter.config.option
+    if option.tbstyle in ("no", "line") or option.showcapture != "all":
+        return set()
+    reports = [*reporter.getreports("failed"), *reporter.getreports("error")]
+    return {folder for report in reports for folder in (vars(report).get(INCIDENT) or {}).get("folders", ())}

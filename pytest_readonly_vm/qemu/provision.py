@@ -15,6 +15,7 @@ from pytest_readonly_vm.channels.port import SHELL_PORT
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.printable import count
 from pytest_readonly_vm.qemu.seed import seed
 
 # One shell after the other, each in a session of its own; the kernel lets only one program have the port open. Finds
@@ -136,7 +137,7 @@ def provision(config: VmConfig, *, key: str | None, folder: Path, arch: str, bus
             append, shell = longer, False  # started once is enough
         elif config.provision == "kernel":
             raise ConfigurationError(
-                f"{config.origin('append')}: append is {excess} bytes too long to start a shell as well; "
+                f"{config.origin('append')}: append is {count(excess, 'byte')} too long to start a shell as well; "
                 "make it shorter or use another provision"
             )
     if "systemd" in ways:

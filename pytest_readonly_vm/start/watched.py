@@ -73,9 +73,10 @@ class _Boot(_Work):
 
     def details(self) -> str:
         console = self._instance.console
-        phase = "channel" if self._instance.channels.found is not None else self._phases.current
+        answers = "its channel answers" if self._instance.channels.found is not None else ""
         lines = tail(console.since(max(console.position - _LOOKED_AT, 0)), 1)
-        return f"{f', {phase}' if phase else ''}: {lines[0] if lines else 'nothing on its console so far'}"
+        last = lines[0].strip() if lines else "nothing on its console so far"
+        return f"{''.join(f', {words}' for words in (self._phases.current, answers) if words)}: {last}"
 
     def end(self) -> None:
         super().end()

@@ -133,10 +133,12 @@ def test_where_the_time_of_a_test_went(tab: Tab, tmp_path: Path) -> None:
         ("boot", 1001.0, 3.0),
         ("wait", 1005.0, 2.0),
         ("command", 1005.5, 1.0),
+        ("layer", 1000.5, 0.25),  # for a template, before there was this machine
         ("qmp", 1005.6, 0.5),
         ("command", 1008.0, 4.0),
         ("event", 1013.0, 0.0),
         ("qmp", 1014.0, 0.5),
+        ("health", 1015.0, 2.0),
     ]
     lane = {
         "name": "machine", "test": "a.py", "scope": "module", "manner": "boot", "reason": "", "seconds": 3.0,
@@ -150,9 +152,44 @@ def test_where_the_time_of_a_test_went(tab: Tab, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(document(rows.data(title="", versions="")), "utf-8")
     tab.open(page)
-    keys = ("total", "start", "wait", "file", "command", "monitor", "own")
+    keys = ("total", "start", "wait", "health", "file", "command", "monitor", "own")
     spent = tab.evaluate(f"run.tests.map(({{spent}}) => {json.dumps(keys)}.map((key) => Math.round(spent[key])))")
-    assert spent == [[10000, 3000, 2000, 0, 2000, 0, 3000], [10000, 0, 0, 0, 2000, 500, 7500]]
+    assert spent == [[10000, 3250, 2000, 0, 0, 2000, 0, 2750], [10000, 0, 0, 2000, 0, 2000, 500, 5500]]
+    assert tab.evaluate("run.lanes[0].began") == 1000
+    assert "health gates" in tab.evaluate("document.querySelector('#spent thead').textContent")
+    assert tab.complaints == []
+
+
+def test_every_kind_has_a_colour_and_no_label_is_cut(tab: Tab, tmp_path: Path) -> None:
+    kinds = ("boot", "layer", "command", "file", "wait", "health", "qmp", "event", "screen", "death", "state")
+    entries = [
+        {"kind": kind, "what": kind, "time": 1001.0 + number, "seconds": 0.5, "outcome": ""}
+        for number, kind in enumerate(kinds)
+    ]
+    rows = Rows(epoch=time.time() - 21)
+    rows.add_machine(
+        "", {"name": "x", "test": "", "started": 1001.0, "ended": 1019.0, "seconds": 1, "entries": entries}
+    )
+    page = tmp_path / "page.html"
+    page.write_text(document(rows.data(title="", versions="")), "utf-8")
+    for width in (1280, 420):
+        tab.open(page, width=width)
+        assert tab.evaluate(f"{json.dumps(kinds)}.filter((kind) => !timeline.ink[kind])") == []
+        dots = "[...document.querySelectorAll('#legend .dot')].map((one) => getComputedStyle(one).backgroundColor)"
+        colours = tab.evaluate(dots)
+        assert len(set(colours)) == len(colours) == len(kinds)
+        cut = tab.evaluate("""(() => {
+            const pens = CanvasRenderingContext2D.prototype, fill = pens.fillText, cut = [];
+            let labels = 0;
+            pens.fillText = function (text, x, y) {
+                if (y < RULER) labels++;
+                if (x + this.measureText(text).width > timeline.width) cut.push(text);
+            };
+            for (let to = 20; to < 21; to += 0.01) { timeline.view = {from: 0, to: to * 1e3}; timeline.draw(); }
+            pens.fillText = fill;
+            return labels ? cut : "no label";
+        })()""")
+        assert cut == []
     assert tab.complaints == []
 
 

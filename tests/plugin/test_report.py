@@ -33,7 +33,7 @@ def test_header_and_summary_tell_with_what_the_run_ran(
             "vm: seal: read-only descriptors, *; verify: hash",
             "vm: base */hello.img (raw, from --vm-image)",
             "*- virtual machines -*",
-            f"4 machines booted, each in * s (median; slowest * s), with {CHOSEN}",
+            f"4 machines booted, each in * s (median; slowest * s), with {ACCEL}",
             "base hello.img unchanged after 4 tests (identity, size and times; SHA-256 at the end of the run)",
         ]
     )

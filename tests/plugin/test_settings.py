@@ -208,7 +208,7 @@ def test_names_that_are_no_utf8_are_no_internal_error_of_xdist(
     assert failed.returncode == pytest.ExitCode.TESTS_FAILED
     assert rb"caf\udce9.img" in failed.stdout
     assert b"INTERNALERROR" not in failed.stdout
-    assert b".img unchanged after 1 tests" in failed.stdout
+    assert b".img unchanged after 1 test (" in failed.stdout
 
 
 def test_an_unknown_environment_variable_names_the_nearest(

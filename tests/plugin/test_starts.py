@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import SMALL
 from tests.guests.tiny_linux import tiny_linux
+from tests.plugin.test_page import data_of
 from tests.qemu.test_templates import SLOW
 from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
@@ -174,9 +175,19 @@ def test_layers_are_given_by_marker_option_ini_and_fixture(pytester: pytest.Pyte
                 def test_fixture(self, readonly_vm): assert text(readonly_vm) == "typedmorethird"
         """,
     )
-    result = run("echo", "--vm-start=clone")
+    result = run("echo", "--vm-start=clone", "--vm-report=page.html")
     result.assert_outcomes(passed=5)
     assert lines_of_starts(result) == ["1 machine booted", "5 machines cloned"]
+    result.stdout.fnmatch_lines(["6 layers made in *.?? s"])
+    # On the page, what was made for a machine is before its start.
+    data = data_of(pytester.path / "page.html")
+    assert sorted(start["layer"] for start in data["starts"] if start["manner"] == "layer") == [
+        *("more", "more", "more", "typed", "typed('other')", "typed('third')"),
+    ]
+    [lane] = [lane for lane in data["lanes"] if lane["name"] == "test_ini"]
+    kinds = [data["kinds"][kind] for kind in lane["entries"]["kind"]]
+    assert kinds[:3] == ["boot", "layer", "layer"]
+    assert lane["asked"] <= lane["entries"]["time"][0] <= lane["entries"]["time"][2] < lane["started"]
     result = run("echo", "--vm-start=clone", "--vm-layers=prepared:more", "--vm-layers=prepared:typed", "-k", "fixture")
     result.stdout.fnmatch_lines(["E *moretypedthird*"])
 

@@ -20,11 +20,15 @@ def test_one_that_follows_begins_with_the_earlier() -> None:
 
 def test_what_goes_on_is_pending_until_it_ends_in_whatever_way() -> None:
     history = History()
-    noting = history.noting("wait", "x")
-    entry = noting.__enter__()
-    assert (entry.is_pending, entry.seconds) == (True, 0.0)
+
+    def fail() -> None:
+        with history.noting("wait", "x") as entry:
+            assert (entry.is_pending, entry.seconds) == (True, 0.0)
+            raise ValueError("no")
+
     with pytest.raises(ValueError, match="no"):
-        noting.__exit__(ValueError, ValueError("no"), None)
+        fail()
+    [entry] = history.entries()
     assert (entry.is_pending, entry.outcome) == (False, "no")
     assert entry.seconds > 0
 

@@ -103,7 +103,7 @@ def test_other_programs_pack_as_is_believed(tmp_path: Path, tool: str) -> None:
     assert f"is packed by {tool}" in str(why_not_a_disk(tmp_path / "disk"))
 
 
-@pytest.mark.parametrize(("size", "words"), [(0, "is empty; "), (1, "has 1 bytes, "), (511, "has 511 bytes, ")])
+@pytest.mark.parametrize(("size", "words"), [(0, "is empty; "), (1, "has 1 byte, "), (511, "has 511 bytes, ")])
 def test_less_than_a_sector_is_no_disk(tmp_path: Path, size: int, words: str) -> None:
     (tmp_path / "disk").write_bytes(bytes(size))
     assert str(why_not_a_disk(tmp_path / "disk")).startswith(words)

@@ -17,6 +17,7 @@ from pytest_readonly_vm.config.setting import Given, Part, Setting
 from pytest_readonly_vm.config.settings import FILES, SETTINGS, VmConfig, parse, settings_in
 from pytest_readonly_vm.errors import CapsuleRefused, ConfigurationError
 from pytest_readonly_vm.image.inspection import SUPPORTED
+from pytest_readonly_vm.printable import count
 
 FORMAT = 2
 """To be raised when earlier versions can no longer read a capsule."""
@@ -163,7 +164,7 @@ def _manifest(found: dict[str, Any]) -> Manifest:
     disks = {name for name in sizes if name.startswith("disk")}
     if disks != {f"disk{number}.qcow2" for number in range(len(disks))} or bool(disks) != bool(base):
         files = f"the files {', '.join(sorted(disks))} of a disk" if disks else "no file of a disk"
-        raise ValueError(f"it has {files}, which do not go with {len(base)} files of a base image")
+        raise ValueError(f"it has {files}, which do not go with {count(len(base), 'file')} of a base image")
     return Manifest(
         settings=_settings(_mapping(found["settings"])),
         base=base,

@@ -17,6 +17,7 @@ from pytest_readonly_vm.host.qemu_binary import host_arch
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
+from pytest_readonly_vm.printable import count
 
 
 def resume_capsule(
@@ -109,7 +110,7 @@ def _require_same(base: BaseImage, capsule: Capsule) -> None:
     known = capsule.manifest.base
     if len(base.chain) != len(known):
         raise ImageError(
-            f"the base image {base.path} consists of {len(base.chain)} files, and that of {capsule.path} of "
+            f"the base image {base.path} consists of {count(len(base.chain), 'file')}, and that of {capsule.path} of "
             f"{len(known)}"
         )
     for file, then in zip(base.chain, known, strict=True):

@@ -49,7 +49,8 @@ class Page:
         self._take(report, str(report.when), times, category)
         news: News | None = vars(report).get(NEWS)
         if news:
-            self._rows.add_starts(_worker(report), news["boots"])
+            layers = [{**layer, "manner": "layer"} for layer in news["layers"]]
+            self._rows.add_starts(_worker(report), [*news["boots"], *layers])
             for record in news["machines"]:
                 self._rows.add_machine(_worker(report), record)
 

@@ -1,7 +1,7 @@
 // Puts the page together.
 
-const LEGEND = [["starts", "start", "boot"], ["commands", "command"], ["waits", "wait"], ["files", "file"],
-  ["QMP", "qmp"], ["events", "event"], ["screen", "screen"], ["states", "state"], ["deaths", "death"]];
+const LEGEND = [["starts", "start", "boot"], ["layers", "layer"], ["commands", "command"], ["waits", "wait"],
+  ["files", "file"], ["health gates", "health"], ["QMP", "qmp"], ["events", "event"], ["screen", "screen"], ["states", "state"], ["deaths", "death"]];
 
 const $ = (id) => document.getElementById(id);
 const run = new Run(JSON.parse($("data").textContent));
@@ -10,7 +10,7 @@ for (const test of run.tests) test.run = run;
 
 const timeline = new Timeline(run, $("lanes"), new Overview($("overview")));
 const controls = new Controls(timeline, {choose, hover});
-const spent = new Spent($("spent"), $("more"), reveal);
+const spent = new Spent(run, $("spent"), $("more"), reveal);
 
 function choose(one) {
   timeline.selected = one;
@@ -58,11 +58,13 @@ function header() {
   const machines = Object.entries(MANNERS).map(([manner, words]) =>
     [run.starts.filter((one) => one.manner === manner).length, words])
     .filter(([count]) => count).map((one) => one.join(" ")).join(", ");
+  const layers = run.starts.filter((one) => one.manner === "layer").length;
   $("title").textContent = run.title;
   document.title = `${sorted.map(([outcome, count]) => `${count} ${outcome}`).join(", ") || "no tests"}: ${run.title}`;
   const when = new Date(run.epoch * 1e3).toLocaleString(undefined, {dateStyle: "long", timeStyle: "medium"});
   $("subtitle").textContent = [when, duration(run.seconds * 1e3), machines ? `machines: ${machines}` : "no machines",
-    ...new Set(run.starts.map((one) => one.accelerator))].join(" · ");
+    ...(layers ? [`layers made: ${layers}`] : []),
+    ...new Set(run.lanes.map((one) => one.accelerator))].join(" · ");
   const dropped = run.lanes.reduce((sum, lane) => sum + lane.dropped, 0);
   const left = dropped ? ` ${dropped} entries are left out; a page holds ${run.most}.` : "";
   $("footer").textContent = `${run.versions}.${left}`;

@@ -1,8 +1,9 @@
 // Owns the run as the page sees it: workers, machines with their entries, tests and where their time went.
 // Times are milliseconds since the run began. Knows nothing of the document.
 
-const CATEGORIES = ["start", "wait", "file", "command", "monitor"]; // what a test waits for; the outermost one counts
-const CATEGORY_OF = {start: 0, boot: 0, wait: 1, file: 2, command: 3, qmp: 4, screen: 4, moment: 4};
+// What a test waits for; the outermost one counts.
+const CATEGORIES = ["start", "wait", "health", "file", "command", "monitor"];
+const CATEGORY_OF = {start: 0, boot: 0, layer: 0, wait: 1, health: 2, file: 3, command: 4, qmp: 5, screen: 5, state: 5};
 const MANNERS = {boot: "booted", clone: "cloned"};
 const BAD = new Set(["failed", "error"]);
 
@@ -15,6 +16,7 @@ class Lane {
     this.ready = Math.min(this.began + row.seconds * 1e3, this.ended);
     this.asked = row.asked / 1e3; // a test wanted the machine, and had it
     this.handed = row.handed / 1e3;
+    this.first = Math.min(this.asked, this.began); // what was made for it before is shown as well
     this.kinds = Uint8Array.from(row.entries.kind);
     this.from = Float64Array.from(row.entries.time, (time) => time / 1e3);
     this.to = Float64Array.from(row.entries.duration, (duration, i) => this.from[i] + duration / 1e3);

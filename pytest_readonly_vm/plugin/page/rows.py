@@ -58,8 +58,10 @@ class Rows:
     def add_machine(self, worker: str, record: Mapping[str, Any]) -> None:
         """One machine with its entries, as `News` has it. If nobody says when it was asked for, it began then."""
         entries = sorted(record["entries"], key=lambda entry: entry["time"])
-        # It may have been other QEMU processes, until it was reset, and what it says is of the last one.
-        started = min([record["started"], *(entry["time"] for entry in entries[:1])])
+        # It may have been other QEMU processes, until it was reset, and what it says is of the last one. What was made
+        # for it to go on from has been before any of them.
+        own = (entry["time"] for entry in entries if entry["kind"] not in ("boot", "layer"))
+        started = min([record["started"], *own])
         first = next((entry for entry in entries if entry["kind"] == "start"), None)
         seconds = first["seconds"] if first else record["seconds"]
         entries = [entry for entry in entries if entry is not first]
@@ -86,7 +88,7 @@ class Rows:
         )
 
     def add_starts(self, worker: str, boots: Iterable[Mapping[str, Any]]) -> None:
-        """Starts as `News` has them: of machines, and of guests that were booted to be copied."""
+        """Starts as `News` has them, of machines and of guests that were booted to be copied, and what is like them."""
         self._starts += [{**boot, "worker": worker} for boot in boots]
 
     def data(self, *, title: str, versions: str) -> dict[str, object]:

@@ -2,7 +2,8 @@
 // HTML.
 
 const ROWS = 100; // that a table has before it is asked for all
-const SPENT = {start: "starts", wait: "waits", file: "files", command: "commands", monitor: "monitor", own: "own code"};
+const SPENT = {start: "starts", wait: "waits", health: "health gates", file: "files", command: "commands",
+  monitor: "monitor", own: "own code"};
 
 // An element with attributes, listeners (`onclick`) and children; strings become text.
 function make(tag, attributes = {}, ...children) {
@@ -64,8 +65,9 @@ class Spent {
   #all = false;
   #columns = {total: "total", ...SPENT};
 
-  constructor(table, more, reveal) {
+  constructor(run, table, more, reveal) {
     Object.assign(this, {table, more, reveal});
+    if (!run.kinds.includes("health")) delete this.#columns.health; // few have them
     more.addEventListener("click", () => { this.#all = true; this.show(this.tests); });
   }
 
@@ -108,10 +110,11 @@ class Spent {
   }
 }
 
-// Starts of machines, and of guests to copy, which are not on the timeline: they go to the machine that wanted them.
+// Starts of machines, of guests to copy, and what it took to make layers: they go to the machine that wanted them.
 function starts(table, all, lanes, reveal) {
   const slowest = [...all].sort((a, b) => b.seconds - a.seconds).slice(0, 15);
   const longest = Math.max(...slowest.map((one) => one.seconds), 1e-9) * 1e3;
+  const how = (one) => one.layer ? `layer ${one.layer}` : MANNERS[one.manner] ?? one.manner;
   const goal = (one) => lanes.find((lane) => lane.worker === one.worker && lane.name === one.name);
   table.replaceChildren(
     make("thead", {}, make("tr", {},
@@ -119,7 +122,7 @@ function starts(table, all, lanes, reveal) {
     make("tbody", {}, ...slowest.map((one) => make("tr", {},
       make("th", {scope: "row"}, goal(one) ? link({lane: goal(one)}, one.name, reveal) : name(one.name)),
       make("td", {}, duration(one.seconds * 1e3)),
-      make("td", {class: "text"}, [MANNERS[one.manner] ?? one.manner, one.reason].filter(Boolean).join(": ")),
+      make("td", {class: "text"}, [how(one), one.reason].filter(Boolean).join(": ")),
       make("td", {class: "text"}, one.manner === "boot" ? phases(one) : ""),
       make("td", {class: "shape"}, bar([[one.manner, one.seconds * 1e3]], longest))))));
 }

@@ -32,7 +32,7 @@ class Timeline {
       y += TESTS;
       const packed = [];
       for (const lane of shown) {
-        const row = apart ? undefined : packed.find((one) => one.at(-1).ended <= lane.began);
+        const row = apart ? undefined : packed.find((one) => one.at(-1).ended <= lane.first);
         if (row) row.push(lane); else packed.push([lane]);
       }
       packed.forEach((row, number) => {
@@ -106,7 +106,7 @@ class Timeline {
       const y = row.y - scroll;
       if (row.lanes) {
         this.#shade(row, y);
-        for (const lane of row.lanes) if (this.#isInView(lane.asked, lane.ended)) this.#lane(lane, y);
+        for (const lane of row.lanes) if (this.#isInView(lane.first, lane.ended)) this.#lane(lane, y);
       } else this.#tests(row.worker, y);
     }
     pen.restore();
@@ -135,7 +135,9 @@ class Timeline {
     this.#text(`${unit} in view`, 10, RULER / 2 - 1, this.gutter - 16, ink.quiet);
     const digits = ticks.length > 1 ? Math.max(0, Math.ceil(-Math.log10((ticks[1] - ticks[0]) / 1000))) : 3;
     for (const tick of ticks) {
-      this.#text(`${(tick / 1000).toFixed(digits)} s`, this.x(tick) + 4, RULER / 2 - 1, 100, ink.quiet);
+      const label = `${(tick / 1000).toFixed(digits)} s`, room = this.width - 4 - pen.measureText(label).width;
+      const x = this.x(tick) + 4; // beside the line, on its other side where it would be cut
+      this.#text(label, x > room ? room - (this.width - x) : x, RULER / 2 - 1, 100, ink.quiet);
     }
     this.#fill(ink.line, 0, RULER - 2, this.width, 1);
   }
@@ -274,7 +276,7 @@ class Timeline {
       const test = near.find((one) => BAD.has(one.outcome)) ?? near[0];
       return test ? {test} : null;
     }
-    const lane = row.lanes.findLast((one) => touches(one, one.began, one.ended));
+    const lane = row.lanes.findLast((one) => touches(one, one.first, one.ended));
     if (!lane) return null;
     const [first, end] = lane.within(time - slack, time + slack);
     let found = null;
