@@ -112,7 +112,7 @@ class Progress:
     def _prints(self) -> bool:
         option = self._config.option
         is_log_live = self._config.getini("log_cli") or option.log_cli_level is not None
-        return option.capture == "no" or bool(is_log_live)
+        return option.capture in ("no", "tee-sys") or bool(is_log_live)
 
     @contextlib.contextmanager
     def hidden(self) -> Iterator[None]:

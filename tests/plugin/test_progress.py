@@ -87,3 +87,16 @@ def test_what_a_layer_prints_and_what_is_no_terminal_have_no_such_line(command: 
         assert "3 passed" in said
         assert "\\x1b" not in said
         assert "booting" not in said + user.seen
+
+
+def test_a_debugger_has_the_terminal_for_itself(command: list[str], pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_a=SUITE.replace("time.sleep(1.2)", "breakpoint()"))
+    quick = [option for option in command if option not in TALKING_BIOS]
+    with Typist(quick, env={**os.environ, "TERM": "xterm"}) as user:
+        user.wait_for(r"\(Pdb\) ")
+        at = len(user.seen)
+        user.type("time.sleep(1.5)\n")  # in which the line would have come
+        user.wait_for(r"\(Pdb\) ")
+        assert "making layer" not in user.seen[at:]
+        user.type("continue\n")
+        assert user.wait() == 0

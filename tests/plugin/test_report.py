@@ -37,6 +37,7 @@ def test_header_and_summary_tell_with_what_the_run_ran(
             "base hello.img unchanged after 4 tests (identity, size and times; SHA-256 at the end of the run)",
         ]
     )
+    assert result.stdout.str().count("asked for by --vm-accel") == 1
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])

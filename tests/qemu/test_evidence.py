@@ -1,5 +1,6 @@
 """What evidence says of guests that have a channel: what only they can tell, and the ends of its patience."""
 
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -84,6 +85,8 @@ def test_systemd_tells_its_journal_since_the_handover_and_its_failed_units(
     assert "broken.service" in (tmp_path / "failed-units.txt").read_text()
     assert "systemd-journald" in (tmp_path / "processes.txt").read_text()
     assert not (tmp_path / "kernel.txt").exists()
+    whose = r"start: +clone, ready after \d+\.\d\d s \(the boot that it goes on from: firmware \d+\.\d\d s, kernel "
+    assert re.search(whose, (tmp_path / "overview.txt").read_text())
 
 
 def test_a_guest_that_stands_still_is_not_asked(vm: VirtualMachine, tmp_path: Path) -> None:
