@@ -64,6 +64,7 @@ def vm(lab: Lab) -> Iterator[VirtualMachine]:
 
 def test_what_is_new_is_complained_of_and_nothing_else(vm: VirtualMachine) -> None:
     assert complaints(vm, marked(vm)) == []
+    assert {one.kind for one in vm.history.entries() if one.what == "health gates"} == {"health"}
     vm.run(WARNING)
     mark = marked(vm)
     assert complaints(vm, mark) == []

@@ -186,7 +186,7 @@ class TestKeptOverlays:
         [overlay] = (pytester.path / "kept").rglob("*.qcow2")
         result = run("-k", "fail", base=overlay)
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["*(qcow2, 2 layers, from --vm-image)", "*sector=modified"])
+        result.stdout.fnmatch_lines(["*(qcow2, a chain of 2 files, from --vm-image)", "*sector=modified"])
 
 
 CHANGES = {
