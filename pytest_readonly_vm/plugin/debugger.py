@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.plugin.run import Run, machines_of
+from pytest_readonly_vm.plugin.owners import machines_of
+from pytest_readonly_vm.plugin.run import Run
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine

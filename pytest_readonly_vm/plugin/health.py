@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from pytest_readonly_vm.errors import GuestUnhealthy
-from pytest_readonly_vm.plugin.run import Run, machines_of
+from pytest_readonly_vm.plugin.owners import machines_of
+from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.printable import note
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Owns one pytest process's use of machines: its lab, whose machines are whose, what there is to tell of them."""
+"""Owns one pytest process's use of machines: its lab, when they start and end, what there is to tell of them."""
 
 import contextlib
 import dataclasses
@@ -22,8 +22,9 @@ from pytest_readonly_vm.plugin.lookahead import Lookahead
 from pytest_readonly_vm.plugin.machine_record import machine_record
 from pytest_readonly_vm.plugin.options import given_images, given_settings
 from pytest_readonly_vm.plugin.output_folder import folder_name
+from pytest_readonly_vm.plugin.owners import give, machines_above, machines_of, owned_above
 from pytest_readonly_vm.plugin.progress import Progress
-from pytest_readonly_vm.plugin.timeouts import clock_of
+from pytest_readonly_vm.plugin.timeouts import clock_of, pending
 from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
 _run = pytest.StashKey["Run"]()
-_machines = pytest.StashKey[list["VirtualMachine"]]()
 _shared = pytest.StashKey[dict[VmConfig, "VirtualMachine"]]()
 
 NEWS = "readonly_vm"
@@ -141,7 +141,7 @@ class Run:
             raise
         handed = time.time()
         try:
-            node.stash.setdefault(_machines, []).append(vm)
+            give(node, vm)
             self._labels[vm] = label
             if vm.monitor_command:
                 self.tell(f"{name}: second monitor: {vm.monitor_command}")
@@ -241,8 +241,7 @@ class Run:
     def note_use(self, item: pytest.Item) -> None:
         """After a test: remember which machines are no longer as they were, for `reset_shared` and `check_broken`."""
         if self.has_lab:
-            shared = [(vm, node) for node in item.listchain()[:-1] for vm in node.stash.get(_machines, [])]
-            self._broken.look(item, [(vm, node, self._labels.get(vm, "")) for vm, node in shared])
+            self._broken.look(item, [(vm, node, self._labels.get(vm, "")) for vm, node in owned_above(item)])
             self._used.update(vm for vm in machines_above(item) if not vm.closed)
             self._used = {vm for vm in self._used if not vm.closed}
 
@@ -255,28 +254,17 @@ class Run:
         """Before pytest-timeout ends a test by an exception: save evidence; return what the test was waiting for."""
         if not self.has_lab:
             return []
-        waits = self._waits(item)
+        waits = pending([*machines_of(item), *self.lab.on_their_way()])
         self.evidence.save_first(item, machines_of(item), "timeout")
         return waits
-
-    def _waits(self, item: pytest.Item) -> list[str]:
-        """What a test is waiting for at this moment: of each machine what began first, of which the rest is a part."""
-        machines = [*machines_of(item), *self.lab.on_their_way()]
-        pending = [(vm.name, one) for vm in machines for one in vm.history.entries() if one.is_pending]
-        now = time.time()
-        return [
-            f"{name}: waiting {round(now - one.time, 1):g} s for: {line(one.what)}"
-            for name, one in dict(reversed(pending)).items()
-        ]
 
     def last_words(self, item: pytest.Item) -> None:
         """Before pytest-timeout ends this process from another thread: say why, and leave nothing behind."""
         if clock := clock_of(item):
             self.tell(f"{item.nodeid}: {clock.explain()}")
         if self.has_lab:
-            for words in self._waits(item):
-                self.tell(f"{item.nodeid}: {words}")
-            for words in self.evidence.save_now(item, [*machines_of(item), *self.lab.on_their_way()], "timeout"):
+            machines = [*machines_of(item), *self.lab.on_their_way()]
+            for words in (*pending(machines), *self.evidence.save_now(item, machines, "timeout")):
                 self.tell(f"{item.nodeid}: {words}")
             self.lab.close()
 
@@ -309,27 +297,3 @@ class Run:
         )
         self._checked, self._changed, self._kept, self._ended = [], {}, [], []
         return news if any(news.values()) else None
-
-
-def machines_above(item: pytest.Item) -> list["VirtualMachine"]:
-    """The machines that a test may share with others."""
-    return [vm for node in item.listchain()[:-1] for vm in node.stash.get(_machines, [])]
-
-
-def machines_of(item: pytest.Item) -> list["VirtualMachine"]:
-    """The machines that a test had or shared, whether they still run or not."""
-    names = getattr(item, "fixturenames", ())
-    used = list(getattr(item, "funcargs", {}).values())
-    found = []
-    for node in item.listchain()[:-1]:
-        scope = type(node).__name__.lower()  # a fixture of the test's may have it, so that the test has not
-        for vm in node.stash.get(_machines, []):
-            is_meant = f"readonly_vm_{scope}" in names or ("readonly_vm" in names and vm.config.scope == scope)
-            if is_meant or any(vm is value for value in used):
-                found.append(vm)
-    return found + item.stash.get(_machines, [])
-
-
-def forget_machines(item: pytest.Item) -> None:
-    """A test is over, and so are its machines; it may be repeated."""
-    item.stash[_machines] = []

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -19,6 +19,10 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.plugin import markers
 from pytest_readonly_vm.plugin.options import given_settings
+from pytest_readonly_vm.printable import line
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.vm import VirtualMachine
 
 _SLOWEST = 4.0
 """Until a machine shows by what it runs, it is taken for a slow one."""
@@ -117,6 +121,16 @@ def explanation(item: pytest.Item, failure: str) -> str | None:
     """What is to be said of a failure that is a timeout of ours."""
     clock = clock_of(item)
     return clock.explain() if clock is not None and _TIMEOUT in failure else None
+
+
+def pending(machines: "Iterable[VirtualMachine]") -> list[str]:
+    """What is waited for at this moment, of each machine what began first: the rest is a part of that."""
+    known = [(vm.name, one) for vm in machines for one in vm.history.entries() if one.is_pending]
+    now = time.time()
+    return [
+        f"{name}: waiting {round(now - one.time, 1):g} s for: {line(one.what)}"
+        for name, one in dict(reversed(known)).items()
+    ]
 
 
 def _uses_machine(item: pytest.Item) -> bool:
