@@ -74,8 +74,9 @@ def run(folder: Path, image: Path) -> str:
     (folder / "test_service.py").write_text(TESTS)
     (folder / "base.qcow2").write_bytes(image.read_bytes())
     plugins = ("-p", "pytest_timeout", "-p", "pytest_readonly_vm.plugin", "-p", "no:cacheprovider")
-    options = ("-v", "--vm-image=base.qcow2", f"--vm-cache={folder / 'cache'}")
-    command = (sys.executable, "-m", "pytest", *plugins, *options)
+    options = ("-v", "--color=yes", "--vm-image=base.qcow2", f"--vm-cache={folder / 'cache'}")
+    # A terminal that cannot go back gets no line of progress, which would not be there in the end.
+    command = ("env", "TERM=dumb", sys.executable, "-m", "pytest", *plugins, *options)
     printed = bytearray()
 
     def read(descriptor: int) -> bytes:
@@ -83,7 +84,7 @@ def run(folder: Path, image: Path) -> str:
         printed.extend(piece)
         return piece
 
-    os.environ |= {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    os.environ |= {"COLUMNS": str(COLUMNS), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     os.chdir(folder)
     if status := pty.spawn(command, read):
         raise SystemExit(f"pytest has failed: {os.waitstatus_to_exitcode(status)}")
