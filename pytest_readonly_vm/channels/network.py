@@ -5,8 +5,11 @@ https://www.qemu.org/docs/master/system/monitor.html (``hostfwd_add``, ``hostfwd
 """
 
 import asyncio
+import contextlib
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Self
 
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import VmError
@@ -18,14 +21,32 @@ _LOOPBACK = "127.0.0.1"
 _LISTENER = re.compile(r"^\s*(TCP|UDP)\[HOST_FORWARD\]\s+(\d+)\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)\s", re.MULTILINE)
 
 
-class Forward(NamedTuple):
-    """Where on the host a port of the guest is reached. A pair, as `socket.create_connection` and ``sendto`` take it.
-
-    QEMU listens there whether anything listens in the guest or not: a connection may be accepted and closed again.
-    """
-
+class _Address(NamedTuple):
     host: str
     port: int
+
+
+class Forward(_Address):
+    """Where on the host a port of the guest is reached. A pair, as `socket.create_connection` and ``sendto`` take it.
+
+    As a context it is closed at the end, if it has not been before. QEMU listens there whether anything listens in the
+    guest or not: a connection may be accepted and closed again.
+    """
+
+    _close: Callable[[], None]
+
+    @classmethod
+    def opened(cls, host: str, port: int, *, close: Callable[[], None]) -> Self:
+        forward = cls(host, port)
+        forward._close = close
+        return forward
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(VmError):  # it is closed, or its QEMU has ended, and it with that
+            self._close()
 
 
 class Network:
@@ -48,7 +69,8 @@ class Network:
                 where = f"{_LOOPBACK}:{host_port}" if host_port else _LOOPBACK
                 raise VmError(f"{self._name}: guest port {guest_port} cannot be forwarded to {where}: {complaint}")
             [(*_, port, _)] = await self._listeners() - before
-        return Forward(_LOOPBACK, int(port))
+        address = (_LOOPBACK, int(port))
+        return Forward.opened(*address, close=partial(self.unforward, address, udp=udp))
 
     async def remove_forward(self, address: tuple[str, int], *, udp: bool = False) -> None:
         """As `unforward`, on the loop."""

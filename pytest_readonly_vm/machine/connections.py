@@ -42,6 +42,10 @@ class Reachable(Guest):
     def forward(self, guest_port: int, *, host_port: int = 0, udp: bool = False) -> Forward:
         """Make a port of the guest reachable from this computer, and from no other; return host and port.
 
+        It stays so until `unforward`, or the end of the machine; with ``with vm.forward(80) as address:`` until that of
+        the context. It is there whether anything listens in the guest or not: a connection to a port on which nothing
+        does is accepted, and closed again.
+
         :param host_port: the port on the host's loopback; 0 lets QEMU take a free one.
         :param udp: a UDP port; otherwise TCP.
         :raises VmError: the machine has no network, or the port on the host is taken.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import Lab, VirtualMachine, VmConfig, VmError
+from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError
 from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import PROMPT, tiny_linux
 from tests.qemu.waiting import GENEROUS
@@ -63,6 +63,23 @@ def test_a_port_of_the_guest_answers_until_it_is_closed(machine: VirtualMachine)
         assert connection.recv(5) == b"still"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, timeout=PATIENCE)
+
+
+def test_as_a_context_it_is_closed_at_the_end(machine: VirtualMachine) -> None:
+    with machine.forward(ECHO) as address, socket.create_connection(address, timeout=PATIENCE) as connection:
+        connection.sendall(b"hello")
+        assert connection.recv(5) == b"hello"
+    with machine.forward(ECHO, udp=True) as closed_before:
+        machine.unforward(closed_before, udp=True)
+    assert listeners(machine.pid) == set()
+
+
+def test_the_end_of_a_context_hides_no_end_of_the_guest(lab: Lab, config: VmConfig) -> None:
+    machine = lab.start(config, name="guest")
+    with machine.forward(ECHO):
+        machine.kill()
+    with pytest.raises(GuestDied, match="SIGKILL"), machine.forward(ECHO):
+        pass
 
 
 def test_a_udp_port_takes_datagrams(machine: VirtualMachine) -> None:
