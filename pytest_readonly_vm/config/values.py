@@ -74,7 +74,13 @@ def located(path: Path, *, written: object, folder: Path | None) -> Path:
         user = str(written)[1:].partition("/")[0]
         missing = f"there is no user {user!r}" if user else "this user has no home directory, as HOME is not set"
         raise ValueError(f"{written!r} is in no home: {missing}; if it is the name of a file, write ./{written}")
-    return found
+    return _without_detours(found)
+
+
+def _without_detours(path: Path) -> Path:
+    """A path without ``..``, for people to read; as it is where that would lead elsewhere, behind a link."""
+    plain = os.path.normpath(path)
+    return Path(plain) if ".." in path.parts and os.path.realpath(plain) == os.path.realpath(path) else path
 
 
 def program(value: object) -> str:

@@ -104,6 +104,18 @@ def test_a_home_that_is_not_there_is_refused(name: str, monkeypatch: pytest.Monk
     assert refusal("~/x").startswith("this user has no home directory, as HOME is not set;")
 
 
+def test_a_path_has_no_detours_but_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "images" / "inner").mkdir(parents=True)
+    (tmp_path / "tests").mkdir()
+    for name in ("base.img", "missing.img"):
+        given = Given(f"../images/./{name}", "x", tmp_path / "tests")
+        (tmp_path / "images" / "base.img").touch()
+        assert str(parse("image", given)) == f"{tmp_path}/images/{name}"
+    (tmp_path / "tests" / "link").symlink_to(tmp_path / "images" / "inner")
+    behind_a_link = f"{tmp_path}/tests/link/../base.img"
+    assert str(parse("image", Given(behind_a_link, "x"))) == behind_a_link
+
+
 def test_a_name_that_begins_with_a_tilde_is_a_name_as_in_a_shell(tmp_path: Path) -> None:
     assert parse("image", Given("./~base.img", "x", tmp_path)) == tmp_path / "~base.img"
     (tmp_path / "~base.img").touch()
