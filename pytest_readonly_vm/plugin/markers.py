@@ -1,6 +1,6 @@
 """Owns the marker ``vm``: what it sets, and the complaints about markers that cannot work."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -26,36 +26,54 @@ def settings_of(node: pytest.Item | pytest.Collector) -> list[dict[str, Given]]:
 
     :raises ConfigurationError: a marker with positional arguments.
     """
-    found = []
-    for owner, mark in node.iter_markers_with_node("vm"):
-        origin = f"marker on {owner.nodeid or 'the session'}"
-        if mark.args:
-            raise ConfigurationError(f'{origin}: vm takes settings by name, like vm(memory="2G"), not {mark.args!r}')
-        folder = node.path if node.path.is_dir() else node.path.parent
-        found.append({name: Given(value, origin, folder) for name, value in mark.kwargs.items()})
-    return found[::-1]
+    return [_settings(mark, owner.nodeid, node) for owner, mark in node.iter_markers_with_node("vm")][::-1]
+
+
+def _settings(mark: pytest.Mark, owner: str, node: pytest.Item | pytest.Collector) -> dict[str, Given]:
+    """What a marker says that `node` has from what is called `owner`."""
+    origin = f"marker on {owner or 'the session'}"
+    if mark.args:
+        raise ConfigurationError(f'{origin}: vm takes settings by name, like vm(memory="2G"), not {mark.args!r}')
+    folder = node.path if node.path.is_dir() else node.path.parent
+    return {name: Given(value, origin, folder) for name, value in mark.kwargs.items()}
 
 
 def check(items: Iterable[pytest.Item]) -> None:
-    """Complain about the markers of collected tests before any of them runs.
+    """Complain about all markers of collected tests that cannot work, before any of them runs.
 
     :raises pytest.UsageError: an unknown name, an impossible value, or a marker on a test that cannot change its
         machine because it shares it with others.
     """
+    found: dict[str, str] = {}  # one for all parameters of a test
     for item in items:
+        for complaint in _complaints(item):
+            found.setdefault(complaint.replace(item.nodeid, item.nodeid.partition("[")[0]), complaint)
+    if len(found) == 1:
+        raise pytest.UsageError(*found.values())
+    if found:
+        raise pytest.UsageError("\n  ".join([f"{len(found)} markers cannot work:", *found.values()]))
+
+
+def _complaints(item: pytest.Item) -> Iterator[str]:
+    """What is wrong with the markers that a test has, a sentence each, which begins with the place."""
+    for owner, mark in item.iter_markers_with_node("vm"):
         try:
-            for settings in settings_of(item):
-                for name, given in settings.items():
-                    parse(name, given)
+            settings = _settings(mark, owner.nodeid, item)
         except ConfigurationError as error:
-            raise pytest.UsageError(str(error)) from None
-        fixtures = set(getattr(item, "fixturenames", ()))
-        shared = sorted(fixtures & _SHARED_MACHINES)
-        if shared and not fixtures & _OWN_MACHINE and any(mark.name == "vm" for mark in item.own_markers):
-            raise pytest.UsageError(
-                f"marker on {item.nodeid}: vm cannot change {shared[0]}, which other tests share; "
-                "put the marker where the machine's scope begins, or use readonly_vm"
-            )
+            yield str(error)
+            continue
+        for name, given in settings.items():
+            try:
+                parse(name, given)
+            except ConfigurationError as error:
+                yield str(error)
+    fixtures = set(getattr(item, "fixturenames", ()))
+    shared = sorted(fixtures & _SHARED_MACHINES)
+    if shared and not fixtures & _OWN_MACHINE and any(mark.name == "vm" for mark in item.own_markers):
+        yield (
+            f"marker on {item.nodeid}: vm cannot change {shared[0]}, which other tests share; "
+            "put the marker where the machine's scope begins, or use readonly_vm"
+        )
 
 
 def applied(config: VmConfig, node: pytest.Item | pytest.Collector) -> VmConfig:

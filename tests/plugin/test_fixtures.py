@@ -203,6 +203,41 @@ def test_a_marker_that_cannot_work_is_refused(
     assert "INTERNALERROR" not in result.stdout.str()
 
 
+def test_all_markers_that_cannot_work_are_told_at_once(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile(
+        test_a="""
+            import pytest
+            pytestmark = pytest.mark.vm(cpu=2)
+            @pytest.mark.vm(memory="0M", cpus=0)
+            @pytest.mark.parametrize("number", [1, 2])
+            def test_one(readonly_vm, number): pass
+            def test_right(readonly_vm): pass
+        """,
+        test_b="""
+            import pytest
+            @pytest.mark.vm("1G")
+            class TestIt:
+                def test_two(self, readonly_vm): pass
+                @pytest.mark.vm(memory="1G")
+                def test_three(self, readonly_vm_class): pass
+        """,
+    )
+    result = run_on("hello")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [
+            "ERROR: 5 markers cannot work:",
+            "  marker on test_a.py::test_one[[]1[]]: memory: '0M' is 0 bytes, *",
+            "  marker on test_a.py::test_one[[]1[]]: cpus: 0 is not a whole number of at least 1",
+            "  marker on test_a.py: there is no setting 'cpu' (did you mean 'cpus'[?])",
+            "  marker on test_b.py::TestIt: vm takes settings by name, *",
+            "  marker on test_b.py::TestIt::test_three: vm cannot change readonly_vm_class, *",
+            "",
+        ],
+        consecutive=True,
+    )
+
+
 def test_a_project_without_machines_hears_nothing_of_the_plugin(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("""
         import sys
