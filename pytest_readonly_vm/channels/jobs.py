@@ -112,6 +112,7 @@ runs a function in the background; ``_rv_tidy`` removes files, and what is typed
 have a ``_rv_tell``, whose descriptors are 8 and 9.
 """
 
+_HIDDEN = ".readonly-vm-"
 _KEPT = 64
 _KEPT_BYTES = 1 << 20
 _GONE = (errno.ENOENT, errno.EROFS)
@@ -120,7 +121,7 @@ _NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
 def folder_name() -> str:
     """A name that nobody in the guest can have taken."""
-    return f".readonly-vm-{secrets.token_hex(8)}"
+    return f"{_HIDDEN}{secrets.token_hex(8)}"
 
 
 class JobFiles:
@@ -133,6 +134,11 @@ class JobFiles:
         self._machine = machine
         self._ended: list[str] = []
         self._bytes = 0
+
+    @property
+    def _place(self) -> str:
+        """For people: how much room there is, or where, but for the name that nobody can know."""
+        return self.room.partition(f"/{_HIDDEN}")[0]
 
     def new_base(self) -> str:
         """What the names of a job's files begin with. Names are not used again: a child may still write there."""
@@ -169,13 +175,13 @@ class JobFiles:
         if b"lost" in words:
             raise ChannelLost(
                 f"{self._machine}: the command's result is lost, as the folder for its streams was made read-only, "
-                f"replaced or removed in the guest ({self.room})"
+                f"replaced or removed in the guest ({self._place})"
             )
         if b"full" in words:
             self._bytes += _KEPT_BYTES + 1  # of which nobody has seen how many they are
             raise ChannelError(
                 f"{self._machine}: what the command printed is not complete, as there was no more room for what "
-                f"commands print ({self.room}): let it print to a file in the guest, and pull that"
+                f"commands print ({self._place}): let it print to a file in the guest, and pull that"
             )
         if b"unsent" in words:
             raise ChannelError(
@@ -192,11 +198,11 @@ class JobFiles:
         """The error for an input or a script of `size` bytes that cannot be put where the jobs' files are."""
         if reason.errno == errno.ENOSPC:
             return ChannelError(
-                f"{self._machine}: there is no room for an input of {size} bytes ({self.room}): push it as a file"
+                f"{self._machine}: there is no room for an input of {size} bytes ({self._place}): push it as a file"
             )
         kind = ChannelLost if reason.errno in _GONE else ChannelError
         return kind(
-            f"{self._machine}: an input of {size} bytes cannot be put into the guest ({self.room}): "
+            f"{self._machine}: an input of {size} bytes cannot be put into the guest ({self._place}): "
             f"{shown(reason.strerror or '')}"
         )
 

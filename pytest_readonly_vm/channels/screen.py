@@ -53,13 +53,13 @@ class Screen:
             await self._qmp.command("screendump", {"filename": str(dump)})
             return Picture.from_ppm(dump.read_bytes())
         except QmpError as error:
-            raise self._blind(error) from None
+            raise self._blind(error.description.replace(str(dump), "its picture")) from None
         finally:
             dump.unlink(missing_ok=True)
 
-    def _blind(self, refusal: QmpError) -> DisplayError:
-        if "no console" not in refusal.description:
-            return DisplayError(f"{self._name}: the screen cannot be read: {refusal.description}")
+    def _blind(self, refusal: str) -> DisplayError:
+        if "no console" not in refusal:
+            return DisplayError(f"{self._name}: the screen cannot be read: {refusal}")
         blind = DisplayError(f"{self._name}: the machine has no display")
         blind.add_note("A display comes with a device such as -device virtio-gpu-pci among its qemu_args.")
         return blind
@@ -98,7 +98,7 @@ class Screen:
             with self._output_guard.file(path) as file:
                 file.write(png)
         except OSError as error:
-            raise VmError(f"{self._name}: {path} cannot be written: {error.strerror}") from error
+            raise VmError(f"{self._name}: {path} cannot be written: {error.strerror}") from None
         return path
 
     def send_keys(self, *combinations: str, hold: float = _HOLD) -> None:
@@ -189,7 +189,9 @@ class Screen:
         finally:
             file.unlink(missing_ok=True)
         if done.returncode:
-            raise DisplayError(f"{self._name}: tesseract failed: {done.stderr.strip()}")
+            raise DisplayError(
+                f"{self._name}: tesseract failed: {done.stderr.strip().replace(str(file), 'the picture')}"
+            )
         return done.stdout
 
     def _not_shown(self, wanted: re.Pattern[str], timeout: float, text: str) -> WaitTimeout:

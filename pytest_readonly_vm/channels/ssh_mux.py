@@ -59,8 +59,8 @@ class MuxSession:
     async def _connect(self, path: Path) -> None:
         try:
             await asyncio.get_running_loop().sock_connect(self._control, str(path))
-        except FileNotFoundError as error:
-            raise ConnectionRefusedError(f"there is no {path}") from error
+        except FileNotFoundError:
+            raise ConnectionRefusedError("the ssh that shares its connection has ended") from None
         await self._send(struct.pack(">II", _HELLO, _VERSION))
         kind, body = await self._receive()
         if kind != _HELLO or struct.unpack_from(">I", body)[0] != _VERSION:

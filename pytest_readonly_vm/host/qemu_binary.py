@@ -18,6 +18,8 @@ _PACKAGES = {"x86_64": "qemu-system-x86", "i386": "qemu-system-x86", "aarch64": 
 # Red Hat's distributions ship one emulator, outside PATH.
 _ELSEWHERE = Path("/usr/libexec/qemu-kvm")
 _PATIENCE = 20.0
+_INHERITED = re.compile(r"/proc/self/fd/\d+: ?")
+"""What qemu-img calls a file that it has from us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def run_qemu_img(
     """
     done = run_tool([str(qemu_img), *arguments], timeout=timeout, pass_fds=pass_fds)
     if done.returncode != 0:
-        raise VmError(f"{failure}: {done.stderr.strip() or 'qemu-img gave no answer'}")
+        words = _INHERITED.sub("", done.stderr.strip())
+        raise VmError(f"{failure}: {words or 'qemu-img gave no answer'}")
 
 
 def _guest_arch(name: str) -> str:

@@ -75,8 +75,8 @@ class Reachable(Guest):
         try:
             with self.instance.output_guard.file(written) as file:
                 file.write(self._opened_ssh().ssh_config(alias).encode())
-        except PermissionError as error:
-            raise VmError(f"{self.name}: {written} cannot be written: {error.strerror}") from error
+        except OSError as error:
+            raise VmError(f"{self.name}: {written} cannot be written: {error.strerror}") from None
         return written
 
     def _opened_ssh(self) -> Ssh:

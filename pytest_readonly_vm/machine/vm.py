@@ -317,7 +317,9 @@ class VirtualMachine(Reachable):
                     keep_overlay(instance, keep_overlay_as, lower)
             finally:
                 close_all(lower)
-        except (TimeoutError, OSError) as error:
-            raise VmError(f"{self.name}: {error}") from error
+        except TimeoutError as error:
+            raise VmError(f"{self.name}: {error}") from None
+        except OSError as error:
+            raise VmError(f"{self.name}: its overlay cannot be kept as {keep_overlay_as}: {error.strerror}") from None
         finally:
             instance.remove_folder()

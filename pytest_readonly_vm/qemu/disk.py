@@ -58,7 +58,7 @@ def export_disk(
             loop.run(_copy(qmp, descriptor, format=format, timeout=timeout, name=name))
             _require_nothing(path, name)  # somebody may have put something there meanwhile
     except OSError as error:
-        raise VmError(f"{name}: {path} cannot be made: {error.strerror}") from error
+        raise VmError(f"{name}: {path} cannot be made: {error.strerror}") from None
 
 
 def _require_nothing(path: Path, name: str) -> None:
@@ -83,7 +83,7 @@ def keep_overlay(instance: Instance, destination: Path, between: Sequence[ImageF
             prefix += ".backing"
         rebase = ("rebase", "--image-opts", "-b", str(base[0].path), "-F", base[0].format, ",".join(options))
         inherited = [file.descriptor for file in (*between, *base)]
-        failure = f"{overlay} cannot be merged"
+        failure = f"{instance.name}: its overlay cannot be kept as {destination}"
         qemu_img = instance.spec.hypervisor.qemu_img
         run_qemu_img(qemu_img, rebase, failure=failure, timeout=_MERGE_PATIENCE, pass_fds=inherited)
     destination.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.errors import ChannelError, StartFailed, VmError
-from pytest_readonly_vm.host.os_errors import host_errors
+from pytest_readonly_vm.host.os_errors import explain, host_errors
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.sparse import ALL_SEALS
 from pytest_readonly_vm.qemu.command_line import DISK
@@ -144,7 +144,8 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
         os.close(state)
         close_all(overlays)
         if isinstance(error, OSError):
-            raise StartFailed(f"{instance.name}: the frozen guest cannot be kept as it is: {error}") from error
+            why = explain(error) or str(error)
+            raise StartFailed(f"{instance.name}: the frozen guest cannot be kept as it is: {why}") from None
         raise
     template = _template(instance, conversation, ram, state, overlays)
     instance.remove_folder()
