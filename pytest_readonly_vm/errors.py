@@ -24,6 +24,9 @@
     ├── ConnectionLost           QEMU is alive, but its monitor or console no longer talks to us
     ├── ChannelError             no way to run commands in the guest answered
     │   └── ChannelLost          ... any more: the guest rebooted, or ended its side of the channel
+    ├── GuestLacks               the guest has not what is asked for: systemd, its journal
+    │   └── UnitNotFound         ... or a systemd unit of that name
+    ├── UnitFailed               a systemd unit that was waited for has failed, or cannot be started
     ├── CommandFailed            a command in the guest ended with another exit code than 0
     ├── TransferError            a file could not be read or written in the guest, or arrived damaged; also an OSError
     ├── DisplayError             the machine has no display, or a key does not exist
@@ -162,6 +165,18 @@ class ChannelError(VmError):
 
 class ChannelLost(ChannelError):
     """The channel is gone under a command or transfer: the guest rebooted or shut down, or its agent or shell ended."""
+
+
+class GuestLacks(VmError):
+    """The guest has not what a wait or a question needs, such as systemd; nothing would come of waiting for it."""
+
+
+class UnitNotFound(GuestLacks):
+    """There is no such systemd unit in the guest, or none of that name can be. The message has names like it."""
+
+
+class UnitFailed(VmError):
+    """A systemd unit that was waited for has failed, is masked or cannot be loaded; the notes have its last lines."""
 
 
 class CommandFailed(VmError):

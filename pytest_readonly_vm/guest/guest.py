@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shlex
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import ChannelLost, CommandFailed, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.files import Files, Progress
+from pytest_readonly_vm.guest.journal import Journal
+from pytest_readonly_vm.guest.units import Units
 from pytest_readonly_vm.guest.waits import Waits
 from pytest_readonly_vm.host.loop import LoopThread, within
 from pytest_readonly_vm.qemu.instance import Instance
@@ -57,6 +60,8 @@ class Guest:
         self.commands = Commands(instance.channels, self._liveness, self.name, slowness=instance.spec.slowness)
         self._files = Files(self.commands, instance, self._progress)
         self._waits = Waits(self.commands, self.name)
+        self._units = Units(self.commands, self.name)
+        self._journal = Journal(self.commands, self._units, instance)
 
     def _do(self, kind: str, what: str, work: Awaitable[T], timeout: float | None = None) -> T:
         """Have something done in the guest, unless the guest comes to its end meanwhile; an entry of the history."""
@@ -204,12 +209,15 @@ class Guest:
         return self._do("wait", f"success of {_shown(command)}", self._waits.until_succeeds(command, timeout))
 
     def wait_for_unit(self, unit: str, timeout: float = 60.0) -> None:
-        """Wait until a systemd unit is active.
+        """Wait until a systemd unit is active. What will not become true is told at once.
 
-        :raises VmError: it failed; the notes have its status.
-        :raises WaitTimeout: it is not active in time; the notes have its state.
+        :raises UnitFailed: it failed, is masked or cannot be loaded; the notes have its status and last lines.
+        :raises UnitNotFound: there is none, though the guest has booted; the message has names like it. Not for mounts,
+            swaps, devices and scopes, which may come of what a program does.
+        :raises GuestLacks: the guest has no systemd.
+        :raises WaitTimeout: it is not active in time; the notes have its state, status and last lines.
         """
-        self._do("wait", f"unit {unit}", self._waits.for_unit(unit, timeout))
+        self._do("wait", f"unit {unit}", self._units.until_active(unit, timeout))
 
     def wait_for_port(self, port: int, timeout: float = 60.0) -> None:
         """Wait until somebody in the guest listens on a TCP port.
@@ -246,3 +254,29 @@ class Guest:
 
 def _shown(command: str | Sequence[str]) -> str:
     return command if isinstance(command, str) else shlex.join(command)
+    def wait_for_log(
+        self, pattern: str | re.Pattern[str], unit: str | None = None, timeout: float = 60.0
+    ) -> re.Match[str]:
+        """Wait for a line of the guest's journal in which a regular expression is found, and return the match.
+
+        As `Console.expect`, it looks at what came since the guest was ready, or after the line that was found last:
+        of this unit, or, without one, of all. A line is as `journal` shows it; `match.string` is the whole line.
+
+        :raises UnitFailed: the unit has failed, is masked or cannot be loaded, and such a line has not come.
+        :raises UnitNotFound: there is no such unit, and no line of it.
+        :raises GuestLacks: the guest has no journal.
+        :raises WaitTimeout: such a line has not come in time; the notes have the last lines.
+        """
+        work = self._journal.wait(re.compile(pattern), unit, timeout)
+        return self._do("wait", f"log {re.compile(pattern).pattern}", work)
+
+    def journal(self, unit: str | None = None, *, since: str | None = None) -> str:
+        """The text of the guest's journal since the guest was ready, as ``journalctl`` shows it, without a hostname.
+
+        :param unit: only what is of this systemd unit.
+        :param since: from when on: ``boot``, or what ``journalctl --since`` takes, such as ``-10s`` or ``today``.
+        :raises UnitNotFound: there is no such unit, and no line of it.
+        :raises GuestLacks: the guest has no journal.
+        """
+        return self._do("command", f"journal {unit or ''}".rstrip(), self._journal.text(unit, since), PATIENCE)
+

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pytest_readonly_vm.channels.channel import Channel
-from pytest_readonly_vm.errors import ChannelError
+from pytest_readonly_vm.errors import ChannelError, GuestLacks, UnitFailed
 from pytest_readonly_vm.guest.booting_guest import NO_DEADLINE, BootingGuest
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.inits import AGAIN, HAS_BOOTED
 from pytest_readonly_vm.guest.prompts import Prompts, last_line
+from pytest_readonly_vm.guest.units import Units
 from pytest_readonly_vm.guest.waits import Waits
 from pytest_readonly_vm.host.loop import cancel
 
@@ -123,7 +124,7 @@ class PortListens:
 
 @dataclass(frozen=True, slots=True)
 class UnitActive:
-    """A systemd unit is active; one that has failed ends the wait."""
+    """A systemd unit is active; one that has failed, or that is not there when the guest has booted, ends the wait."""
 
     unit: str
 
@@ -132,7 +133,7 @@ class UnitActive:
 
     async def wait(self, guest: BootingGuest) -> None:
         await _found(guest, None)
-        await Waits(guest.commands, guest.instance.name).for_unit(self.unit, NO_DEADLINE)
+        await Units(guest.commands, guest.instance.name).until_active(self.unit, NO_DEADLINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,12 +269,12 @@ async def _found(guest: BootingGuest, channel: str | None) -> Channel:
 async def _first(waits: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Wait for the first that succeeds, or for the failure of all."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
-    failures: list[ChannelError] = []
+    failures: list[Exception] = []
     try:
         for next_one in asyncio.as_completed(tasks):
             try:
                 return await next_one
-            except ChannelError as error:
+            except (ChannelError, GuestLacks, UnitFailed) as error:
                 failures.append(error)
         raise failures[-1]
     finally:

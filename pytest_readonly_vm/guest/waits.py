@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from pytest_readonly_vm.command_result import CommandResult
-from pytest_readonly_vm.errors import ChannelError, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ChannelError, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands, shortened, stream_notes
 
 T = TypeVar("T")
@@ -36,23 +36,7 @@ class Waits:
             return [f"exit code {seen[0].exit_code}", *stream_notes(seen[0].stdout, seen[0].stderr)] if seen else []
 
         shown = shortened(command if isinstance(command, str) else shlex.join(command))
-        return await self._until(attempt, f"the success of: {shown}", timeout, last)
-
-    async def for_unit(self, unit: str, timeout: float) -> None:
-        """As `VirtualMachine.wait_for_unit`."""
-        state = ["", ""]
-
-        async def attempt() -> bool:
-            shown = await self._commands.run(["systemctl", "show", "--property=ActiveState,SubState", "--", unit])
-            state[:] = sorted(shown.stdout.split())
-            if state[0] == "ActiveState=failed":
-                failure = VmError(f"{self._name}: the unit {unit} failed, so it will not become active")
-                status = await self._commands.run(["systemctl", "status", "--no-pager", "--", unit], check=False)
-                failure.add_note(status.stdout.rstrip())
-                raise failure
-            return state[0] == "ActiveState=active"
-
-        await self._until(attempt, f"the unit {unit} to be active", timeout, lambda: [", ".join(state)])
+        return await until(self._name, attempt, f"the success of: {shown}", timeout, last)
 
     async def for_port(self, port: int, timeout: float) -> None:
         """As `VirtualMachine.wait_for_port`."""
@@ -68,7 +52,7 @@ class Waits:
         def last() -> list[str]:
             return [f"TCP ports with a listener: {', '.join(map(str, sorted(listening))) or 'none'}"]
 
-        await self._until(attempt, f"a listener on TCP port {port}", timeout, last)
+        await until(self._name, attempt, f"a listener on TCP port {port}", timeout, last)
 
     async def for_file(self, path: str, timeout: float) -> None:
         """As `VirtualMachine.wait_for_file`."""
@@ -81,7 +65,8 @@ class Waits:
             seen[0] = result.stdout
             return result.exit_code == 0
 
-        await self._until(
+        await until(
+            self._name,
             attempt,
             f"{path} to exist",
             timeout,
@@ -101,29 +86,33 @@ class Waits:
             seen[0] = f"the boot id is still {found}"
             return found if found != before else None
 
-        return await self._until(attempt, "the guest to boot anew", timeout, lambda: seen)
+        return await until(self._name, attempt, "the guest to boot anew", timeout, lambda: seen)
 
     async def boot_id(self) -> str:
         """As `VirtualMachine.boot_id`."""
         return (await self._commands.run(["cat", _BOOT_ID])).stdout.strip()
 
-    async def _until(
-        self, attempt: Callable[[], Awaitable[T | None]], what: str, timeout: float, last: Callable[[], list[str]]
-    ) -> T:
-        """Try until it gives something true: at once, and then ever less often."""
-        clock = asyncio.get_running_loop().time
-        started = clock()
-        has_answered = False
-        try:
-            async with asyncio.timeout(timeout):
-                while not (found := await attempt()):
-                    has_answered = True
-                    await asyncio.sleep(max(_FIRST_POLL, min((clock() - started) / 8, _LONGEST_POLL)))
-                return found
-        except TimeoutError as expired:
-            if isinstance(expired, WaitTimeout):
-                raise
-            error = WaitTimeout(f"{self._name}: waited {timeout:g} s for {what}")
-            for note in last() if has_answered else ["nothing, as the guest did not answer"]:
-                error.add_note(f"Last seen: {note}")
-            raise error from None
+
+async def until(
+    name: str, attempt: Callable[[], Awaitable[T | None]], what: str, timeout: float, last: Callable[[], list[str]]
+) -> T:
+    """Try until it gives something true: at once, and then ever less often. `name` is the machine's.
+
+    :raises WaitTimeout: it has not in time; the notes have what `last` says then.
+    """
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    has_answered = False
+    try:
+        async with asyncio.timeout(timeout):
+            while not (found := await attempt()):
+                has_answered = True
+                await asyncio.sleep(max(_FIRST_POLL, min((clock() - started) / 8, _LONGEST_POLL)))
+            return found
+    except TimeoutError as expired:
+        if isinstance(expired, WaitTimeout):
+            raise
+        error = WaitTimeout(f"{name}: waited {timeout:g} s for {what}")
+        for note in last() if has_answered else ["nothing, as the guest did not answer"]:
+            error.add_note(f"Last seen: {note}")
+        raise error from None

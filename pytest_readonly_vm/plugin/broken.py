@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_readonly_vm.config.settings import SCOPES, VmConfig
-from pytest_readonly_vm.errors import ChannelError, GuestBroken, GuestDied, VmError, WaitTimeout
+from pytest_readonly_vm.errors import ChannelError, GuestBroken, GuestDied, GuestLacks, UnitFailed, VmError, WaitTimeout
 from pytest_readonly_vm.plugin.lookahead import variant
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
+_NOT_BOOTED = (GuestDied, ChannelError, WaitTimeout, GuestLacks, UnitFailed)
 _TRIES = 2
 """How many tests may wait for the boot of a kind of machine, or for a layer, that fails; one may be an accident."""
 
@@ -85,7 +86,7 @@ class BrokenMachines:
             yield
         except VmError as error:
             if item is not None:
-                if isinstance(error, GuestDied | ChannelError | WaitTimeout) and self._count(kinds) == before:
+                if isinstance(error, _NOT_BOOTED) and self._count(kinds) == before:
                     self._note(kinds[0], item, error)
                 if node is not item and label in SCOPES:
                     self._add(item, node, label, error)
