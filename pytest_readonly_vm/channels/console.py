@@ -14,6 +14,7 @@ from pathlib import Path
 from pytest_readonly_vm.channels.history import History
 from pytest_readonly_vm.channels.last_words import last_words
 from pytest_readonly_vm.channels.liveness import Liveness
+from pytest_readonly_vm.channels.pattern import compiled
 from pytest_readonly_vm.errors import ConnectionLost, GuestPanicked, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process
@@ -247,9 +248,10 @@ class Console:
         :raises WaitTimeout: it did not show; a note has the last lines.
         :raises GuestDied, GuestPaused: the guest was stopped while waiting.
         """
-        compiled = re.compile(pattern, re.MULTILINE) if isinstance(pattern, str) else pattern
-        with self._history.noting("wait", f"console: {compiled.pattern}"):
-            return self._loop.run(self.found(compiled, timeout))
+        __tracebackhide__ = True
+        wanted = compiled(pattern, re.MULTILINE)
+        with self._history.noting("wait", f"console: {wanted.pattern}"):
+            return self._loop.run(self.found(wanted, timeout))
 
     def send(self, text: str | bytes, timeout: float = 30.0) -> None:
         r"""Type something; a line needs its ``\n``.

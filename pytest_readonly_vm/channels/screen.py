@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_readonly_vm.channels.keyboard import Keys, combination, typed
+from pytest_readonly_vm.channels.pattern import compiled
 from pytest_readonly_vm.channels.picture import Picture
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import DisplayError, QmpError, VmError, WaitTimeout
@@ -150,7 +151,8 @@ class Screen:
         :raises DisplayError: the machine has no display, or there is no tesseract.
         :raises GuestDied, GuestPaused: the guest has come to its end or stands still, so the screen will not change.
         """
-        wanted = re.compile(pattern, re.MULTILINE) if isinstance(pattern, str) else pattern
+        __tracebackhide__ = True
+        wanted = compiled(pattern, re.MULTILINE)
         deadline = time.monotonic() + timeout
         seen, text, pause = None, "", _POLLS[0]
         end: VmError | None = None
