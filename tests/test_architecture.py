@@ -142,6 +142,14 @@ def test_no_file_outgrows_one_noun() -> None:
     assert not {str(module) for module in TREES if len((PACKAGE / module).read_text().splitlines()) > 330}
 
 
+def test_errors_have_their_cause_in_their_words_and_not_in_a_chain() -> None:
+    """A second traceback would show code of ours; that each `raise` in a handler says from what is held by ruff."""
+    raises = [(module, node) for module in TREES for node in ast.walk(TREES[module]) if isinstance(node, ast.Raise)]
+    assert not [
+        f"{module}: {ast.unparse(node)}" for module, node in raises if node.cause and ast.unparse(node.cause) != "None"
+    ]
+
+
 def test_modules_use_no_private_members_of_others() -> None:
     """Of an object of another module, which is known by it being neither `self` nor made of a class of this one."""
     assert not [f"{module}: {ast.unparse(node)}" for module in TREES for node in private_members(TREES[module])]

@@ -19,34 +19,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pytest_readonly_vm.channels.channel import Channel
-from pytest_readonly_vm.channels.jobs import PLACES, folder_name
+from pytest_readonly_vm.channels.jobs import folder_name
 from pytest_readonly_vm.errors import ChannelLost, TransferError
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.tar_folder import pack, unpack, write_sparse
+from pytest_readonly_vm.guest.transfer_scripts import begin, pack_folder, take_file, take_folder
 from pytest_readonly_vm.printable import tail
 from pytest_readonly_vm.qemu.instance import Instance
 
 _PIECE = 1 << 20  # bytes
 _NUMBERS = re.compile(r"[0-7]{1,4} -?\d{1,15} \d{1,18}")  # mode, time, size
-
-# Prints where it has put the archive: in the first place that has room for it. -S, for files with holes, is GNU's.
-_PACK = f"""\
-umask 077
-why='there is no place for an archive'
-for d in {" ".join(PLACES)}; do
-    f=$d/{{name}}
-    {{{{ true >"$f"; }}}} 2>/dev/null || continue
-    if tar -cSf "$f" -C {{folder}} . 2>/dev/null || why=$(tar -cf "$f" -C {{folder}} . 2>&1); then
-        echo "$f" $(wc -c <"$f")
-        exit
-    fi
-    had_room=
-    {{{{ printf '%4096s' x >>"$f"; }}}} 2>/dev/null && had_room=1
-    rm -f "$f"
-    [ ! "$had_room" ] || break
-done
-echo "$why" >&2
-exit 1"""
 
 Progress = Callable[[str, int, int | None], None]
 """Told of a transfer as it goes: what it is, how many bytes have gone, how many there are if that is known."""
@@ -65,20 +47,27 @@ class Files:
 
     async def read(self, path: str) -> bytes:
         """As `VirtualMachine.read_bytes`."""
+        self._refuse_relative(path)
         content = bytearray()
         async with self._told(path) as channel:
             await channel.read_file(_encoded(path), content.extend)
         return bytes(content)
 
-    async def write(self, path: str, content: bytes, mode: int) -> None:
+    async def write(self, path: str, content: bytes, *, mode: int, owner: str | None, parents: bool) -> None:
         """As `VirtualMachine.write_bytes`."""
         digest = hashlib.sha256(content).hexdigest()
-        await self._place(path, _one(content), mode=mode, digest=lambda: digest)
+        async with self._placing(path, owner, parents) as (partial, ids):
+            await self._send(partial, path, _one(content))
+            await self._guest(take_file(partial, path, digest=digest, ids=ids, mode=mode), path)
 
-    async def push(self, local: Path, remote: str) -> None:
+    async def push(self, local: Path, remote: str, *, mode: int | None, owner: str | None, parents: bool) -> None:
         """As `VirtualMachine.push`."""
         if not local.is_symlink() and local.is_dir():
-            await self._push_tree(local, remote)
+            if mode is not None:
+                raise TransferError(
+                    f"{self._name}: {local} is a folder, whose files keep their modes; mode is for a file"
+                )
+            await self._push_tree(local, remote, owner, parents)
             return
         with _local(local):
             found = local.stat()
@@ -87,13 +76,19 @@ class Files:
             with local.open("rb") as file:
                 digest = hashlib.sha256()
                 content = self._reading(file, f"{local} → {self._name}", found.st_size, digest.update)
-                mode, modified = stat.S_IMODE(found.st_mode), int(found.st_mtime)
-                await self._place(remote, content, mode=mode, digest=digest.hexdigest, modified=modified)
+                async with self._placing(remote, owner, parents) as (partial, ids):
+                    await self._send(partial, remote, content)
+                    how = {
+                        "mode": stat.S_IMODE(found.st_mode) if mode is None else mode,
+                        "modified": int(found.st_mtime),
+                    }
+                    await self._guest(take_file(partial, remote, digest=digest.hexdigest(), ids=ids, **how), remote)
 
     async def pull(self, remote: str, local: Path) -> None:
         """As `VirtualMachine.pull`."""
         with _local(local):
             self._output_guard.refuse(local)  # before the guest is asked for anything
+        self._refuse_relative(remote)
         quoted = shlex.quote(remote)
         kind = await self._commands.run(
             f"if [ -d {quoted} ]; then echo folder; elif [ -f {quoted} ]; then stat -L -c 'file %a %Y %s' -- {quoted}; "
@@ -112,80 +107,85 @@ class Files:
 
     # One file.
 
-    async def _place(
-        self,
-        remote: str,
-        content: AsyncIterator[bytes],
-        *,
-        mode: int,
-        digest: Callable[[], str],
-        modified: int | None = None,
-    ) -> None:
-        """Write beside, compare, and only then give it its name: nobody in the guest sees half a file."""
-        partial = f"{remote}.{secrets.token_hex(4)}.partial"
-        quoted, name = shlex.quote(partial), shlex.quote(remote)
-        folder = shlex.quote(remote.rpartition("/")[0] + "/" if "/" in remote else ".")
-        host_errors = f"[ ! -d {name} ] || fail 'it is a folder'; [ -d {folder} ] || fail 'its folder is not there'"
-        await self._guest(f'fail() {{ echo "$*" >&2; exit 1; }}; {host_errors}; umask 077; true >{quoted}', remote)
-        try:
-            async with self._told(remote) as channel:
-                await channel.write_file(_encoded(partial), content)
-            touch = f"touch -d @{modified} -- {quoted};" if modified is not None else ""
-            same = f'sum=$(sha256sum <{quoted}) && [ "${{sum%% *}}" = {digest()} ]'
-            script = f"{same} || {{ echo 'it arrived damaged: its SHA-256 is another' >&2; exit 1; }}"
-            await self._guest(f"{script}; chmod {mode:o} -- {quoted}; {touch} mv -f -- {quoted} {name}", remote)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                await self._commands.run(["rm", "-f", "--", partial], timeout=10)
-            raise
+    @contextlib.asynccontextmanager
+    async def _placing(
+        self, remote: str, owner: str | None, parents: bool, *, is_folder: bool = False
+    ) -> AsyncIterator[tuple[str, list[int]]]:
+        """An unfinished file beside what it is to become, so that nobody in the guest sees half of that.
+
+        With it come the numbers of its owner and group, if one is wanted. What is not finished is removed, and its name
+        is in no message.
+        """
+        self._refuse_relative(remote)
+        suffix = f".{secrets.token_hex(4)}.partial"
+        partial = f"{remote.rstrip('/') or '/'}{suffix}"
+        make = begin(partial, remote, owner=owner, parents=parents, is_folder=is_folder)
+        with _without(suffix):
+            try:
+                ids = await self._guest(make, remote)
+                yield partial, [int(number) for number in ids.split()]
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    await self._commands.run(["rm", "-f", "--", partial], timeout=10)
+                raise
+
+    async def _send(self, partial: str, remote: str, content: AsyncIterator[bytes]) -> None:
+        async with self._told(remote) as channel:
+            await channel.write_file(_encoded(partial), content)
+
+    async def _fetch(self, path: str, file: BinaryIO, *, what: str, size: int, about: str) -> None:
+        """The content of a file in the guest, compared; `about` is what it is called if that fails."""
+        digest = hashlib.sha256()
+        done = 0
+
+        def take(piece: bytes) -> None:
+            nonlocal done
+            digest.update(piece)
+            write_sparse(file, piece)
+            done += len(piece)
+            self._progress(what, done, size)
+
+        async with self._told(about) as channel:
+            await channel.read_file(_encoded(path), take)
+        file.truncate(file.tell())
+        there = (await self._guest(f"sha256sum <{shlex.quote(path)}", about)).partition(" ")[0]
+        if there != digest.hexdigest():
+            raise TransferError(f"{self._name}: {about} changed meanwhile or arrived damaged: its SHA-256 differs")
 
     async def _pull_file(self, remote: str, local: Path, *, mode: int, modified: int, size: int) -> None:
         target = local / Path(remote).name if local.is_dir() else local
-        digest = hashlib.sha256()
-        done = 0
         with _local(target), self._output_guard.file(target, mode=0o600) as file:
-
-            def take(piece: bytes) -> None:
-                nonlocal done
-                digest.update(piece)
-                write_sparse(file, piece)
-                done += len(piece)
-                self._progress(f"{self._name}: {remote} → {target}", done, size)
-
-            async with self._told(remote) as channel:
-                await channel.read_file(_encoded(remote), take)
-            file.truncate(file.tell())
-            there = (await self._guest(f"sha256sum <{shlex.quote(remote)}", remote)).partition(" ")[0]
-            if there != digest.hexdigest():
-                raise TransferError(f"{self._name}: {remote} changed meanwhile or arrived damaged: its SHA-256 differs")
+            what = f"{self._name}: {remote} → {target}"
+            await self._fetch(remote, file, what=what, size=size, about=remote)
             os.fchmod(file.fileno(), mode & 0o777)
             os.utime(file.fileno(), (modified, modified))
 
     # A folder.
 
-    async def _push_tree(self, local: Path, remote: str) -> None:
-        quoted, archive = shlex.quote(remote), f"{remote.rstrip('/')}.{secrets.token_hex(4)}.tar"
-        with _local(local), tempfile.TemporaryFile(dir=self._scratch) as file:
-            await asyncio.to_thread(pack, local, file)
-            size = file.tell()
-            file.seek(0)
-            digest = hashlib.sha256()
-            content = self._reading(file, f"{local} → {self._name}", size, digest.update)
-            await self._place(archive, content, mode=0o600, digest=digest.hexdigest)
-        unpack = f"mkdir -p -- {quoted} && tar -xpf {shlex.quote(archive)} -C {quoted}"
-        await self._guest(f"{unpack}; s=$?; rm -f -- {shlex.quote(archive)}; exit $s", remote)
+    async def _push_tree(self, local: Path, remote: str, owner: str | None, parents: bool) -> None:
+        with _local(local, and_in_it=True), tempfile.TemporaryFile(dir=self._scratch) as file:
+            async with self._placing(remote, owner, parents, is_folder=True) as (partial, ids):
+                await asyncio.to_thread(pack, local, file, *ids)
+                size = file.tell()
+                file.seek(0)
+                digest = hashlib.sha256()
+                content = self._reading(file, f"{local} → {self._name}", size, digest.update)
+                await self._send(partial, remote, content)
+                await self._guest(take_folder(partial, remote, digest=digest.hexdigest()), remote)
 
     async def _pull_tree(self, remote: str, local: Path) -> None:
-        with _local(local), tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            packed = await self._guest(_PACK.format(name=folder_name(), folder=shlex.quote(remote)), remote)
+        name = folder_name()
+        with _local(local), _without(f"/{name}"), tempfile.TemporaryFile(dir=self._scratch) as file:
+            packed = await self._guest(pack_folder(remote, name), remote)
             archive, _, size = packed.strip().partition(" ")
             if not size.isdecimal():
                 raise TransferError(f"{self._name}: {remote}: the guest's tar said {packed!r}")
             try:
-                arrived = Path(folder) / "archive"
-                await self._pull_file(archive, arrived, mode=0o600, modified=0, size=int(size))
+                what = f"{self._name}: {remote} → {local}"
+                await self._fetch(archive, file, what=what, size=int(size), about=remote)
             finally:
                 await self._commands.run(["rm", "-f", archive], check=False, timeout=10)
+            arrived = Path(f"/proc/self/fd/{file.fileno()}")
             await asyncio.to_thread(unpack, arrived, local, self._output_guard)
 
     # What they share.
@@ -200,6 +200,10 @@ class Files:
             done += len(piece)
             self._progress(what, done, size)
 
+    def _refuse_relative(self, path: str) -> None:
+        if not path.startswith("/"):
+            raise TransferError(f"{self._name}: {path!r} does not begin with '/', as a path in the guest has to")
+
     async def _guest(self, script: str, about: str) -> str:
         """What a script in the guest prints; its complaint is a `TransferError`."""
         done = await self._commands.run(script, check=False)
@@ -209,18 +213,18 @@ class Files:
         return done.stdout
 
     @contextlib.asynccontextmanager
-    async def _told(self, path: str) -> AsyncIterator[Channel]:
+    async def _told(self, about: str) -> AsyncIterator[Channel]:
         """The channel, whose errors about a path in the guest are told as ours."""
         try:
             yield await self._channels.channel()
         except ChannelLost as lost:
             self._channels.lose()
-            lost.add_note(f"It was transferring {path}")
+            lost.add_note(f"It was transferring {about}")
             raise
         except OSError as error:
             if error.filename is None:
                 raise
-            raise TransferError(f"{self._name}: {path}: {error.strerror}, in the guest") from None
+            raise TransferError(f"{self._name}: {about}: {error.strerror}, in the guest") from None
 
 
 def _encoded(path: str) -> bytes:
@@ -232,11 +236,24 @@ async def _one(content: bytes) -> AsyncIterator[bytes]:
 
 
 @contextlib.contextmanager
-def _local(path: Path) -> Iterator[None]:
-    """Errors about the host's files, as ours."""
+def _local(path: Path, *, and_in_it: bool = False) -> Iterator[None]:
+    """Errors about the host's files, as ours: about this, or about what is in it by its own name."""
     try:
         yield
     except (TransferError, TimeoutError):
         raise
     except (OSError, tarfile.TarError) as error:
-        raise TransferError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        named = Path(getattr(error, "filename", None) or path)
+        about = named if and_in_it and named.is_relative_to(path) else path
+        raise TransferError(f"{about}: {getattr(error, 'strerror', None) or error}") from None
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Errors of ours without a name that is of no use to anybody: that of a file which is removed again."""
+    try:
+        yield
+    except TransferError as error:
+        if name not in str(error):
+            raise
+        raise TransferError(str(error).replace(name, "")) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pytest_readonly_vm.channels.choice import PATIENCE
+from pytest_readonly_vm.channels.pattern import compiled
 from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import ChannelLost, CommandFailed, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
@@ -147,17 +148,32 @@ class Guest:
 
     # Files.
 
-    def push(self, local: str | os.PathLike[str], remote: str, *, timeout: float | None = TRANSFER) -> None:
-        """Copy a file or a folder's contents into the guest, where root owns it; modes and times are kept.
+    def push(
+        self,
+        local: str | os.PathLike[str],
+        remote: str,
+        *,
+        mode: int | None = None,
+        owner: str | None = None,
+        parents: bool = False,
+        timeout: float | None = TRANSFER,
+    ) -> None:
+        """Copy a file or a folder's contents into the guest; modes and times are kept.
 
-        The folder that a file goes to must be there; a folder is made, or what it has already is kept beside.
+        A folder is made, or what it has already is kept beside.
 
+        :param mode: of a file, another than it has here.
+        :param owner: ``user``, with that user's own group, or ``user:group``; names or numbers. By default root. Of a
+            folder and all that is copied into it.
+        :param parents: make the folders above it that are not there, the owner's as well. Otherwise they must be.
         :param timeout: seconds that it may take, checksums included; None for as long as it takes.
-        :raises TransferError: it cannot be read here or written there, or its checksum differs there.
+        :raises TransferError: it cannot be read here or written there, its checksum differs there, or there is no such
+            user or group.
         :raises WaitTimeout: it took longer.
         """
         self.on_push(os.fspath(local))
-        self._do("file", f"push {local} {remote}", self._files.push(Path(local), remote), timeout)
+        work = self._files.push(Path(local), remote, mode=mode, owner=owner, parents=parents)
+        self._do("file", f"push {local} {remote}", work, timeout)
 
     def pull(self, remote: str, local: str | os.PathLike[str], *, timeout: float | None = TRANSFER) -> None:
         """Copy a file or a folder's contents out of the guest; modes (not set-user-ID) and times are kept.
@@ -184,19 +200,42 @@ class Guest:
 
         :raises UnicodeDecodeError: it is none.
         """
+        __tracebackhide__ = True
         return self.read_bytes(path, timeout=timeout).decode()
 
-    def write_bytes(self, path: str, content: bytes, *, mode: int = 0o644, timeout: float | None = TRANSFER) -> None:
+    def write_bytes(
+        self,
+        path: str,
+        content: bytes,
+        *,
+        mode: int = 0o644,
+        owner: str | None = None,
+        parents: bool = False,
+        timeout: float | None = TRANSFER,
+    ) -> None:
         """Make or replace a file in the guest, as a whole: nobody there sees half of it.
 
+        :param owner: as of `push`.
+        :param parents: as of `push`.
         :param timeout: seconds that it may take.
-        :raises TransferError: it cannot be written.
+        :raises TransferError: it cannot be written, or there is no such user or group.
         """
-        self._do("file", f"write {path}", self._files.write(path, content, mode), timeout)
+        work = self._files.write(path, content, mode=mode, owner=owner, parents=parents)
+        self._do("file", f"write {path}", work, timeout)
 
-    def write_text(self, path: str, text: str, *, mode: int = 0o644, timeout: float | None = TRANSFER) -> None:
+    def write_text(
+        self,
+        path: str,
+        text: str,
+        *,
+        mode: int = 0o644,
+        owner: str | None = None,
+        parents: bool = False,
+        timeout: float | None = TRANSFER,
+    ) -> None:
         """As `write_bytes`, as UTF-8."""
-        self.write_bytes(path, text.encode(), mode=mode, timeout=timeout)
+        __tracebackhide__ = True
+        self.write_bytes(path, text.encode(), mode=mode, owner=owner, parents=parents, timeout=timeout)
 
     # Waits.
 
@@ -233,6 +272,33 @@ class Guest:
         """
         self._do("wait", f"file {path}", self._waits.for_file(path, timeout))
 
+    def wait_for_log(
+        self, pattern: str | re.Pattern[str], unit: str | None = None, timeout: float = 60.0
+    ) -> re.Match[str]:
+        """Wait for a line of the guest's journal in which a regular expression is found, and return the match.
+
+        As `Console.expect`, it looks at what came since the guest was ready, or after the line that was found last:
+        of this unit, or, without one, of all. A line is as `journal` shows it; `match.string` is the whole line.
+
+        :raises UnitFailed: the unit has failed, is masked or cannot be loaded, and such a line has not come.
+        :raises UnitNotFound: there is no such unit, and no line of it.
+        :raises GuestLacks: the guest has no journal.
+        :raises WaitTimeout: such a line has not come in time; the notes have the last lines.
+        """
+        __tracebackhide__ = True
+        wanted = compiled(pattern)
+        return self._do("wait", f"log {wanted.pattern}", self._journal.wait(wanted, unit, timeout))
+
+    def journal(self, unit: str | None = None, *, since: str | None = None) -> str:
+        """The text of the guest's journal since the guest was ready, as ``journalctl`` shows it, without a hostname.
+
+        :param unit: only what is of this systemd unit.
+        :param since: from when on: ``boot``, or what ``journalctl --since`` takes, such as ``-10s`` or ``today``.
+        :raises UnitNotFound: there is no such unit, and no line of it.
+        :raises GuestLacks: the guest has no journal.
+        """
+        return self._do("command", f"journal {unit or ''}".rstrip(), self._journal.text(unit, since), PATIENCE)
+
     def boot_id(self) -> str:
         """What the guest's kernel calls this boot; another after each reboot."""
         return self._do("command", "boot id", self._waits.boot_id(), PATIENCE)
@@ -254,29 +320,3 @@ class Guest:
 
 def _shown(command: str | Sequence[str]) -> str:
     return command if isinstance(command, str) else shlex.join(command)
-    def wait_for_log(
-        self, pattern: str | re.Pattern[str], unit: str | None = None, timeout: float = 60.0
-    ) -> re.Match[str]:
-        """Wait for a line of the guest's journal in which a regular expression is found, and return the match.
-
-        As `Console.expect`, it looks at what came since the guest was ready, or after the line that was found last:
-        of this unit, or, without one, of all. A line is as `journal` shows it; `match.string` is the whole line.
-
-        :raises UnitFailed: the unit has failed, is masked or cannot be loaded, and such a line has not come.
-        :raises UnitNotFound: there is no such unit, and no line of it.
-        :raises GuestLacks: the guest has no journal.
-        :raises WaitTimeout: such a line has not come in time; the notes have the last lines.
-        """
-        work = self._journal.wait(re.compile(pattern), unit, timeout)
-        return self._do("wait", f"log {re.compile(pattern).pattern}", work)
-
-    def journal(self, unit: str | None = None, *, since: str | None = None) -> str:
-        """The text of the guest's journal since the guest was ready, as ``journalctl`` shows it, without a hostname.
-
-        :param unit: only what is of this systemd unit.
-        :param since: from when on: ``boot``, or what ``journalctl --since`` takes, such as ``-10s`` or ``today``.
-        :raises UnitNotFound: there is no such unit, and no line of it.
-        :raises GuestLacks: the guest has no journal.
-        """
-        return self._do("command", f"journal {unit or ''}".rstrip(), self._journal.text(unit, since), PATIENCE)
-

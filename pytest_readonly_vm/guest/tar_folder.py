@@ -44,16 +44,16 @@ class _Planned:
     """Whose other name it is."""
 
 
-def pack(folder: Path, file: BinaryIO) -> None:
-    """Write a folder's contents as an archive in which everything is root's."""
+def pack(folder: Path, file: BinaryIO, owner: int = 0, group: int = 0) -> None:
+    """Write a folder's contents as an archive in which everything has one owner and group, by number."""
+
+    def given(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid, member.gid = owner, group
+        member.uname = member.gname = ""
+        return member
+
     with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        tar.add(folder, arcname=".", filter=_as_root)
-
-
-def _as_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
+        tar.add(folder, arcname=".", filter=given)
 
 
 def unpack(archive: Path, folder: Path, output_guard: OutputGuard | None = None) -> None:

@@ -1,6 +1,7 @@
 """What files and waits promise, over each channel, on guests that nobody prepared for it."""
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -8,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import CommandFailed, TransferError, VirtualMachine, VmError, WaitTimeout
+from pytest_readonly_vm import (
+    GuestLacks,
+    TransferError,
+    UnitFailed,
+    VirtualMachine,
+    WaitTimeout,
+)
 from tests.qemu.channels import GROUPS, machine_of_each
+from tests.qemu.waiting import GENEROUS
 
 vm = machine_of_each(GROUPS)
 
@@ -33,6 +41,28 @@ class TestFiles:
             (lambda vm: vm.read_text("/root"), "/root: Is a directory, in the guest"),
             (lambda vm: vm.write_text("/nope/x", ""), "/nope/x: its folder is not there"),
             (lambda vm: vm.write_text("/root", ""), "/root: it is a folder"),
+            (lambda vm: vm.write_text("~/.profile", ""), "'~/.profile' does not begin with '/'"),
+            (lambda vm: vm.read_text("etc/passwd"), "'etc/passwd' does not begin with '/'"),
+            (lambda vm: vm.write_text("/dev/null/x/y", "", parents=True), "/dev/null"),
+            (
+                lambda vm: vm.write_text("/root/x", "", owner="nobody2"),
+                "/root/x: it cannot be given to nobody2: .*nobody2",
+            ),
+            (
+                lambda vm: vm.write_text("/root/x", "", owner="0:nogrp"),
+                "/root/x: it cannot be given to 0:nogrp: .*nogrp",
+            ),
+            (lambda vm: vm.push("/etc/hostname", "/nope/x"), "/nope/x: its folder is not there"),
+            (lambda vm: vm.push("/usr/share/doc/base-files", "/nope/x"), "/nope/x: its folder is not there"),
+            (
+                lambda vm: vm.push("/usr/share/doc/base-files", "/root/x", owner="nobody2"),
+                "/root/x: it cannot be given",
+            ),
+            (
+                lambda vm: vm.push("/usr/share/doc/base-files", "/root/x", mode=0o600),
+                "base-files is a folder, whose files",
+            ),
+            (lambda vm: vm.push("/usr/share/doc/base-files", "/etc/passwd"), "/etc/passwd: it is no folder"),
             (lambda vm: vm.pull("/nope", "/tmp"), "/nope is not there, in the guest"),
             (lambda vm: vm.pull("/dev/null", "/tmp/x"), "/dev/null is neither a file nor a folder"),
             (lambda vm: vm.push("/nope", "/root"), "/nope: No such file or directory"),
@@ -41,8 +71,46 @@ class TestFiles:
     def test_what_cannot_be_is_a_sentence(
         self, vm: VirtualMachine, action: Callable[[VirtualMachine], object], sentence: str
     ) -> None:
-        with pytest.raises(TransferError, match=sentence):
+        with pytest.raises(TransferError, match=sentence) as refusal:
             action(vm)
+        assert refusal.value.__cause__ is None
+        assert refusal.value.__suppress_context__ or refusal.value.__context__ is None
+        assert not re.search(r"partial|readonly-vm-|\.[0-9a-f]{8}", str(refusal.value))
+        assert vm.run("ls -A /root | grep partial", check=False).stdout == ""
+
+    def test_an_owner_and_folders_above(self, vm: VirtualMachine, tmp_path: Path) -> None:
+        vm.run("echo 1 >/proc/sys/fs/protected_regular; chmod 1777 /tmp; rm -rf /tmp/new /tmp/tree", check=False)
+        number = vm.run("id -u nobody").stdout.strip()
+        group = vm.run("id -g nobody").stdout.strip()
+        vm.write_text("/tmp/owned", "x", owner="nobody", mode=0o640)
+        vm.write_text("/tmp/new/er/file", "x", owner=f"{number}:0", parents=True)
+        (tmp_path / "tree" / "inner").mkdir(parents=True)
+        (tmp_path / "tree" / "inner" / "file").touch(mode=0o600)
+        vm.push(tmp_path / "tree" / "inner" / "file", "/tmp/pushed", mode=0o4755, owner="nobody")
+        vm.push(tmp_path / "tree", "/tmp/tree/to/it", owner="nobody", parents=True)
+        vm.push(tmp_path / "tree", "/tmp/roots")
+        names = "owned new new/er new/er/file pushed tree tree/to tree/to/it tree/to/it/inner/file roots/inner/file"
+        found = vm.run(f"cd /tmp && stat -c '%n %u %g %a' {names}").stdout.splitlines()
+        assert found == [
+            f"owned {number} {group} 640",
+            *(f"{name} {number} 0 {mode}" for name, mode in (("new", 755), ("new/er", 755), ("new/er/file", 644))),
+            f"pushed {number} {group} 4755",
+            *(f"{name} {number} {group} 755" for name in ("tree", "tree/to", "tree/to/it")),
+            f"tree/to/it/inner/file {number} {group} 600",
+            "roots/inner/file 0 0 600",
+        ]
+
+    def test_a_folder_that_cannot_be_read_is_told_by_the_name_of_what_cannot(
+        self, vm: VirtualMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "secret").write_text("x")
+
+        def refuse(path: str, *arguments: object) -> object:
+            raise PermissionError(13, "Permission denied", str(path))  # which root never hears
+
+        monkeypatch.setattr("tarfile.bltn_open", refuse)
+        with pytest.raises(TransferError, match=f"^{tmp_path}/secret: Permission denied$"):
+            vm.push(tmp_path, "/root/refused")
 
     def test_a_file_there_and_back(self, vm: VirtualMachine, tmp_path: Path) -> None:
         data = os.urandom(2 << 20) + b"\0" * (1 << 20) + b"end"
@@ -109,12 +177,18 @@ class TestWaits:
 
     def test_systemd(self, vm: VirtualMachine) -> None:
         if vm.run("command -v systemctl", check=False).exit_code:
-            with pytest.raises(CommandFailed):
+            with pytest.raises(GuestLacks, match=r"has no systemd, and so no unit ssh, as its init is (init|OpenRC); "):
                 vm.wait_for_unit("ssh")
+            for look in (vm.journal, lambda: vm.wait_for_log("x")):
+                with pytest.raises(
+                    GuestLacks, match=r"the guest has no journal, as systemd-journald does not run in it"
+                ):
+                    look()
             return
         vm.wait_for_unit("ssh")
         vm.wait_for_port(22)
         # oneshot: a simple unit is active between its start and its end, however short.
-        vm.run("systemd-run --unit=doomed --property=Type=oneshot false", check=False)
-        with pytest.raises(VmError, match="the unit doomed failed"):
-            vm.wait_for_unit("doomed", timeout=30)
+        vm.run("systemd-run --unit=doomed --property=Type=oneshot sh -c 'echo last words; exit 3'", check=False)
+        with pytest.raises(UnitFailed, match=r"the unit doomed failed \(exit code 3\), so it will not") as failure:
+            vm.wait_for_unit("doomed", timeout=GENEROUS)
+        assert "last words" in failure.value.__notes__[0]
