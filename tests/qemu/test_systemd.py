@@ -43,7 +43,7 @@ def test_the_journal_of_a_unit_is_that_alone(vm: VirtualMachine) -> None:
 
 
 def test_a_line_of_the_journal_is_waited_for_and_found_once(vm: VirtualMachine) -> None:
-    starts = "systemd-run --unit=later sh -c 'sleep 1; echo listens on port 8080; sleep 1000'"
+    starts = "systemd-run --unit=later sh -c 'sleep .5; echo listens on port 8080; sleep 1000'"
     vm.run(starts)
     match = vm.wait_for_log(r"listens on port (\d+)$", "later", GENEROUS)
     assert match[1] == "8080"
@@ -65,7 +65,7 @@ def test_a_line_of_the_journal_is_waited_for_and_found_once(vm: VirtualMachine) 
 
 
 def test_the_failure_of_its_unit_ends_the_wait_for_a_line(vm: VirtualMachine) -> None:
-    vm.run("systemd-run --unit=fails sh -c 'sleep 1; echo no config; exit 7'")
+    vm.run("systemd-run --unit=fails sh -c 'sleep .5; echo no config; exit 7'")
     with pytest.raises(
         UnitFailed, match=r"the unit fails failed \(exit code 7\), and has not logged 'listens'"
     ) as failed:
