@@ -117,7 +117,7 @@ def test_a_root_shell_on_the_serial_port_is_all_that_is_needed(lab: Lab, tiny: V
 def test_a_guest_that_cannot_be_reached_says_why(lab: Lab, small: Callable[..., VmConfig]) -> None:
     config = small("hello", channel="auto", ready="channel")
     with pytest.raises(BootTimeout, match="waited for a channel to answer") as timeout:
-        lab.start(config.replace(boot_timeout=1.5), name="hello")
+        lab.start(config.replace(boot_timeout=4), name="hello")
     notes = "\n".join(timeout.value.__notes__)
     assert "agent: silent (is qemu-guest-agent installed and running?)" in notes
     assert "shell: silent (nobody in the guest opened its port)" in notes
