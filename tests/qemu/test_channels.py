@@ -59,8 +59,8 @@ class TestRun:
         with pytest.raises(CommandFailed, match=r"exit code 4 from: seq 100; echo oops >&2; exit 4") as failure:
             vm.run("seq 100; echo oops >&2; exit 4")
         assert failure.value.result.exit_code == 4
-        assert failure.value.__notes__[0].startswith("Last 20 of 100 lines of stdout:\n81\n")
-        assert failure.value.__notes__[1] == "stderr:\noops"
+        assert failure.value.__notes__[1].startswith("Last 20 of 100 lines of stdout:\n81\n")
+        assert failure.value.__notes__[0] == "stderr: oops"
 
     def test_input_environment_folder_and_user(self, vm: VirtualMachine) -> None:
         assert vm.run("cat; wc -c </dev/null", input="ü\0").stdout == "ü\x000\n"
