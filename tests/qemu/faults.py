@@ -152,7 +152,7 @@ FAULTS: dict[str, Fault] = {
             vm.run("echo begun; sleep 4321")  # met
         """,
         error=pytest.fail.Exception,
-        words=r"Timeout \(>3\.0s\) from pytest-timeout\.",
+        words=r"Timeout \(>3\.0s\) from pytest-timeout\.\ntest_fault: waiting \d(\.\d)? s for: echo begun; sleep 4321",
         within=10.0,
         tells={"overview.txt": "failed in: +timeout", "processes.txt": "sleep 4321"},
     ),

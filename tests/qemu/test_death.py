@@ -25,6 +25,7 @@ from pytest_readonly_vm import (
     VmError,
     WaitTimeout,
 )
+from pytest_readonly_vm.channels.console import HEADS
 from tests.conftest import READY
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.conftest import STARTS
@@ -121,7 +122,7 @@ def woken_by(vm: VirtualMachine, strike: Callable[[VirtualMachine], object]) -> 
     assert woken.keys() == WAITS.keys()
     for moment, caught in woken.values():
         assert moment - struck < AT_ONCE
-        assert any("Last console lines" in note for note in caught.__notes__)
+        assert any(note.startswith((*HEADS, "The console stayed silent.")) for note in caught.__notes__)
     assert len({id(caught) for _, caught in woken.values()}) == len(WAITS)
     return [caught for _, caught in woken.values()]
 

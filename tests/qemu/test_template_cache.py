@@ -262,6 +262,11 @@ def test_what_qemu_does_not_accept_is_made_anew_and_fails_no_test(
     assert run(**settings) == ["clone"]
 
 
+def about_templates(told: list[str]) -> list[str]:
+    """What was told, but for waits for room on a host that other runs have filled."""
+    return [sentence for sentence in told if "frozen guest" in sentence]
+
+
 def test_a_folder_that_cannot_be_used_is_told_once_and_done_without(run: Run, tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)
@@ -269,14 +274,14 @@ def test_a_folder_that_cannot_be_used_is_told_once_and_done_without(run: Run, tm
     for folder, reason in (("open", "is not a folder that only you can use"), ("file/below", "cannot be used: Not a")):
         told: list[str] = []
         assert run(cache=tmp_path / folder, tell=told.append, machines=2) == ["boot", "clone", "clone"]
-        [sentence] = told
+        [sentence] = about_templates(told)
         assert sentence.startswith(f"frozen guests are not kept for later runs: {tmp_path / folder} {reason}")
 
 
 def test_one_that_is_too_big_is_not_kept(run: Run, cache: Path) -> None:
     told: list[str] = []
     assert run(cache_size="1M", tell=told.append) == ["boot", "clone"]
-    [sentence] = told
+    [sentence] = about_templates(told)
     assert sentence.startswith("the frozen guest is not kept for later runs: it has ")
     assert sentence.endswith(" MiB, and the limit is 1 MiB")
     assert list(cache.iterdir()) == []
