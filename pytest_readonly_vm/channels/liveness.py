@@ -5,11 +5,13 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
-from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.errors import ChannelLost, VmError
 from pytest_readonly_vm.host.loop import Interruption, leave, unless
 from pytest_readonly_vm.host.process import Process
 
 T = TypeVar("T")
+
+_MOMENT = 0.5  # seconds
 
 Cause = Callable[[], VmError]
 """Makes the error, anew for everybody who gets it, as each gets a traceback of its own."""
@@ -148,6 +150,18 @@ class Liveness:
             return task.result()
         finally:
             leave(task)
+
+    async def explained(self, work: Awaitable[T], patience: float = _MOMENT) -> T:
+        """Await something, and tell of a channel that it loses why, if the guest comes to its end by that.
+
+        :param patience: seconds by which the end of the channel may come first.
+        :raises GuestDied, GuestPaused: it has.
+        """
+        try:
+            return await work
+        except ChannelLost:
+            await self.race(asyncio.sleep(patience))  # a guest that goes down takes its programs along first
+            raise
 
     async def wait(self, task: asyncio.Future[Any], timeout: float | None = None) -> None:
         """Wait for a task, or so many seconds, unless the guest is stopped first, or QEMU ends; the task goes on.

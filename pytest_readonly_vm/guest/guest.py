@@ -1,6 +1,5 @@
 """Owns what a test does inside a guest: commands, files, waits. The blocking face of what runs on the loop."""
 
-import asyncio
 import os
 import re
 import shlex
@@ -13,7 +12,7 @@ from typing import TypeVar
 from pytest_readonly_vm.channels.choice import PATIENCE
 from pytest_readonly_vm.channels.pattern import compiled
 from pytest_readonly_vm.command_result import CommandResult
-from pytest_readonly_vm.errors import ChannelLost, CommandFailed, WaitTimeout
+from pytest_readonly_vm.errors import CommandFailed, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.files import Files, Progress
 from pytest_readonly_vm.guest.journal import Journal
@@ -23,9 +22,6 @@ from pytest_readonly_vm.host.loop import LoopThread, within
 from pytest_readonly_vm.qemu.instance import Instance
 
 T = TypeVar("T")
-
-_MOMENT = 0.5
-"""Seconds by which the end of a channel may come before the end of the guest that explains it."""
 
 _RESULTS_KEPT = 4
 
@@ -71,15 +67,7 @@ class Guest:
             return WaitTimeout(f"{self.name}: not done within {timeout:g} s: {what}")
 
         with self._history.noting(kind, what):
-            return self.loop.run(within(timeout, self._explained(self._liveness.race(work)), late))
-
-    async def _explained(self, work: Awaitable[T]) -> T:
-        """Await something, and tell of a channel that it loses why, if the guest comes to its end by that."""
-        try:
-            return await work
-        except ChannelLost:
-            await self._liveness.race(asyncio.sleep(_MOMENT))  # a guest that goes down takes its programs along first
-            raise
+            return self.loop.run(within(timeout, self._liveness.explained(self._liveness.race(work)), late))
 
     @property
     def channel(self) -> str | None:
@@ -138,7 +126,7 @@ class Guest:
         with self._history.noting("command", _shown(command)) as entry:
             self._liveness.check()
             try:
-                result = await self._explained(run(command))
+                result = await self._liveness.explained(run(command))
             except CommandFailed as failure:
                 self.results.append(failure.result.without_most())
                 raise

@@ -21,6 +21,7 @@ _NAME = "readonly-vm.person"
 """The guest's name for it."""
 
 _PATIENCE_WITH_THE_CHANNEL = 4.0
+_PATIENCE_WITH_THE_END = 2.0
 _PATIENCE_WITH_QEMU = 2.0
 _NOT_FORGOTTEN = 9
 _TERMINAL = re.compile(r"[\w.+-]+")
@@ -101,7 +102,8 @@ class RootShell:
 
         :raises ChannelLost, GuestDied: the guest rebooted, or QEMU ended.
         """
-        status, _ = await self._run(_SESSION)
+        liveness, slowness = self._instance.qmp.liveness, self._instance.spec.slowness
+        status, _ = await liveness.explained(self._run(_SESSION), _PATIENCE_WITH_THE_END * slowness)
         return status
 
     async def serve(self) -> None:
