@@ -33,7 +33,10 @@ class Waits:
             return seen[0] if seen[0].exit_code == 0 else None
 
         def last() -> list[str]:
-            return [f"exit code {seen[0].exit_code}", *stream_notes(seen[0].stdout, seen[0].stderr)] if seen else []
+            if not seen:
+                return []
+            first, *others = stream_notes(seen[0].stdout, seen[0].stderr)
+            return [f"exit code {seen[0].exit_code}; {first}", *others]
 
         shown = shortened(command if isinstance(command, str) else shlex.join(command))
         return await until(self._name, attempt, f"the success of: {shown}", timeout, last)
