@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 _LONGEST_STREAM = 60
 _LONGEST_COMMAND = 40
-_KEPT = 1 << 16
+KEPT = 1 << 16
+"""Bytes of a stream, its last ones, that are kept for a report."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -48,14 +49,14 @@ class CommandResult:
 
     def without_most(self) -> "CommandResult":
         """The same with the last 64 KiB of each stream, of which nothing is missing that a report shows."""
-        if max(len(self.stdout_bytes), len(self.stderr_bytes)) <= _KEPT:
+        if max(len(self.stdout_bytes), len(self.stderr_bytes)) <= KEPT:
             return self
-        return replace(self, stdout_bytes=self.stdout_bytes[-_KEPT:], stderr_bytes=self.stderr_bytes[-_KEPT:])
+        return replace(self, stdout_bytes=self.stdout_bytes[-KEPT:], stderr_bytes=self.stderr_bytes[-KEPT:])
 
 
 def _end(printed: bytes) -> str:
     text = repr(printed[-4 * _LONGEST_STREAM :].decode(errors="replace"))  # a character has at most four bytes
-    if len(printed) <= _LONGEST_STREAM >= len(text):
+    if len(text) <= _LONGEST_STREAM:  # as that of more bytes than were looked at never is
         return text
     return f"{text[-1]}…{text[2 - _LONGEST_STREAM :]}"
 

@@ -155,19 +155,23 @@ def shortened(command: str) -> str:
     return line if len(line) <= _LONGEST_SHOWN else f"{line[:_LONGEST_SHOWN]}…"
 
 
-def stream_notes(stdout: str | bytes, stderr: str | bytes) -> list[str]:
-    """The ends of both streams, for an error; first the one in which programs say why."""
+def stream_notes(stdout: str | bytes, stderr: str | bytes, *, most: int | None = None) -> list[str]:
+    """The ends of both streams, for an error; first the one in which programs say why.
+
+    :param most: of a stream as long as this the beginning may be missing, so that nobody knows how many lines it had.
+    """
     if not stdout and not stderr:
         return ["It printed nothing."]
-    return [_stream_note(name, printed) for name, printed in (("stderr", stderr), ("stdout", stdout)) if printed]
+    streams = {"stderr": stderr, "stdout": stdout}
+    return [_stream_note(name, data, is_whole=len(data) != most) for name, data in streams.items() if data]
 
 
-def _stream_note(name: str, printed: str | bytes) -> str:
+def _stream_note(name: str, printed: str | bytes, *, is_whole: bool) -> str:
     if not (lines := tail(printed)):
         return f"{name} has nothing to be seen at its end"
     if len(lines) == 1:
         return f"{name}: {lines[0]}"
     ends = printed.rstrip().count(b"\n") if isinstance(printed, bytes) else printed.rstrip().count("\n")
     if ends >= len(lines):
-        name = f"Last {len(lines)} of {ends + 1} lines of {name}"
+        name = f"Last {len(lines)}{f' of {ends + 1}' if is_whole else ''} lines of {name}"
     return "\n".join([f"{name}:", *lines])

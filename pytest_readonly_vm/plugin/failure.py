@@ -32,16 +32,17 @@ def tell(
 
     :param test: the test's name, with which the names of its machines begin.
     """
-    results = [] if isinstance(error, VmError) else list(_results(error, machines))
+    message = _message(error)
+    results = [] if isinstance(error, VmError) else list(_results(message, machines))
     lines = [f"{_of(vm, machines)}{one}" for vm, found in complaints.items() for one in found]
-    if summary := _summary(error, test, results, lines):
+    if summary := _summary(error, message, test, results, lines):
         _put_into_short_summary(report, summary)
     if lines and not (isinstance(error, WaitTimeout) and _put_below_headline(report, lines)):
         report.sections.append(("What the guest complained of", "\n".join(lines)))
     for vm, result in results:
         report.sections.append((f"Command in {vm.name}", _command(result)))
     for vm in machines:
-        if (said := vm.console.tail_of_test(_LINES_SHOWN)) and not _tells_of_console(error, vm):
+        if (said := vm.console.tail_of_test(_LINES_SHOWN)) and not _tells_of_console(error, message, vm):
             report.sections.append((f"Captured serial console of {vm.name}", said))
 
 
@@ -53,11 +54,16 @@ def headline(report: pytest.TestReport) -> str:
     return (report.longreprtext.strip().splitlines() or [report.outcome])[0]
 
 
-def _results(
-    error: BaseException, machines: "Sequence[VirtualMachine]"
-) -> "Iterator[tuple[VirtualMachine, CommandResult]]":
+def _message(error: BaseException) -> str:
+    """What a test's error says of itself: it may be of a kind of the user's, which cannot."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
+
+
+def _results(message: str, machines: "Sequence[VirtualMachine]") -> "Iterator[tuple[VirtualMachine, CommandResult]]":
     """The commands that an error is about, and of one that does not say, the latest of each machine."""
-    message = str(error)
     known = [(vm, result) for vm in machines for result in vm.results]
     meant = [(vm, result) for vm, result in known if repr(result) in message]
     yield from meant or ((vm, vm.results[-1]) for vm in machines if vm.results)
@@ -65,12 +71,12 @@ def _results(
 
 def _summary(
     error: BaseException,
+    message: str,
     test: str,
     results: "Sequence[tuple[VirtualMachine, CommandResult]]",
     complaints: Sequence[str],
 ) -> str | None:
     """What the short summary is to say, of which a terminal shows some 40 characters: None for what pytest would."""
-    message = str(error)
     first = message.strip().partition("\n")[0]
     kind = type(error).__name__
     if isinstance(error, CommandFailed):
@@ -122,15 +128,16 @@ def _of(vm: "VirtualMachine", machines: "Sequence[VirtualMachine]") -> str:
 
 
 def _command(result: "CommandResult") -> str:
+    from pytest_readonly_vm.command_result import KEPT
     from pytest_readonly_vm.guest.commands import shortened, stream_notes
 
     head = f"exit code {result.exit_code} after {result.duration:.2f} s from: {shortened(result.command)}"
-    return note("\n".join([head, *stream_notes(result.stdout_bytes, result.stderr_bytes)]))
+    return note("\n".join([head, *stream_notes(result.stdout_bytes, result.stderr_bytes, most=KEPT)]))
 
 
-def _tells_of_console(error: BaseException, vm: "VirtualMachine") -> bool:
+def _tells_of_console(error: BaseException, message: str, vm: "VirtualMachine") -> bool:
     """Whether the notes of an error have what the machine's console said."""
     from pytest_readonly_vm.channels.console import HEADS
 
-    is_about = str(error).startswith(f"{vm.name}: ")
+    is_about = message.startswith(f"{vm.name}: ")
     return is_about and any(one.startswith(HEADS) for one in getattr(error, "__notes__", ()))

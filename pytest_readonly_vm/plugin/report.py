@@ -29,14 +29,21 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
         Run.of(item.config).check_bases(item)
 
 
+@pytest.hookimpl(specname="pytest_runtest_makereport")
+def pytest_runtest_makereport_begin(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Cut tracebacks just before pytest reads them: the error of a ``unittest.TestCase`` is not known any sooner."""
+    if call.excinfo is not None and _is_for_users(call.excinfo.value):
+        _cut_below_users_code(call.excinfo.tb, item.config.rootpath)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add what is known of the machines; errors are shown where the user's code met them, not where ours raised."""
+    report = yield
     ours = call.excinfo if call.excinfo and _is_for_users(call.excinfo.value) else None
     users = ours is not None and _cut_below_users_code(ours.tb, item.config.rootpath)
-    report = yield
     run = Run.of(item.config)
     # Of a machine that an earlier test has lost, that test's report tells.
     machines = [] if ours is not None and isinstance(ours.value, GuestBroken) else machines_of(item)

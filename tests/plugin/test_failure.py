@@ -119,3 +119,46 @@ def test_a_shared_machines_console_is_that_of_the_test(pytester: pytest.Pytester
     result.assert_outcomes(passed=1, failed=2)
     sections = [number for number, line in enumerate(result.outlines) if "Captured serial console" in line]
     assert [result.outlines[number + 1] for number in sections] == ["second"]
+
+
+def test_an_error_of_any_kind_is_told(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import unittest
+        import pytest
+        from pytest_readonly_vm import CommandResult
+
+        class Mute(Exception):
+            def __str__(self):
+                raise RuntimeError
+
+        def test_mute(readonly_vm):
+            raise Mute
+
+        def test_much(readonly_vm):
+            result = CommandResult("cat", 1, b"line\\n" * 20_000, b"", 0.1)
+            readonly_vm.results.append(result.without_most())
+            assert result.ok
+
+        class TestCase(unittest.TestCase):
+            @pytest.fixture(autouse=True)
+            def machine(self, readonly_vm):
+                self.vm = readonly_vm
+
+            def test_case(self):
+                self.vm.console.expect("never", timeout=0.1)
+    """
+    )
+    result = run_on("hello", "--vm-start=cold")
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "E *test_it.Mute: <exception str() failed>",
+            "*- Command in test_much -*",
+            "Last 20 lines of stdout:",  # of how many is not known any more
+            ">       self.vm.console.expect(*",
+            "E *WaitTimeout: test_case: the console did not show 'never' within 0.1 s",
+            "FAILED *::test_case - WaitTimeout: the console did not sho*",
+        ]
+    )
+    assert "console.py:" not in result.stdout.str()

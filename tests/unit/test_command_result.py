@@ -10,7 +10,17 @@ from pytest_readonly_vm import CommandResult
 @pytest.mark.parametrize("code", [0, 255])
 @pytest.mark.parametrize(
     "printed",
-    [b"", b"short\n", b"x" * 10_000, b"\xff" * 10_000, b"\x00" * 10_000, "\U0001f600".encode() * 10_000, b"'\"" * 99],
+    [
+        b"",
+        b"short\n",
+        "é".encode() * 57,
+        "é".encode() * 59,
+        b"x" * 10_000,
+        b"\xff" * 10_000,
+        b"\x00" * 10_000,
+        "\U0001f600".encode() * 10_000,
+        b"'\"" * 99,
+    ],
 )
 @pytest.mark.parametrize("command", ["true", "é'\n" * 1000])
 def test_it_fits(code: int, printed: bytes, command: str) -> None:
@@ -26,6 +36,11 @@ def test_it_shows_the_ends_of_what_was_printed_and_the_cause_first() -> None:
         "CommandResult(exit_code=1, stderr='…oise noise noise noise noise noise cat: x: No such file\\n', "
         "stdout='out\\n', command='cat x; cat x; cat x; cat x; cat x; ca…', duration=0.123)"
     )
+
+
+@pytest.mark.parametrize("printed", ["é" * 58, "'\U0001f600'" * 14])
+def test_what_has_room_is_shown_whole_however_many_bytes_it_is(printed: str) -> None:
+    assert f"stdout={printed!r}, " in repr(CommandResult("x", 0, printed.encode(), b"", 0.1))
 
 
 def test_what_is_kept_for_a_report_is_known_by_the_same_text() -> None:
