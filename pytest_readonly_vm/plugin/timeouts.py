@@ -29,7 +29,8 @@ _SLOWEST = 4.0
 
 _LAST_WORDS_PATIENCE = 20.0  # seconds
 
-_TIMEOUT = "Timeout (>"  # how pytest-timeout's failures begin
+_TIMEOUT = "Timeout (>"
+"""How a failure begins that is a timeout: as those of pytest-timeout 2.4, whatever the words of the version at hand."""
 
 _clock = pytest.StashKey["TestClock"]()
 
@@ -180,14 +181,12 @@ class _Alarm:
     """The signal method. Signals and their handlers are the main thread's; the time until one is anybody's."""
 
     def __init__(self, item: pytest.Item, settings: Any, before_failure: Callable[[], list[str]]) -> None:
-        import pytest_timeout
-
         def handle(*_: object) -> None:
             __tracebackhide__ = True
             if not _is_debugging(settings):
                 words = before_failure()
                 _show_stacks(item.config.get_terminal_writer())
-                pytest.fail("\n".join([pytest_timeout.PYTEST_FAILURE_MESSAGE % self._seconds, *words]))
+                pytest.fail("\n".join([f"{_TIMEOUT}{self._seconds}s) from pytest-timeout.", *words]))
 
         self._seconds = 0.0
         signal.signal(signal.SIGALRM, handle)

@@ -50,6 +50,7 @@ def test_one_that_hangs_is_ended_and_the_next_goes_on(pytester: pytest.Pytester,
 
 
 def test_of_threads_the_tests_own_are_shown(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makeconftest("import pytest_timeout; vars(pytest_timeout).pop('PYTEST_FAILURE_MESSAGE')")  # new in 2.4
     pytester.makepyfile("""
         import threading, time
 
@@ -63,6 +64,7 @@ def test_of_threads_the_tests_own_are_shown(pytester: pytest.Pytester, run_on: R
                 done.set()
     """)
     result = run_on("hello", "--vm-test-timeout=1")
+    result.stdout.fnmatch_lines(["E *Failed: Timeout (>1.0s) from pytest-timeout."])
     assert [line.strip("~ ") for line in result.outlines if "Stack of" in line] == ["Stack of of the test"]
 
 
