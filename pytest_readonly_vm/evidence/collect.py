@@ -5,6 +5,7 @@ Nothing here raises: a piece that cannot be had is named in the overview, with t
 
 import contextlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,7 +49,6 @@ _GUEST_PATIENCE = 3.0
 
 _CAPSULE_PATIENCE = 120.0
 _AT_ONCE = 1 << 20  # characters
-_SECTION = "=== readonly-vm: "
 
 # One round trip for all, what tells most first: what has come by the deadline is kept. Journal lines are those since
 # the machine was handed over, as seconds back from the guest's own clock.
@@ -275,8 +275,9 @@ def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
         if channel is None:
             raise VmError("the guest was not asked: no channel has answered")
         answers = bytearray()
-        age = _age(vm)
-        text = _QUESTIONS.format(mark=_SECTION, age=age, complaints=complaints.QUESTIONS.format(age=age))
+        age = _age(vm.history.entries(), vm.handed_over, time.time())
+        mark = f"{secrets.token_hex(8)} "  # which nothing that the guest has logged can have
+        text = _QUESTIONS.format(mark=mark, age=age, complaints=complaints.QUESTIONS)
         late = partial(VmError, f"the guest did not answer in time ({_GUEST_PATIENCE:g} s)")
         nothing = channel.execute(b":", input=b"", stdout=answers.extend, stderr=answers.extend)
         loop.run(within(_GUEST_PATIENCE, vm.qmp.liveness.race(nothing), late))
@@ -286,19 +287,35 @@ def _ask(vm: "VirtualMachine", evidence: Evidence) -> None:
         try:
             loop.run(within(patience, vm.qmp.liveness.race(asked), late))
         finally:
-            sections = dict(_sections(answers.decode(errors="replace")))
-            evidence.complaints = complaints.complaints(sections, age=age, allowed=vm.config.health_allow)
+            sections = dict(_sections(answers.decode(errors="replace"), mark))
             for name in [name for name in sections if name in PIECES]:
-                _write(evidence, name, [shown(sections[name])])
+                with _piece(evidence, name):
+                    _write(evidence, name, [shown(sections[name])])
+            with _piece(evidence, "what the guest complained of"):
+                evidence.complaints = complaints.complaints(sections, age=age, allowed=vm.config.health_allow)
 
 
-def _age(vm: "VirtualMachine") -> float:
-    """Seconds since the machine was handed over, and one for the clocks."""
-    begins = [one.time for one in vm.history.entries() if one.kind == "start"]
-    return time.time() - max([*begins, vm.handed_over]) + 1
+def _age(entries: Iterable[HistoryEntry], handed_over: float, now: float) -> float:
+    """Seconds that have passed in a guest since it was handed over, and one for the clocks.
+
+    None pass while it is paused, and what came after a checkpoint has not been when it is restored.
+    """
+    known = list(entries)
+    begin = max([handed_over, *(one.time for one in known if one.kind == "start")])
+    age, since = 0.0, begin  # what had passed at a moment; `now` stands for a guest that is paused
+    for one in known:
+        if one.time < begin:
+            continue
+        if one.kind == "state" and "to" in one.detail:
+            age, since = max(float(str(one.detail["to"])) - begin, 0.0), one.time
+        elif (one.kind, one.what) == ("event", "STOP"):
+            age, since = age + max(one.time - since, 0.0), now
+        elif (one.kind, one.what) == ("event", "RESUME"):
+            since = min(since, one.time)
+    return age + now - since + 1
 
 
-def _sections(text: str) -> Iterator[tuple[str, str]]:
-    for section in text.split(f"\n{_SECTION}")[1:]:
+def _sections(text: str, mark: str) -> Iterator[tuple[str, str]]:
+    for section in text.split(f"\n{mark}")[1:]:
         name, _, content = section.partition("\n")
         yield name, content

@@ -26,7 +26,7 @@ _ERROR = 3
 
 # Without -S, which BusyBox does not know, util-linux leaves out whether a program has said it, and not the kernel.
 # Last words: what the unit's processes said, and not what systemd says of them. Of units that failed long ago, too, as
-# the shell is not to compare times.
+# the shell is not to compare times; nor is journalctl, by a clock that a test may have set.
 QUESTIONS = """\
 section uptime
 cat /proc/uptime
@@ -40,7 +40,7 @@ section "words of $unit"
 journalctl --quiet --boot --lines=1 -o cat "_SYSTEMD_UNIT=$unit"
 done
 section errors
-journalctl --quiet --boot --since=-{age:.0f}s --priority=err --no-hostname -o short-monotonic --lines=200
+journalctl --quiet --boot --priority=err --no-hostname -o short-monotonic --lines=200
 fi
 section log
 (dmesg -r -S 2>/dev/null || dmesg -r) | tail -n 1000
@@ -50,16 +50,19 @@ section log
 _PROCESS = re.compile(r"^(\S+?)\[\d+\]: ")
 """Who has said a line of the journal: the same line of many processes is said once."""
 
+_UPTIME = re.compile(r"\d+\.\d+")
 _LEVEL = re.compile(r"<(\d+)>.*")
 
 
 def complaints(answers: Mapping[str, str], *, age: float, allowed: Iterable[str] = ()) -> list[str]:
     """What the guest complained of in the last `age` seconds: at most five lines, those of failed units first.
 
-    :param answers: the sections of its answer.
+    :param answers: the sections of its answer; without the time that it has been up nothing is known to be new.
     :param allowed: regular expressions of what is known and harmless.
     """
-    after = float(answers.get("uptime", "0").split()[0]) - age
+    if (uptime := _UPTIME.match(answers.get("uptime", ""))) is None:
+        return []
+    after = float(uptime[0]) - age
     patterns = [re.compile(one) for one in allowed]
     found = [line(one, _LONGEST) for one in _all(answers, after) if not any(known.search(one) for known in patterns)]
     counted = [f"{one} ({times} times)" if times > 1 else one for one, times in Counter(found).items()]
@@ -76,8 +79,12 @@ def _all(answers: Mapping[str, str], after: float) -> Iterator[str]:
     for stamp, text in _kernel(answers.get("log", "")):
         if stamp >= after:
             yield f"kernel: {text}"
-    for _, text in log_lines(answers.get("errors", ""), JOURNAL_LINE):
-        is_told = text.startswith("kernel: ") or (text.startswith("systemd[1]: ") and any(one in text for one in names))
+    for stamp, text in log_lines(answers.get("errors", ""), JOURNAL_LINE):
+        is_told = (
+            stamp < after
+            or text.startswith("kernel: ")
+            or (text.startswith("systemd[1]: ") and any(one in text for one in names))
+        )
         if not is_told:
             yield _PROCESS.sub(r"\1: ", text)
 
