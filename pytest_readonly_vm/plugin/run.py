@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -66,6 +67,7 @@ class Run:
         self._labels: dict[VirtualMachine, str] = {}
         self._broken = BrokenMachines()
         self._ended: list[dict[str, Any]] = []
+        self._telling = threading.RLock()
         self.current: pytest.Item | None = None
         """The test that is being run."""
         self.output_guard = OutputGuard()
@@ -197,10 +199,11 @@ class Run:
             )
 
     def tell(self, sentence: str) -> None:
-        """Show a line in the terminal, whatever is captured, also from a worker of xdist."""
+        """Show a line in the terminal, whatever is captured, also from a worker of xdist. Any thread may."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         capture = self._config.pluginmanager.get_plugin("capturemanager")
-        with self.progress.hidden(), capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        shown = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        with self._telling, self.progress.hidden(), shown:  # neither pytest's capture nor its line is for two at once
             if worker := getattr(self._config, "workerinput", None):  # which has a reporter that nobody hears
                 print(f"[{worker['workerid']}] {line(sentence)}", file=sys.stderr, flush=True)
             elif reporter is not None:

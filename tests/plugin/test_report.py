@@ -162,3 +162,31 @@ def test_the_second_monitor_is_announced(pytester: pytest.Pytester, run_on: Run)
     result = run_on("hello", "--vm-monitor")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["test_it: second monitor: qmp-shell -H */monitor"])
+
+
+def test_what_two_threads_tell_at_once_are_two_lines(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        import threading
+        import time
+        from concurrent.futures import ThreadPoolExecutor
+        from pytest_readonly_vm.plugin.run import Run
+
+        def test_it(request, monkeypatch):
+            reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+            write = reporter.write_line
+
+            def slowly(text):
+                time.sleep(0.2)
+                write(text)
+
+            monkeypatch.setattr(reporter, "write_line", slowly)
+            together = threading.Barrier(2, timeout=60)
+            with ThreadPoolExecutor(2) as threads:
+                for number in range(2):
+                    threads.submit(lambda: (together.wait(), Run.of(request.config).tell("told by a thread")))
+            print("captured")
+    """)
+    result = run_on("hello")
+    result.assert_outcomes(passed=1)
+    assert [line for line in result.outlines if "told" in line] == ["told by a thread"] * 2
+    assert "captured" not in result.stdout.str()
