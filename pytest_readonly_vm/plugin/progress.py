@@ -147,8 +147,11 @@ class Progress:
             return  # somebody has stopped it, by Ctrl-S, and this may be the thread that serves all machines
         first, *others = filter(None, self._texts.values())
         more = f" (and {len(others)} more)" if others else ""
-        columns = os.get_terminal_size(self._terminal).columns or 80
-        text = _cut(line(first), columns - 1 - len(more)) + more
+        try:
+            columns = (os.get_terminal_size(self._terminal).columns or 80) - 1
+        except OSError:
+            return  # it was hung up
+        text = _cut(_cut(line(first), max(columns - len(more), 0)) + more, columns)
         self._write((_ERASE if self._is_shown else f"{_INDEX}{_UP}{_REMEMBER}\r\n") + text)
         self._is_shown = True
 
@@ -164,7 +167,8 @@ class Progress:
 
 
 def _cut(text: str, columns: int) -> str:
-    """As much of a text as has room in so many columns."""
+    """As much of a text as has room in so many columns; a tab is one, wherever the terminal has its stops."""
+    text = text.replace("\t", " ")
     for position, character in enumerate(text):
         columns -= (
             0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "FW" else 1

@@ -55,7 +55,14 @@ def seen_on(rows: int, output: str) -> str:
 
 @pytest.mark.parametrize(
     ("text", "columns", "cut"),
-    [("plain", 5, "plain"), ("plain", 4, "plai"), ("日本語", 5, "日本"), ("e\u0301a", 2, "e\u0301a"), ("", 3, "")],
+    [
+        ("plain", 5, "plain"),
+        ("plain", 4, "plai"),
+        ("日本語", 5, "日本"),
+        ("e\u0301a", 2, "e\u0301a"),
+        ("", 3, ""),
+        ("a\tb", 3, "a b"),
+    ],
 )
 def test_a_text_is_as_wide_as_a_terminal_shows_it(text: str, columns: int, cut: str) -> None:
     assert _cut(text, columns) == cut
