@@ -128,7 +128,7 @@ class Console:
 
     def _testify(self, error: VmError) -> str:
         """What it says of an error: if a kernel has panicked, where, and otherwise what came last."""
-        if isinstance(error, GuestPanicked) and (words := last_words(self.since(self._begin))):
+        if isinstance(error, GuestPanicked) and (words := last_words(self.since(self._begin), error.panic)):
             lines = "\n".join([_PANICKED, *words])
         elif said := tail(self.since(self._begin), _LINES_SHOWN):
             lines = "\n".join([_LAST, *said])
