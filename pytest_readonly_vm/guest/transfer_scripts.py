@@ -27,11 +27,12 @@ exit 1"""
 # $f is an unfinished file, $t what it is to become. Folders that are made are given to the owner as well; the file only
 # when it is whole: in a sticky folder not even root writes to another's (fs.protected_regular).
 _BEGIN = """\
-f={partial} t={target} owner={owner}
+f={partial} t={target} owner={owner} spec={spec}
 fail() {{ echo "$*" >&2; exit 1; }}
 give() {{
-    [ ! "$owner" ] || why=$(LC_ALL=C chown -- {spec} "$1" 2>&1) || fail "it cannot be given to $owner: ${{why#*: }}"
+    [ ! "$owner" ] || why=$(LC_ALL=C chown -- "$spec" "$1" 2>&1) || fail "it cannot be given to $owner: ${{why#*: }}"
 }}
+{find_group}
 umask 022
 for folder in {missing}; do
     [ -d "$folder" ] || {{ mkdir -- "$folder" && give "$folder"; }} || exit
@@ -42,6 +43,13 @@ umask 077
 true >"$f" || exit
 [ ! "$owner" ] || {{ give "$f" && stat -c '%u %g' -- "$f" && chown 0:0 -- "$f"; }}
 """
+# To chown, a number alone says nothing of a group, and one with a colon is none. Not every guest has getent.
+_FIND_GROUP = """\
+group=$(
+    {{ getent passwd {number} || cat /etc/passwd; }} 2>/dev/null |
+        sed -n 's/^[^:]*:[^:]*:{number}:\\([0-9]*\\):.*/\\1/p'
+)
+spec=${{group:+{number}:${{group%%[!0-9]*}}}} spec=${{spec:-{number}}}"""
 _NO_FOLDER = """[ ! -d "$t" ] || fail 'it is a folder'"""
 _NO_FILE = """[ -d "$t" ] || [ ! -e "$t" ] || fail 'it is no folder'"""
 _FINISH = """\
@@ -61,12 +69,14 @@ def begin(partial: str, target: str, *, owner: str | None, parents: bool, is_fol
     :param parents: whether to make the folders above that are not there.
     :param is_folder: whether it is the archive of a folder.
     """
-    spec = owner if owner is None or ":" in owner or owner.isdecimal() else f"{owner}:"
+    is_number = owner is not None and owner.isascii() and owner.isdecimal()
+    spec = owner if owner is None or ":" in owner else f"{owner}:"
     return _BEGIN.format(
         partial=shlex.quote(partial),
         target=shlex.quote(target),
         owner=shlex.quote(owner or ""),
         spec=shlex.quote(spec or ""),
+        find_group=_FIND_GROUP.format(number=owner) if is_number else "",
         missing=" ".join(shlex.quote(folder) for folder in _folders_above(target)) if parents else "",
         check=_NO_FILE if is_folder else _NO_FOLDER,
         folder=shlex.quote(f"{partial.rpartition('/')[0]}/"),

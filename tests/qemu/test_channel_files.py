@@ -86,7 +86,7 @@ class TestFiles:
         vm.write_text("/tmp/new/er/file", "x", owner=f"{number}:0", parents=True)
         (tmp_path / "tree" / "inner").mkdir(parents=True)
         (tmp_path / "tree" / "inner" / "file").touch(mode=0o600)
-        vm.push(tmp_path / "tree" / "inner" / "file", "/tmp/pushed", mode=0o4755, owner="nobody")
+        vm.push(tmp_path / "tree" / "inner" / "file", "/tmp/pushed", mode=0o4755, owner=number)
         vm.push(tmp_path / "tree", "/tmp/tree/to/it", owner="nobody", parents=True)
         vm.push(tmp_path / "tree", "/tmp/roots")
         names = "owned new new/er new/er/file pushed tree tree/to tree/to/it tree/to/it/inner/file roots/inner/file"
