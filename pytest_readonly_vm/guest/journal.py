@@ -71,7 +71,10 @@ class Journal:
         said = await self._asked(f"{_SYNC}{_READ} {_what(where, unit)}")
         found = "".join(f"{line}\n" for line in _lines(said.stdout))
         if unit is not None and not found:
-            await self._units.refuse_missing(unit, await self._units.state(unit))
+            state = await self._units.state(unit)
+            if state["Id"] not in (unit, f"{unit}.service"):
+                return await self.text(state["Id"], since)  # as the journal knows no alias
+            await self._units.refuse_missing(unit, state)
         return found
 
     async def wait(self, pattern: re.Pattern[str], unit: str | None, timeout: float) -> re.Match[str]:
@@ -100,7 +103,8 @@ class Journal:
         while True:
             state = await self._units.state(unit) if unit is not None else {}
             why = failure(state)  # asked before it is read, so that what it had logged by then is there
-            where, news = await self._read(where, unit, sync=bool(why))
+            known_as = state.get("Id", unit)  # the journal knows no alias
+            where, news = await self._read(where, known_as, sync=bool(why))
             lines = (*lines, *news)
             for number, line in enumerate(lines):
                 if match := pattern.search(line):
@@ -112,7 +116,8 @@ class Journal:
             if unit is not None and not seen:
                 await self._units.refuse_missing(unit, state)
             lines = ()
-            await self._asked(_FOLLOW.format(what=_what(where, unit)))
+            if unit is None or not news:  # which may tell of an end that has come since its state was asked for
+                await self._asked(_FOLLOW.format(what=_what(where, known_as)))
 
     async def _read(self, where: str, unit: str | None, *, sync: bool) -> tuple[str, list[str]]:
         """Where it goes on next time, and the lines up to there."""

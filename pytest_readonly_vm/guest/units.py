@@ -9,9 +9,12 @@ from pytest_readonly_vm.errors import GuestLacks, UnitFailed, UnitNotFound, VmEr
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.waits import until
 
-_SHOWN = ("ActiveState", "SubState", "UnitFileState", "LoadState", "Result", "ExecMainStatus")
+_SHOWN = ("ActiveState", "SubState", "UnitFileState", "LoadState", "Result", "ExecMainStatus", "Id")
 _PATIENCE = 10.0
 """Seconds for what is only to be said of a failure."""
+
+_PATTERN = frozenset("*?[")
+"""By these systemd takes a name for a pattern, and answers with all units that match."""
 
 _NEAREST = 3
 _ALIKE = 0.6
@@ -77,10 +80,12 @@ class Units:
             raise
 
     async def state(self, unit: str) -> Mapping[str, str]:
-        """What systemd says of a unit, and of the guest's ``boot``.
+        """What systemd says of a unit, and of the guest's ``boot``. Its ``Id`` is another name if this is an alias.
 
         :raises GuestLacks: there is no systemd, or no unit can have that name.
         """
+        if _PATTERN.intersection(unit):
+            raise UnitNotFound(f"{self._name}: {unit!r} is no unit: it is a pattern, which more than one may match")
         look = _LOOK.format(shown=",".join(_SHOWN), unit=shlex.quote(unit))
         said = await self._commands.run(look, check=False)
         found = dict(line.partition("=")[::2] for line in said.stdout.splitlines())
