@@ -64,7 +64,7 @@ def _message(error: BaseException) -> str:
 
 def _results(message: str, machines: "Sequence[VirtualMachine]") -> "Iterator[tuple[VirtualMachine, CommandResult]]":
     """The commands that an error is about, and of one that does not say, the latest of each machine."""
-    known = [(vm, result) for vm in machines for result in vm.results]
+    known = [(vm, result) for vm in machines for result in tuple(vm.results)]  # a thread may have one more
     meant = [(vm, result) for vm, result in known if repr(result) in message]
     yield from meant or ((vm, vm.results[-1]) for vm in machines if vm.results)
 
