@@ -1,5 +1,6 @@
 """Owns how a failure is told: its cause first, in the traceback's end and in the short summary, and nothing twice."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -116,11 +117,11 @@ def _put_below_headline(report: pytest.TestReport, lines: Sequence[str]) -> bool
     """Whether the report has a traceback, under whose error's first line they are now."""
     entries: list[Any] = getattr(getattr(report.longrepr, "reprtraceback", None), "reprentries", [])
     shown: list[str] = getattr(entries[-1], "lines", []) if entries else []
-    first = next((number for number, one in enumerate(shown) if one.startswith("E ")), None)
-    if first is None:
-        return False
-    shown[first + 1 : first + 1] = [f"E       {one}" for one in lines]
-    return True
+    for number, one in enumerate(shown, 1):
+        if margin := re.match("E +", one):  # as wide as that of the code above, or less with --tb=short
+            shown[number:number] = [f"{margin[0]}{text}" for text in lines]
+            return True
+    return False
 
 
 def _of(vm: "VirtualMachine", machines: "Sequence[VirtualMachine]") -> str:

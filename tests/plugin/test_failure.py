@@ -1,9 +1,12 @@
 """What the terminal says of a failure: the cause at once, and all of it on one screen."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
+from pytest_readonly_vm import WaitTimeout
+from pytest_readonly_vm.plugin.failure import _put_below_headline
 from tests.accelerator import ACCEL
 from tests.forked import PLAIN
 from tests.guests.debian import debian
@@ -162,3 +165,23 @@ def test_an_error_of_any_kind_is_told(pytester: pytest.Pytester, run_on: Run) ->
         ]
     )
     assert "console.py:" not in result.stdout.str()
+
+
+@pytest.mark.parametrize(("style", "margin"), [("long", 7), ("short", 3)])
+def test_a_cause_stands_below_the_headline_as_pytest_would_write_it(
+    style: Literal["long", "short"], margin: int
+) -> None:
+    with pytest.raises(WaitTimeout) as error:
+        late()
+    report = pytest.TestReport("a", ("a", 0, "a"), {}, "failed", error.getrepr(style=style), "call")
+    assert _put_below_headline(report, ["x.service failed", "another"])
+    indent = f"E{' ' * margin}"
+    assert [line for line in report.longreprtext.splitlines() if line.startswith("E")] == [
+        f"{indent}pytest_readonly_vm.WaitTimeout: late",
+        f"{indent}x.service failed",
+        f"{indent}another",
+    ]
+
+
+def late() -> None:
+    raise WaitTimeout("late")
