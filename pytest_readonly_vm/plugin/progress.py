@@ -37,6 +37,7 @@ class Progress:
         self._terminal: int | None = None
         self._encoding = "ascii"
         self._lock = threading.RLock()
+        self._others = threading.RLock()
         self._texts: dict[object, str] = {}
         """What is to be shown of each that is under way, the oldest first."""
         self._is_shown = False
@@ -116,15 +117,16 @@ class Progress:
 
     @contextlib.contextmanager
     def hidden(self) -> Iterator[None]:
-        """A context in which others write to the terminal."""
-        with self._lock:
-            self._hidden += 1
-            self._erase()
-        try:
-            yield
-        finally:
+        """A context in which others write to the terminal, one thread at a time, as pytest does not expect two."""
+        with self._others:
             with self._lock:
-                self._hidden -= 1
+                self._hidden += 1
+                self._erase()
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._hidden -= 1
 
     # The line.
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import stat
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -67,7 +66,6 @@ class Run:
         self._labels: dict[VirtualMachine, str] = {}
         self._broken = BrokenMachines()
         self._ended: list[dict[str, Any]] = []
-        self._telling = threading.RLock()
         self.current: pytest.Item | None = None
         """The test that is being run."""
         self.output_guard = OutputGuard()
@@ -202,8 +200,7 @@ class Run:
         """Show a line in the terminal, whatever is captured, also from a worker of xdist. Any thread may."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         capture = self._config.pluginmanager.get_plugin("capturemanager")
-        shown = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
-        with self._telling, self.progress.hidden(), shown:  # neither pytest's capture nor its line is for two at once
+        with self.progress.hidden(), capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             if worker := getattr(self._config, "workerinput", None):  # which has a reporter that nobody hears
                 print(f"[{worker['workerid']}] {line(sentence)}", file=sys.stderr, flush=True)
             elif reporter is not None:
