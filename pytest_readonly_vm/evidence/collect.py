@@ -51,9 +51,11 @@ _CAPSULE_PATIENCE = 120.0
 _AT_ONCE = 1 << 20  # characters
 
 # One round trip for all, what tells most first: what has come by the deadline is kept. Journal lines are those since
-# the machine was handed over, as seconds back from the guest's own clock.
+# the machine was handed over, as seconds back from the guest's own clock when it is asked, and not when it has told the
+# rest.
 _QUESTIONS = """\
 section() {{ printf '\\n{mark}%s\\n' "$1"; }}
+now=$(date +%s)
 {complaints}
 if [ -d /run/systemd/system ]; then
 section failed-units.txt
@@ -61,7 +63,7 @@ systemctl --no-pager --plain --failed
 section processes.txt
 ps axfww -o pid,user,stat,etime,rss,args || ps
 section journal.txt
-journalctl --no-pager --quiet --boot --since=-{age:.0f}s --lines=5000 -o short-precise
+journalctl --no-pager --quiet --boot --since="@$((now - {age:.0f}))" --lines=5000 -o short-precise
 else
 section processes.txt
 ps axfww -o pid,user,stat,etime,rss,args 2>/dev/null || ps
