@@ -37,6 +37,10 @@ class CommandResult:
         """Whether the exit code is 0."""
         return self.exit_code == 0
 
+    def __bool__(self) -> bool:
+        """As `ok`: ``assert vm.run(…, check=False)`` is meant so, and would pass always."""
+        return self.ok
+
     @property
     def stdout(self) -> str:
         """As UTF-8; what is none becomes U+FFFD."""

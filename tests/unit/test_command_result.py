@@ -27,7 +27,7 @@ def test_it_fits(code: int, printed: bytes, command: str) -> None:
     result = CommandResult(command, code, printed, printed, 12345.678)
     assert len(repr(result)) <= 240
     assert repr(result).isprintable()
-    assert result.ok == (code == 0)
+    assert result.ok == bool(result) == (code == 0)
 
 
 def test_it_shows_the_ends_of_what_was_printed_and_the_cause_first() -> None:
