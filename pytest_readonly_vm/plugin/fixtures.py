@@ -75,6 +75,7 @@ def readonly_vm(request: pytest.FixtureRequest, vm_config: VmConfig, readonly_vm
     if vm_config.scope == "function":
         Run.of(request.config).lookahead.ran(request.node, vm_config)
         return readonly_vm_factory()
+    Run.of(request.config).check_broken(request.node, vm_config.scope)
     shared = request.getfixturevalue(f"readonly_vm_{vm_config.scope}")
     if shared.config != vm_config:
         name = next(name for name in SETTINGS if getattr(shared.config, name) != getattr(vm_config, name))

@@ -230,13 +230,15 @@ class Run:
         for vm in machines_above(item) if self.has_lab else ():
             vm.begin_test()
 
-    def check_broken(self, item: pytest.Item) -> None:
-        """Before a test.
+    def check_broken(self, item: pytest.Item, scope: str | None = None) -> None:
+        """Before a test; also when the `scope` of its `readonly_vm` is known, which fixtures and markers may say.
 
         :raises GuestBroken: a machine that it would share has come to its end under an earlier one.
         """
-        given = given_settings(self._config).get("scope")
-        self._broken.check(item, str(given.value) if given else "function")
+        if scope is None:
+            given = given_settings(self._config).get("scope")
+            scope = str(given.value) if given else "function"
+        self._broken.check(item, scope)
 
     def note_use(self, item: pytest.Item) -> None:
         """After a test: remember which machines are no longer as they were, for `reset_shared` and `check_broken`."""

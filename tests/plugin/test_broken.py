@@ -39,6 +39,26 @@ def test_after_a_panic_the_others_of_the_module_fail_at_once(pytester: pytest.Py
     )
 
 
+def test_it_does_not_matter_what_says_that_a_machine_is_shared(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        import pytest
+
+        pytestmark = pytest.mark.vm(scope="module")
+
+        def test_one(readonly_vm):
+            readonly_vm.console.send("k")
+            readonly_vm.console.expect("never", timeout=600)
+
+        def test_two(readonly_vm):
+            pass
+    """)
+    result = run_on("obeys")
+    result.assert_outcomes(failed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["the module's machine cannot be used since *::test_one: *: the guest's kernel panicked*"]
+    )
+
+
 def test_a_machine_that_is_reset_is_trusted_again(pytester: pytest.Pytester, run_on: Run) -> None:
     pytester.makepyfile("""
         import pytest
