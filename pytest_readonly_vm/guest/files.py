@@ -245,7 +245,7 @@ def _local(path: Path, *, and_in_it: bool = False) -> Iterator[None]:
     except (OSError, tarfile.TarError) as error:
         named = Path(getattr(error, "filename", None) or path)
         about = named if and_in_it and named.is_relative_to(path) else path
-        raise TransferError(f"{about}: {getattr(error, 'strerror', None) or error}") from None
+        raise TransferError(f"{about}: {getattr(error, 'strerror', None) or error}, on the host") from None
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ class Journal:
                     return match
             seen.extend(lines)
             if unit is not None and why:
-                raise await self._units.failed(unit, f"{why}, and has not logged {pattern.pattern!r}")
+                raise await self._units.failed(unit, why, f"it has not logged {pattern.pattern!r}")
             if unit is not None and not seen:
                 await self._units.refuse_missing(unit, state)
             lines = ()

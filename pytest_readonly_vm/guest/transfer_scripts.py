@@ -30,7 +30,12 @@ _BEGIN = """\
 f={partial} t={target} owner={owner} spec={spec}
 fail() {{ echo "$*" >&2; exit 1; }}
 give() {{
-    [ ! "$owner" ] || why=$(LC_ALL=C chown -- "$spec" "$1" 2>&1) || fail "it cannot be given to $owner: ${{why#*: }}"
+    [ "$owner" ] || return 0
+    why=$(LC_ALL=C chown -- "$spec" "$1" 2>&1) && return
+    case $why in
+    *"invalid "* | *"unknown "*) fail "there is no such user or group in the guest: $owner" ;;
+    *) fail "it cannot be given to $owner: ${{why#*: }}" ;;
+    esac
 }}
 {find_group}
 umask 022

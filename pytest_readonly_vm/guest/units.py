@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pytest_readonly_vm.errors import GuestLacks, UnitFailed, UnitNotFound, VmError, WaitTimeout
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.waits import until
+from pytest_readonly_vm.printable import line
 
 _SHOWN = ("ActiveState", "SubState", "UnitFileState", "LoadState", "Result", "ExecMainStatus", "Id")
 _PATIENCE = 10.0
@@ -39,6 +40,14 @@ case $shown in *LoadState=not-found*) echo "system=$(systemctl is-system-running
 _NAMES = "ls $(systemctl show --property=UnitPath --value)"
 
 
+# Of its programs, and not what systemd says of it.
+_LAST_WORDS = """\
+journalctl --sync
+id=$(systemctl show --property=Id --value -- {unit})
+journalctl --quiet --boot --lines=1 -o cat "_SYSTEMD_UNIT=$id"
+"""
+_LONGEST_WORDS = 200
+
 _NOT_LOADED = {
     "masked": "is masked",
     "bad-setting": "is not loaded, as a setting of it is wrong",
@@ -66,7 +75,7 @@ class Units:
                 return True
             await self.refuse_missing(unit, state)
             if why := failure(state):
-                raise await self.failed(unit, f"{why}, so it will not become active")
+                raise await self.failed(unit, why, "so it will not become active")
             return False
 
         def last() -> list[str]:
@@ -88,7 +97,7 @@ class Units:
             raise UnitNotFound(f"{self._name}: {unit!r} is no unit: it is a pattern, which more than one may match")
         look = _LOOK.format(shown=",".join(_SHOWN), unit=shlex.quote(unit))
         said = await self._commands.run(look, check=False)
-        found = dict(line.partition("=")[::2] for line in said.stdout.splitlines())
+        found = dict(one.partition("=")[::2] for one in said.stdout.splitlines())
         if init := found.get("init"):
             instead = f"'rc-service {unit} status'" if init == "OpenRC" else "..."
             raise GuestLacks(
@@ -114,9 +123,14 @@ class Units:
         error.add_note(f"Of one that is to appear later: wait_until_succeeds('systemctl is-active {unit}')")
         raise error
 
-    async def failed(self, unit: str, what: str) -> UnitFailed:
-        """The error that says this of a unit."""
-        error = UnitFailed(f"{self._name}: the unit {unit} {what}")
+    async def failed(self, unit: str, why: str, what: str) -> UnitFailed:
+        """The error that says of a unit why it has failed, what its programs said last, and what comes of that."""
+        words = ""
+        with contextlib.suppress(VmError):
+            script = _LAST_WORDS.format(unit=shlex.quote(unit))
+            words = line((await self._commands.run(script, check=False, timeout=_PATIENCE)).stdout, _LONGEST_WORDS)
+        said = f", last said: {words}" if words else ""
+        error = UnitFailed(f"{self._name}: the unit {unit} {why}{said}; {what}")
         await self._add_status(error, unit)
         return error
 

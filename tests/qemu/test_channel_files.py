@@ -46,17 +46,17 @@ class TestFiles:
             (lambda vm: vm.write_text("/dev/null/x/y", "", parents=True), "/dev/null"),
             (
                 lambda vm: vm.write_text("/root/x", "", owner="nobody2"),
-                "/root/x: it cannot be given to nobody2: .*nobody2",
+                "/root/x: there is no such user or group in the guest: nobody2",
             ),
             (
                 lambda vm: vm.write_text("/root/x", "", owner="0:nogrp"),
-                "/root/x: it cannot be given to 0:nogrp: .*nogrp",
+                "/root/x: there is no such user or group in the guest: 0:nogrp",
             ),
             (lambda vm: vm.push("/etc/hostname", "/nope/x"), "/nope/x: its folder is not there"),
             (lambda vm: vm.push("/usr/share/doc/base-files", "/nope/x"), "/nope/x: its folder is not there"),
             (
                 lambda vm: vm.push("/usr/share/doc/base-files", "/root/x", owner="nobody2"),
-                "/root/x: it cannot be given",
+                "/root/x: there is no such user or group in the guest: nobody2",
             ),
             (
                 lambda vm: vm.push("/usr/share/doc/base-files", "/root/x", mode=0o600),
@@ -65,7 +65,7 @@ class TestFiles:
             (lambda vm: vm.push("/usr/share/doc/base-files", "/etc/passwd"), "/etc/passwd: it is no folder"),
             (lambda vm: vm.pull("/nope", "/tmp"), "/nope is not there, in the guest"),
             (lambda vm: vm.pull("/dev/null", "/tmp/x"), "/dev/null is neither a file nor a folder"),
-            (lambda vm: vm.push("/nope", "/root"), "/nope: No such file or directory"),
+            (lambda vm: vm.push("/nope", "/root"), "/nope: No such file or directory, on the host"),
         ],
     )
     def test_what_cannot_be_is_a_sentence(
@@ -109,7 +109,7 @@ class TestFiles:
             raise PermissionError(13, "Permission denied", str(path))  # which root never hears
 
         monkeypatch.setattr("tarfile.bltn_open", refuse)
-        with pytest.raises(TransferError, match=f"^{tmp_path}/secret: Permission denied$"):
+        with pytest.raises(TransferError, match=f"^{tmp_path}/secret: Permission denied, on the host$"):
             vm.push(tmp_path, "/root/refused")
 
     def test_a_file_there_and_back(self, vm: VirtualMachine, tmp_path: Path) -> None:
@@ -190,6 +190,8 @@ class TestWaits:
         vm.wait_for_port(22)
         # oneshot: a simple unit is active between its start and its end, however short.
         vm.run("systemd-run --unit=doomed --property=Type=oneshot sh -c 'echo last words; exit 3'", check=False)
-        with pytest.raises(UnitFailed, match=r"the unit doomed failed \(exit code 3\), so it will not") as failure:
+        with pytest.raises(
+            UnitFailed, match=r"the unit doomed failed \(exit code 3\), last said: last words; so it will not"
+        ) as failure:
             vm.wait_for_unit("doomed", timeout=GENEROUS)
         assert "last words" in failure.value.__notes__[0]

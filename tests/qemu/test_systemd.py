@@ -19,7 +19,7 @@ def test_a_unit_that_cannot_become_active_is_told_at_once(vm: VirtualMachine) ->
     with pytest.raises(UnitNotFound, match=r"'ss\*' is no unit: it is a pattern"):
         vm.wait_for_unit("ss*", timeout=GENEROUS)
     vm.run("systemctl mask --runtime blocked.service")
-    with pytest.raises(UnitFailed, match=r"the unit blocked is masked, so it will not become active"):
+    with pytest.raises(UnitFailed, match=r"the unit blocked is masked; so it will not become active"):
         vm.wait_for_unit("blocked", timeout=GENEROUS)
     with pytest.raises(WaitTimeout, match=r"waited 3 s for the unit srv\.mount") as timeout:
         vm.wait_for_unit("srv.mount", timeout=3)
@@ -85,7 +85,7 @@ def test_the_failure_of_its_unit_ends_the_wait_for_a_line(vm: VirtualMachine, mo
     monkeypatch.setattr(vm._units, "state", state_before_the_end)
     vm.run("systemd-run --unit=fails sh -c 'while ! [ -e /run/end ]; do sleep .1; done; echo no config; exit 7'")
     with pytest.raises(
-        UnitFailed, match=r"the unit fails failed \(exit code 7\), and has not logged 'listens'"
+        UnitFailed, match=r"the unit fails failed \(exit code 7\), last said: no config.*; it has not logged 'listens'"
     ) as failed:
         vm.wait_for_log("listens", "fails", GENEROUS)
     assert [state["ActiveState"] for state in states] == ["active", "failed"]
