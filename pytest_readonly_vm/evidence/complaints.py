@@ -20,6 +20,9 @@ from pytest_readonly_vm.printable import line
 MOST = 5
 """Lines: what does not fit is in the evidence."""
 
+LAST_SAID = ", last said: "
+"""Between what has become of a unit and the last words of its programs, which need not be the reason."""
+
 _LONGEST = 200
 _ERROR = 3
 """The level of a message, as syslog has it, from which on it is one of trouble: 0 is an emergency."""
@@ -75,7 +78,7 @@ def _all(answers: Mapping[str, str], after: float) -> Iterator[str]:
     names = [failed.partition(" ")[0] for _, failed in units]
     for name, (_, failed) in zip(names, units, strict=True):
         words = answers.get(f"words of {name}", "").strip()
-        yield f"{failed}: {words}" if words else failed
+        yield f"{failed}{LAST_SAID}{words}" if words else failed
     for stamp, text in _kernel(answers.get("log", "")):
         if stamp >= after:
             yield f"kernel: {text}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_readonly_vm.errors import CommandFailed, VmError, WaitTimeout
+from pytest_readonly_vm.errors import CommandFailed, UnitFailed, VmError, WaitTimeout
 from pytest_readonly_vm.plugin.timeouts import is_timeout
 from pytest_readonly_vm.printable import line, note, tail
 
@@ -19,6 +19,13 @@ Complaints = Mapping["VirtualMachine", Sequence[str]]
 
 _LINES_SHOWN = 40
 _LONGEST_CAUSE = 200
+_LINES_OF_A_PROMPT = 3
+
+_TROUBLE = re.compile(
+    r"(?i)\b(?:error|fail(?:ed|ure|s)?|cannot|can't|could not|unable|denied|refused|invalid|not found|no such|no space"
+    r"|missing|unknown|unrecognized|illegal|exception|fatal|aborted|killed|\w+error)\b"
+)
+_UNHEALTHY = "the test passed, but the guest is not healthy: "
 
 
 def tell(
@@ -35,15 +42,19 @@ def tell(
     """
     message = _message(error)
     results = [] if isinstance(error, VmError) else list(_results(message, machines))
-    lines = [f"{_of(vm, machines)}{one}" for vm, found in complaints.items() for one in found]
-    if summary := _summary(error, message, test, results, lines):
+    known = "\n".join([message, *getattr(error, "__notes__", ())]) if isinstance(error, VmError) else ""
+    lines = [
+        f"{_of(vm, machines)}{one}" for vm, found in complaints.items() for one in found if not _is_told(one, known)
+    ]
+    if summary := _summary(error, message, test, machines, results, lines):
         _put_into_short_summary(report, summary)
     if lines and not (isinstance(error, WaitTimeout) and _put_below_headline(report, lines)):
         report.sections.append(("What the guest complained of", "\n".join(lines)))
     for vm, result in results:
         report.sections.append((f"Command in {vm.name}", _command(result)))
     for vm in machines:
-        if (said := vm.console.tail_of_test(_LINES_SHOWN)) and not _tells_of_console(error, message, vm):
+        said = vm.console.tail_of_test(_LINES_SHOWN)
+        if said and not _is_prompt(said) and not _tells_of_console(error, message, vm):
             report.sections.append((f"Captured serial console of {vm.name}", said))
 
 
@@ -64,16 +75,26 @@ def _message(error: BaseException) -> str:
 
 
 def _results(message: str, machines: "Sequence[VirtualMachine]") -> "Iterator[tuple[VirtualMachine, CommandResult]]":
-    """The commands that an error is about, and of one that does not say, the latest of each machine."""
+    """The commands that an error is about, and of one that does not say, of each machine the latest that failed.
+
+    If none has, it is the latest.
+    """
     known = [(vm, result) for vm in machines for result in tuple(vm.results)]  # a thread may have one more
     meant = [(vm, result) for vm, result in known if repr(result) in message]
-    yield from meant or ((vm, vm.results[-1]) for vm in machines if vm.results)
+    if meant:
+        yield from meant
+        return
+    for vm in machines:
+        latest = [result for owner, result in known if owner is vm]
+        if latest:
+            yield vm, next((result for result in reversed(latest) if not result.ok), latest[-1])
 
 
 def _summary(
     error: BaseException,
     message: str,
     test: str,
+    machines: "Sequence[VirtualMachine]",
     results: "Sequence[tuple[VirtualMachine, CommandResult]]",
     complaints: Sequence[str],
 ) -> str | None:
@@ -83,27 +104,51 @@ def _summary(
     if isinstance(error, CommandFailed):
         code, why = error.result.exit_code, _why(error.result) or "it printed nothing"
         return f"{kind}: exit code {code}: {why}; from: {line(error.result.command)}"
-    if isinstance(error, VmError):
+    if isinstance(error, VmError | pytest.UsageError):
+        first = _without_name(first, test, machines).removeprefix(_UNHEALTHY)
+        if isinstance(error, UnitFailed):
+            return f"{first.removeprefix('the unit ')} ({kind})"
         cause = f"{complaints[0]}; " if complaints and isinstance(error, WaitTimeout) else ""
-        return f"{cause}{kind}: {_without_name(first, test)}"
+        return f"{cause}{kind}: {first}"
     if is_timeout(error) and "\n" in message:
-        return f"{_without_name(message.split(chr(10))[1], test)}; {first}"
+        return f"{_without_name(message.split(chr(10))[1], test, machines)}; {first}"
     if isinstance(error, AssertionError):
-        blamed = [result for _, result in results if repr(result) in message and result.exit_code]
-        if blamed and (why := _why(blamed[0])):
-            return f"{first} (exit code {blamed[0].exit_code}: {why})"
+        blamed = [result for _, result in results if repr(result) in message and not result.ok]
+        if blamed:
+            why = _why(blamed[0])
+            return f"{first} (exit code {blamed[0].exit_code}{f': {why}' if why else ''})"
     return None
 
 
-def _without_name(text: str, test: str) -> str:
-    """Without the name of the test's machine, which is the test's, and with which the line in the summary begins."""
-    return text.removeprefix(f"{test}: ")
+def _without_name(text: str, test: str, machines: "Sequence[VirtualMachine]") -> str:
+    """Without what the line in the summary begins with: the test's name, which its machine has as well.
+
+    Of several machines there is left what tells them apart.
+    """
+    for prefix in (f"{test}: ", *(f"{vm.name}: " for vm in machines if len(machines) == 1)):
+        text = text.removeprefix(prefix)
+    return re.sub(rf"^{re.escape(test)} \(([^)]*)\): ", r"\1: ", text)
 
 
 def _why(result: "CommandResult") -> str:
-    """The last line that a command has said of itself."""
-    said = tail(result.stderr_bytes, 1) or tail(result.stdout_bytes, 1)
-    return line(said[0], _LONGEST_CAUSE) if said else ""
+    """The line by which a command says why it failed: the last one with a word for that, or else the last one."""
+    said = tail(result.stderr_bytes) or tail(result.stdout_bytes)
+    telling = [one for one in said if _TROUBLE.search(one)] or said
+    return line(telling[-1], _LONGEST_CAUSE) if telling else ""
+
+
+def _is_told(complaint: str, known: str) -> bool:
+    """Whether an error has what a guest complained of: what became of a unit, or what it said."""
+    from pytest_readonly_vm.evidence.complaints import LAST_SAID
+
+    return any(part in known for part in complaint.split(LAST_SAID)) if known else False
+
+
+def _is_prompt(said: str) -> bool:
+    """Whether what a console said is nothing but that somebody may log in."""
+    from pytest_readonly_vm.guest.prompts import Prompts
+
+    return len([one for one in said.splitlines() if one.strip()]) <= _LINES_OF_A_PROMPT and Prompts().has_login(said)
 
 
 def _put_into_short_summary(report: pytest.TestReport, summary: str) -> None:

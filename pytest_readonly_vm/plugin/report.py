@@ -1,6 +1,6 @@
 """Owns what a test's report says of its machines: the console, a readable error, the verdict on the base."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,8 +32,13 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 @pytest.hookimpl(specname="pytest_runtest_makereport")
 def pytest_runtest_makereport_begin(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """Cut tracebacks just before pytest reads them: the error of a ``unittest.TestCase`` is not known any sooner."""
-    if call.excinfo is not None and _is_for_users(call.excinfo.value):
+    if call.excinfo is None:
+        return
+    if _is_for_users(call.excinfo.value):
         _cut_below_users_code(call.excinfo.tb, item.config.rootpath)
+    for error in _those_before(call.excinfo.value):
+        if _is_for_users(error) and error.__traceback__ is not None:
+            _cut_below_users_code(error.__traceback__, item.config.rootpath)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -91,6 +96,15 @@ def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, righ
     if left == shown(left) and right == shown(right):
         return None
     return [f"{line(repr(left), _LONGEST_TEXT)} {op} {line(repr(right), _LONGEST_TEXT)}"]
+
+
+def _those_before(error: BaseException) -> Iterator[BaseException]:
+    """The errors that led to one, which pytest shows as well."""
+    seen = {id(error)}
+    while (before := error.__cause__ or error.__context__) is not None and id(before) not in seen:
+        seen.add(id(before))
+        yield before
+        error = before
 
 
 def _is_for_users(error: BaseException) -> bool:

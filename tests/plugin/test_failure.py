@@ -65,8 +65,8 @@ CAUSES = {
     ),
     "test_unit": (
         "E       *WaitTimeout: test_unit: waited 4 s for a listener on TCP port 8080",
-        "E       shop.service failed (exit-code): no configuration",
-        "shop.service failed (exit-code): no configuration; WaitTimeout: *",
+        "E       shop.service failed (exit-code), last said: no configuration",
+        "shop.service failed (exit-code), last said: no configuration; Wait*",
     ),
 }
 """The first two lines of each error, and what the short summary says after the test's name."""

@@ -76,7 +76,7 @@ def test_systemd_tells_its_journal_since_the_handover_and_its_failed_units(
     evidence = collect(vm, tmp_path, about=ABOUT)
     assert not evidence.missing
     assert evidence.complaints == [
-        "broken.service failed (exit-code): no configuration",
+        "broken.service failed (exit-code), last said: no configuration",
         "shop: the disk is full (3 times)",
     ]
     journal = (tmp_path / "journal.txt").read_text()

@@ -26,7 +26,7 @@ def unit(name: str, at: float, result: str = "exit-code") -> str:
         ),
         (
             {"units": unit("b.service", 95), "words of b.service": "no \x1b[31mconfiguration\n"},
-            ["b.service failed (exit-code): no configuration"],
+            ["b.service failed (exit-code), last said: no configuration"],
         ),
         # What systemd says of a unit, and the journal of the kernel, is told already.
         (
