@@ -17,6 +17,7 @@ Watch = Callable[[bool], AbstractContextManager[Show | None]]
 """A context for such work, which gives None where nobody looks on. It is told whether code of the user's runs in it."""
 
 _PERIOD = 1.0  # seconds; what ends sooner is not shown
+_SILENCE = 5.0  # seconds after which the last line is not what is going on: many guests boot with "quiet"
 _LOOKED_AT = 2_000  # characters at the end of the console
 
 
@@ -61,6 +62,7 @@ class _Boot(_Work):
         super().__init__(f"booting {instance.name}", loop, show)
         self._instance = instance
         self._phases = Phases()
+        self._heard = time.monotonic()
 
     def begin(self) -> None:
         super().begin()
@@ -68,6 +70,7 @@ class _Boot(_Work):
         self._instance.console.listeners.append(self._read)
 
     def _read(self, text: str) -> None:
+        self._heard = time.monotonic()
         if self._phases.read(text):
             self.tell()
 
@@ -76,6 +79,8 @@ class _Boot(_Work):
         answers = "its channel answers" if self._instance.channels.found is not None else ""
         lines = tail(console.since(max(console.position - _LOOKED_AT, 0)), 1)
         last = lines[0].strip() if lines else "nothing on its console so far"
+        if lines and (silent := time.monotonic() - self._heard) >= _SILENCE:
+            last = f"silent for {silent:.0f} s after {last}"
         return f"{''.join(f', {words}' for words in (self._phases.current, answers) if words)}: {last}"
 
     def end(self) -> None:
