@@ -36,6 +36,7 @@ bench: $(ENVIRONMENT) ## Measure, and print tables
 .PHONY: docs
 docs: $(ENVIRONMENT) ## Build the site of the documentation into build/docs; every warning is an error
 	$(PYTHON_HERE) -m sphinx --quiet --nitpicky --fail-on-warning --keep-going docs build/docs
+	@echo "The site is build/docs/index.html"
 
 .PHONY: package
 package: $(PACKAGER)/.complete ## Build the wheel and the source distribution in dist, and check them

@@ -279,7 +279,7 @@ class VmConfig:
         if self.image is None and self.kernel is None:
             raise ConfigurationError(
                 "no base image: give one with --vm-image=PATH, PYTEST_VM_IMAGE, vm_image in the ini file, "
-                "@pytest.mark.vm(image=...) or a vm_image fixture"
+                "@pytest.mark.vm(image=...) or a vm_image fixture; the README says where one comes from"
             )
         for name, partner in (("initrd", "kernel"), ("append", "kernel"), ("format", "image")):
             if getattr(self, name) is not None and getattr(self, partner) is None:
