@@ -128,13 +128,18 @@ class Console:
 
     def _testify(self, error: VmError) -> str:
         """What it says of an error: if a kernel has panicked, where, and otherwise what came last."""
-        if isinstance(error, GuestPanicked) and (words := last_words(self.since(self._begin), error.panic)):
-            lines = "\n".join([_PANICKED, *words])
-        elif said := tail(self.since(self._begin), _LINES_SHOWN):
-            lines = "\n".join([_LAST, *said])
+        since = self.since(self._begin)
+        if isinstance(error, GuestPanicked) and (words := last_words(since, error.panic)):
+            return self._noted(_PANICKED, words)
+        return self._noted(_LAST, tail(since, _LINES_SHOWN))
+
+    def _noted(self, head: str, lines: list[str]) -> str:
+        """A note with lines of the console's."""
+        if lines:
+            lines = [head, *lines]
         else:
-            lines = "The console stayed silent."
-        return f"{lines}\n({self.loss})" if self.loss else lines
+            lines = ["The console has said nothing new." if self._position else "The console stayed silent."]
+        return "\n".join([*lines, f"({self.loss})"] if self.loss else lines)
 
     async def found(self, pattern: re.Pattern[str], timeout: float) -> re.Match[str]:
         """As `expect`, on the loop."""
@@ -164,7 +169,7 @@ class Console:
                 return match
         except TimeoutError:
             error = WaitTimeout(f"{self._name}: the console did not show {pattern.pattern!r} within {timeout:g} s")
-            error.add_note(f"{_LAST}\n{said}" if (said := self.tail()) else "The console stayed silent.")
+            error.add_note(self._noted(_LAST, tail(self._recent.text(), _LINES_SHOWN)))
             raise error from None
 
     def _take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:

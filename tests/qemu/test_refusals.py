@@ -82,8 +82,8 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("format", "kept", "sentence"),
         [
-            ("qcow2", -(1 << 16), "is damaged or truncated: qemu-img check finds 1 errors$"),
-            ("qed", -(1 << 16), "is damaged or truncated: qemu-img check finds 1 errors$"),
+            ("qcow2", -(1 << 16), "is damaged or truncated: qemu-img check finds 1 error$"),
+            ("qed", -(1 << 16), "is damaged or truncated: qemu-img check finds 1 error$"),
             ("vmdk", -(1 << 16), "is damaged or truncated: qemu-img check finds .*points after EOF"),
             ("vdi", -1, r"is truncated: it has 1049599 bytes and its contents reach 1049600$"),
             ("vhdx", 8 << 20, "cannot be opened: .*Image has probably been truncated"),
