@@ -122,7 +122,7 @@ def woken_by(vm: VirtualMachine, strike: Callable[[VirtualMachine], object]) -> 
     assert woken.keys() == WAITS.keys()
     for moment, caught in woken.values():
         assert moment - struck < AT_ONCE
-        assert any(note.startswith((*HEADS, "The console stayed silent.")) for note in caught.__notes__)
+        assert any(note.startswith((*HEADS, "The console has said nothing new.")) for note in caught.__notes__)
     assert len({id(caught) for _, caught in woken.values()}) == len(WAITS)
     return [caught for _, caught in woken.values()]
 
