@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_readonly_vm.errors import CommandFailed, UnitFailed, VmError, WaitTimeout
+from pytest_readonly_vm.errors import CommandFailed, GuestPanicked, UnitFailed, VmError, WaitTimeout
 from pytest_readonly_vm.plugin.timeouts import is_timeout
 from pytest_readonly_vm.printable import line, note, tail
 
@@ -25,6 +25,7 @@ _TROUBLE = re.compile(
     r"(?i)\b(?:error|fail(?:ed|ure|s)?|cannot|can't|could not|unable|denied|refused|invalid|not found|no such|no space"
     r"|missing|unknown|unrecognized|illegal|exception|fatal|aborted|killed|\w+error)\b"
 )
+_PANICKED = "the guest's kernel panicked: "
 _UNHEALTHY = "the test passed, but the guest is not healthy: "
 
 
@@ -103,9 +104,11 @@ def _summary(
     kind = type(error).__name__
     if isinstance(error, CommandFailed):
         code, why = error.result.exit_code, _why(error.result) or "it printed nothing"
-        return f"{kind}: exit code {code}: {why}; from: {line(error.result.command)}"
+        return f"{kind}: {why} (exit code {code} from: {line(error.result.command)})"
     if isinstance(error, VmError | pytest.UsageError):
         first = _without_name(first, test, machines).removeprefix(_UNHEALTHY)
+        if isinstance(error, GuestPanicked) and error.panic:
+            first = first.replace(_PANICKED, "", 1)
         if isinstance(error, UnitFailed):
             return f"{first.removeprefix('the unit ')} ({kind})"
         cause = f"{complaints[0]}; " if complaints and isinstance(error, WaitTimeout) else ""
@@ -116,6 +119,7 @@ def _summary(
         blamed = [result for _, result in results if repr(result) in message and not result.ok]
         if blamed:
             why = _why(blamed[0])
+            first = first.replace(repr(blamed[0]), "CommandResult")  # of which there would be nothing else to be seen
             return f"{first} (exit code {blamed[0].exit_code}{f': {why}' if why else ''})"
     return None
 
