@@ -21,12 +21,13 @@ _LINES_SHOWN = 40
 _LONGEST_CAUSE = 200
 _LINES_OF_A_PROMPT = 3
 
-_TROUBLE = re.compile(
+# As a text, compiled when first used: this is loaded in runs, too, that use no machine.
+_TROUBLE = (
     r"(?i)\b(?:error|fail(?:ed|ure|s)?|cannot|can't|could not|unable|denied|refused|invalid|not found|no such|no space"
     r"|missing|unknown|unrecognized|illegal|exception|fatal|aborted|killed|\w+error)\b"
 )
-_PANICKED = "the guest's kernel panicked: "
-_UNHEALTHY = "the test passed, but the guest is not healthy: "
+UNHEALTHY = "the test passed, but the guest is not healthy: "
+"""How the error of a health gate begins, which says in its kind already what the short summary has no room for."""
 
 
 def tell(
@@ -106,9 +107,9 @@ def _summary(
         code, why = error.result.exit_code, _why(error.result) or "it printed nothing"
         return f"{kind}: {why} (exit code {code} from: {line(error.result.command)})"
     if isinstance(error, VmError | pytest.UsageError):
-        first = _without_name(first, test, machines).removeprefix(_UNHEALTHY)
-        if isinstance(error, GuestPanicked) and error.panic:
-            first = first.replace(_PANICKED, "", 1)
+        first = _without_name(first, test, machines).removeprefix(UNHEALTHY)
+        if isinstance(error, GuestPanicked) and error.panic in first:
+            first = first[first.index(error.panic) :]
         if isinstance(error, UnitFailed):
             return f"{first.removeprefix('the unit ')} ({kind})"
         cause = f"{complaints[0]}; " if complaints and isinstance(error, WaitTimeout) else ""
@@ -137,7 +138,7 @@ def _without_name(text: str, test: str, machines: "Sequence[VirtualMachine]") ->
 def _why(result: "CommandResult") -> str:
     """The line by which a command says why it failed: the last one with a word for that, or else the last one."""
     said = tail(result.stderr_bytes) or tail(result.stdout_bytes)
-    telling = [one for one in said if _TROUBLE.search(one)] or said
+    telling = [one for one in said if re.search(_TROUBLE, one)] or said
     return line(telling[-1], _LONGEST_CAUSE) if telling else ""
 
 

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from pytest_readonly_vm.errors import GuestUnhealthy
+from pytest_readonly_vm.plugin.failure import UNHEALTHY
 from pytest_readonly_vm.plugin.owners import machines_of
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.printable import note
@@ -83,7 +84,7 @@ def _unhealthy(found: "dict[VirtualMachine, list[str]]") -> GuestUnhealthy:
     vm, lines = next(iter(found.items()))
     more = sum(map(len, found.values())) - 1
     others = f" (and {more} more)" if more else ""
-    error = GuestUnhealthy(f"{vm.name}: the test passed, but the guest is not healthy: {lines[0]}{others}")
+    error = GuestUnhealthy(f"{vm.name}: {UNHEALTHY}{lines[0]}{others}")
     for vm, lines in found.items():
         error.add_note(f"What {vm.name} has shown since the test got it:\n{_shown(lines)}")
     error.add_note("What is known and harmless: --vm-health-allow=REGEX, @pytest.mark.vm(health_allow=[REGEX, …])")
