@@ -1,28 +1,33 @@
 """Measures what the plugin costs a project that has it installed and uses no machine.
 
-How: ``pytest -q`` on one test that does nothing, whole processes, with the plugin and with an empty one, taking turns.
-The plugins of a developer's environment are kept out: nothing is loaded by entry point, the plugin by ``-p``. The empty
-one makes both sides pay for what ``-p`` looks up, which a plugin loaded by entry point does not cost. Then
-``-X importtime`` says what each module that the plugin adds takes by itself.
+How: ``pytest -q`` on one test that does nothing, whole processes, in a new environment into which the plugin's wheel
+was installed, with the plugin and with ``-p no:readonly_vm``, taking turns. First where nobody may write bytecode, as
+in most images of containers: pytest then compiles anew whatever it loads of a plugin, at each start. Then as on most
+computers, with all bytecode there. ``-X importtime`` says what each module that the plugin adds takes by itself.
 """
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from benchmarks.installation import install
 from benchmarks.samples import Samples, total
-from benchmarks.session import PLUGIN, Cost, Sessions, pytest_arguments
+from benchmarks.session import Cost, Sessions, pytest_arguments
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.table import Table
 
-RUNS = 100
+RUNS = 20
 
-_EMPTY = "empty_plugin"
+_WITHOUT = ("-p", "no:readonly_vm")
 _VARIANTS = {
-    "an empty plugin": _EMPTY,
-    "pytest-readonly-vm": PLUGIN,
-    "pytest-timeout, which it depends on": "pytest_timeout",
+    "pytest without both": (*_WITHOUT, "-p", "no:timeout"),
+    "pytest-timeout, which it depends on,": _WITHOUT,
+    "pytest-readonly-vm": (),
 }
+"""Each has one plugin more than the one before."""
+_NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 _IMPORT = re.compile(r"import time:\s+(?P<own>\d+) \|\s+\d+ \|\s+(?P<module>\S+)")
 _MODULES_CODE = """\
 import sys, pytest
@@ -32,40 +37,40 @@ print("MODULES", *sys.modules)
 
 
 def tables(runs: int) -> Iterator[Table]:
-    """One table of whole processes, one of imports."""
-    with Sessions() as sessions:
+    """Two tables of whole processes, one of imports."""
+    with TemporaryDirectory() as folder, Sessions(installed=install(Path(folder))) as sessions:
         (sessions.folder / "test_trivial.py").write_text("def test_trivial():\n    pass\n")
-        (sessions.folder / f"{_EMPTY}.py").touch()
-        yield _processes(sessions, runs)
-        yield _imports(sessions, max(runs // 4, 1))
+        yield _processes(sessions, runs, "where nobody writes bytecode", _NO_BYTECODE)  # while there is none
+        yield _processes(sessions, runs, "with bytecode", {})
+        yield _imports(sessions, runs)
 
 
-def _processes(sessions: Sessions, runs: int) -> Table:
+def _processes(sessions: Sessions, runs: int, where: str, env: Mapping[str, str]) -> Table:
     costs: dict[str, list[Cost]] = {variant: [] for variant in _VARIANTS}
     for number in range(runs + 1):
         # The order turns around with every round, so that no variant always follows the same other one.
         for variant in list(_VARIANTS)[:: 1 if number % 2 else -1]:
-            cost = sessions.cost(*pytest_arguments([_VARIANTS[variant]]))
+            cost = sessions.cost(*pytest_arguments((), *_VARIANTS[variant]), env=env)
             if number:  # the first round fills the caches
                 costs[variant].append(cost)
-    table = Table("pytest on one trivial test: the whole process, and what a plugin adds to it", "ms")
-    wall = {variant: Samples(tuple(cost.wall for cost in found)) for variant, found in costs.items()}
-    processor = {variant: Samples(tuple(cost.processor for cost in found)) for variant, found in costs.items()}
-    empty, *plugins = _VARIANTS
+    table = Table(f"pytest on one trivial test, {where}: the whole process, and what a plugin adds to it", "ms")
+    wall = [Samples(tuple(cost.wall for cost in found)) for found in costs.values()]
+    processor = [Samples(tuple(cost.processor for cost in found)) for found in costs.values()]
+    bare, *plugins = _VARIANTS
     for what, measured in (("wall clock", wall), ("processor time", processor)):
-        table.add(f"{empty}, {what}", measured[empty])
-        for plugin in plugins:
-            table.add(f"{plugin} adds, {what}", measured[plugin] - measured[empty])
-            table.note_minima(f"{plugin}, {what}", measured[plugin], measured[empty])
+        table.add(f"{bare}, {what}", measured[0])
+        for plugin, without, with_it in zip(plugins, measured, measured[1:], strict=False):
+            table.add(f"{plugin} adds, {what}", with_it - without)
+            table.note_minima(f"{plugin} {what}", with_it, without)
     return table
 
 
 def _imports(sessions: Sessions, runs: int) -> Table:
-    added = _modules(sessions, PLUGIN) - _modules(sessions)
+    added = _modules(sessions) - _modules(sessions, *_WITHOUT)
     stopwatch = Stopwatch()
     for _ in range(runs):
         stopwatch.next_round()
-        done = sessions.python("-X", "importtime", *pytest_arguments([PLUGIN]))
+        done = sessions.python("-X", "importtime", *pytest_arguments(()))
         for match in _IMPORT.finditer(done.stderr):
             if match["module"] in added:
                 stopwatch.add(match["module"], int(match["own"]) / 1e6)
@@ -79,9 +84,9 @@ def _imports(sessions: Sessions, runs: int) -> Table:
     return table
 
 
-def _modules(sessions: Sessions, *plugins: str) -> set[str]:
+def _modules(sessions: Sessions, *others: str) -> set[str]:
     """What is in `sys.modules` after a run."""
-    _, _, *arguments = pytest_arguments(plugins)
+    _, _, *arguments = pytest_arguments((), *others)
     done = sessions.python("-c", _MODULES_CODE, *arguments)
     [modules] = re.findall(r"^MODULES (.*)$", done.stdout, re.MULTILINE)
     return {name for name in modules.split() if name not in sys.builtin_module_names}

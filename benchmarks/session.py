@@ -24,18 +24,24 @@ class Cost(NamedTuple):
 class Sessions:
     """Runs of Python in a folder of their own, with bytecode cached as it is for a user. A context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, installed: Path | None = None) -> None:
+        """:param installed: the Python of an environment, with all plugins that are there; else this one, with none."""
         self._folder = TemporaryDirectory()
         self.folder = Path(self._folder.name)
         """Where they run; an empty ini file makes it pytest's root."""
         (self.folder / "pytest.ini").write_text("[pytest]\n")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
-        self._environment = {
-            **kept,
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTHONPATH": str(Path(__file__).parent.parent),
-            "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode"),
-        }
+        self._python = installed or sys.executable
+        self._environment = (
+            kept
+            if installed
+            else {
+                **kept,
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                "PYTHONPATH": str(Path(__file__).parent.parent),
+                "PYTHONPYCACHEPREFIX": str(self.folder / "bytecode"),
+            }
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -49,7 +55,7 @@ class Sessions:
         :raises RuntimeError: it failed; the message has what it printed.
         """
         done = subprocess.run(
-            [sys.executable, *arguments],
+            [self._python, *arguments],
             cwd=self.folder,
             env={**self._environment, **(env or {})},
             capture_output=True,
@@ -60,10 +66,10 @@ class Sessions:
             raise RuntimeError(f"{arguments} failed:\n{done.stdout}{done.stderr}")
         return done
 
-    def cost(self, *arguments: str) -> Cost:
+    def cost(self, *arguments: str, env: Mapping[str, str] | None = None) -> Cost:
         """Run Python and say what that cost."""
         before, started = _processor_time(), time.perf_counter()
-        self.python(*arguments)
+        self.python(*arguments, env=env)
         return Cost(time.perf_counter() - started, _processor_time() - before)
 
 
