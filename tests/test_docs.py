@@ -25,7 +25,8 @@ from pytest_readonly_vm.channels.console import Console
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.cli import COMMANDS
-from pytest_readonly_vm.config.settings import SCOPES, SETTINGS, VmConfig
+from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
+from pytest_readonly_vm.config.table import OPTIONS, SCOPES
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from tests.conftest import SMALL
 from tests.forked import PLAIN
@@ -67,12 +68,12 @@ def members(kind: type) -> set[str]:
 
 def test_default_of_every_setting_is_said_in_its_help() -> None:
     default = VmConfig()
-    for name, setting in SETTINGS.items():
+    for name, option in OPTIONS.items():
         value = getattr(default, name)
         if isinstance(value, str | float | int) and not isinstance(value, bool):
             sizes = {"memory": "1G", "cache_size": "10G"}
             said = sizes.get(name) or (f"{value:g}" if isinstance(value, float) else str(value))
-            assert f"(default: {said})" in setting.help, name
+            assert f"(default: {said})" in option.help, name
 
 
 def test_every_setting_has_its_place_in_the_reference() -> None:

@@ -4,17 +4,18 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.table import OPTIONS
 
 
 def described(name: str) -> str:
     """A setting, as MyST."""
-    setting = SETTINGS[name]
-    meaning, _, default = setting.help.partition(" (default: ")
-    default = default.removesuffix(")") or ("off" if setting.kind is bool else "none")
+    option = OPTIONS[name]
+    meaning, _, default = option.help.partition(" (default: ")
+    default = default.removesuffix(")") or ("off" if option.kind is bool else "none")
     if getattr(VmConfig(), name) not in (None, ()):
         default = f"`{default}`"
-    value = "" if setting.kind is bool else f"={setting.metavar}"
+    value = "" if option.kind is bool else f"={option.metavar}"
     given = (f"--vm-{name.replace('_', '-')}{value}", f"PYTEST_VM_{name.upper()}", f"vm_{name}")
     ways = " · ".join(f"`{way}`" for way in given)
     return f"```{{confval}} {name}\n\n{meaning[0].upper()}{meaning[1:]}. *Default:* {default}\n\n{ways}\n```\n"

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_readonly_vm.config.setting import Given, Part
-from pytest_readonly_vm.config.settings import SETTINGS, VmConfig, settings_in
+from pytest_readonly_vm.config.settings import VmConfig, settings_in
+from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.errors import ConfigurationError, GuestPanicked
 from pytest_readonly_vm.host.terminal import Terminal
 from pytest_readonly_vm.machine.lab import Lab
@@ -23,13 +24,13 @@ def declare_machine(parser: argparse.ArgumentParser, command: Part) -> None:
         "As in a run of pytest, where they are called --vm-NAME; each also as PYTEST_VM_NAME.",
     )
     for name in settings_in(command):
-        setting = SETTINGS[name]
-        option, help = f"--{name.replace('_', '-')}", setting.help.replace("%", "%%")
-        if setting.kind is bool:
-            group.add_argument(option, action="store_const", const=True, help=help)
+        option = OPTIONS[name]
+        argument, help = f"--{name.replace('_', '-')}", option.help.replace("%", "%%")
+        if option.kind is bool:
+            group.add_argument(argument, action="store_const", const=True, help=help)
         else:
-            action = "append" if setting.repeatable else "store"
-            group.add_argument(option, action=action, metavar=setting.metavar, help=help)
+            action = "append" if option.repeatable else "store"
+            group.add_argument(argument, action=action, metavar=option.metavar, help=help)
 
 
 def read_machine(arguments: argparse.Namespace, command: Part) -> VmConfig:
@@ -41,9 +42,9 @@ def read_machine(arguments: argparse.Namespace, command: Part) -> VmConfig:
     for name in settings_in(command):
         variable = f"PYTEST_VM_{name.upper()}"
         if (value := getattr(arguments, name)) is not None:
-            given[name] = Given(SETTINGS[name].of_options(value), f"--{name.replace('_', '-')}", Path.cwd())
+            given[name] = Given(OPTIONS[name].of_options(value), f"--{name.replace('_', '-')}", Path.cwd())
         elif (value := os.environ.get(variable)) is not None:
-            given[name] = Given(SETTINGS[name].of_variable(value), variable, Path.cwd())
+            given[name] = Given(OPTIONS[name].of_variable(value), variable, Path.cwd())
     if arguments.image is not None:
         given["image"] = Given(arguments.image, "IMAGE", Path.cwd())
     elif "kernel" not in given:

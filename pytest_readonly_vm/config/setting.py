@@ -1,4 +1,4 @@
-"""Owns how a setting is declared: what reads it, how it is given, and what it is part of. Pure.
+"""Owns how a setting is declared: what reads it, and what it is part of. How it is given, the `table` says. Pure.
 
 Whoever has to do with some of the settings asks these declarations for them, and has no list of names.
 """
@@ -42,18 +42,11 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How one setting is read and explained. `parse` gets what was given and raises ValueError with a reason."""
+    """How one setting is read. `parse` gets what was given and raises ValueError with a reason."""
 
     parts: Part
     default: object
     parse: Callable[[object], object]
-    metavar: str
-    help: str
-    kind: type = str
-    """`list` is for the arguments of a program, which may be given in one text."""
-    repeatable: bool = False
-    separator: str = ""
-    """What parts several values in an environment variable; a blank is for any white space. Without, there is one."""
     reads: str = ""
     """What the file that it names is, if it names one that machines are made of."""
     qemu_options: tuple[str, ...] = ()
@@ -69,28 +62,15 @@ class Setting:
         value = self.parse(given.value)
         return located(value, written=given.value, folder=given.folder) if isinstance(value, Path) else value
 
-    def of_options(self, value: Any) -> object:
-        """What options on a command line have said: those that repeat arguments add up to one list."""
-        return " ".join(value) if self.kind is list else value
-
-    def of_variable(self, value: str) -> object:
-        """What an environment variable has said."""
-        return value.split(None if self.separator.isspace() else self.separator) if self.separator else value
-
 
 def setting(
     parts: Part,
     default: object,
     parse: Callable[[object], object],
-    metavar: str,
-    help: str,
     *,
-    kind: type = str,
-    repeatable: bool = False,
-    separator: str = "",
     reads: str = "",
     qemu_options: tuple[str, ...] = (),
 ) -> Any:
     """A field of `VmConfig` that is one; what these mean says `Setting`."""
-    declared = Setting(parts, default, parse, metavar, help, kind, repeatable, separator, reads, qemu_options)
+    declared = Setting(parts, default, parse, reads, qemu_options)
     return field(default=default, metadata={"setting": declared})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_readonly_vm.channels.history import HistoryEntry
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
+from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.config.values import secret
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.evidence import complaints
@@ -219,7 +220,7 @@ def _configuration(config: VmConfig) -> str:
     settings = {}
     for name, declared in SETTINGS.items():
         value = getattr(config, name)
-        if declared.kind is list:
+        if OPTIONS[name].kind is list:
             value = _arguments_shown(value)
         elif declared.parse is secret and value is not None:
             value = HIDDEN

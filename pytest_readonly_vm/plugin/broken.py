@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_readonly_vm.config.settings import SCOPES, VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.table import SCOPES
 from pytest_readonly_vm.errors import ChannelError, GuestBroken, GuestDied, GuestLacks, UnitFailed, VmError, WaitTimeout
 from pytest_readonly_vm.plugin.lookahead import variant
 

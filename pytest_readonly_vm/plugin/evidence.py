@@ -7,11 +7,10 @@ until the report on the teardown has decided.
 import contextlib
 import dataclasses
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 INCIDENT = "readonly_vm_incident"
 """Attribute of the report of a failure that holds an `Incident`, as a dict: pytest and xdist carry it along."""
 
-_RUN_KEY = "readonly_vm_run"
 _TITLE = "Evidence folder"
 
 
@@ -71,10 +69,10 @@ class _Attempt:
 class EvidenceKeeper:
     """Saves the evidence of what one pytest process runs. It changes no test's outcome, whatever happens to it."""
 
-    def __init__(self, config: pytest.Config, output_guard: OutputGuard) -> None:
+    def __init__(self, config: pytest.Config, run_name: str, output_guard: OutputGuard) -> None:
         self._config = config
         self._output_guard = output_guard
-        self._run: str = getattr(config, "workerinput", {}).get(_RUN_KEY) or secrets.token_hex(8)
+        self._run_name = run_name
         self._opened: OncePerKey[None, OutputFolder] = OncePerKey()
         self._attempt: _Attempt | None = None
         self._is_ending = False
@@ -85,16 +83,11 @@ class EvidenceKeeper:
         return self._opened.get(None, self._new_output_folder)
 
     def _new_output_folder(self) -> OutputFolder:
-        folder = OutputFolder(_pieces, self._run, self._output_guard)
+        folder = OutputFolder(_pieces, self._run_name, self._output_guard)
         self._config.add_cleanup(folder.close)
         return folder
 
     # As a plugin.
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:
-        """Let xdist's workers be of the same run."""
-        node.workerinput[_RUN_KEY] = self._run
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """What a worker of xdist has saved is to stay until the run ends, and not the worker."""

@@ -6,7 +6,7 @@ from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import HostError, VmError
-from pytest_readonly_vm.plugin.options import given_images, given_settings
+from pytest_readonly_vm.plugin.given import given_images, given_settings
 
 
 def lines(config: pytest.Config) -> list[str]:

@@ -5,20 +5,12 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from pytest_readonly_vm.config.setting import Given
-from pytest_readonly_vm.config.settings import SCOPES, VmConfig, parse
+from pytest_readonly_vm.config.settings import VmConfig, parse
+from pytest_readonly_vm.config.table import SCOPES
 from pytest_readonly_vm.errors import ConfigurationError
 
 _OWN_MACHINE = frozenset({"readonly_vm", "readonly_vm_factory", "vm_config"})
 _SHARED_MACHINES = frozenset(f"readonly_vm_{scope}" for scope in SCOPES[1:])
-
-
-def declare(config: pytest.Config) -> None:
-    """Make ``@pytest.mark.vm`` known to ``pytest --markers`` and ``--strict-markers``."""
-    config.addinivalue_line(
-        "markers",
-        "vm(**settings): settings of this test's virtual machine, named like the options without --vm-: "
-        'vm(memory="2G", cpus=2). On a module or class they count for its shared machine too.',
-    )
 
 
 def settings_of(node: pytest.Item | pytest.Collector) -> list[dict[str, Given]]:

@@ -1,25 +1,15 @@
-"""Owns the four places in which a setting can be given: option, environment, ini file, and the order among them.
-
-Markers and fixtures come later, and win; see `markers` and `fixtures`.
-"""
+"""Owns what pytest is told of the settings at each start, and whether anybody has given one; what, reads `given`."""
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import cast
 
 import pytest
 
-from pytest_readonly_vm.config.setting import Given
-from pytest_readonly_vm.config.settings import SETTINGS, parse
-from pytest_readonly_vm.config.values import nearest
-from pytest_readonly_vm.errors import ConfigurationError, HostError
+from pytest_readonly_vm.config.table import OPTIONS
 
-_PREFIX = "PYTEST_VM_"
+PREFIX = "PYTEST_VM_"
+"""How the names of environment variables begin."""
+
 _INI_TYPES = {str: "string", int: "int", float: "float", bool: "bool", list: "args"}
-
-_given = pytest.StashKey[Mapping[str, Given]]()
-_images = pytest.StashKey[tuple[Given, ...]]()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -28,94 +18,26 @@ def add_options(parser: pytest.Parser) -> None:
         "vm",
         "virtual machines (pytest-readonly-vm); each also as PYTEST_VM_NAME, ini vm_NAME, @pytest.mark.vm(name=...)",
     )
-    for name, setting in SETTINGS.items():
-        option = f"--vm-{name.replace('_', '-')}"
-        if setting.kind is bool:
-            group.addoption(option, dest=f"vm_{name}", action="store_const", const=True, help=setting.help)
+    for name, option in OPTIONS.items():
+        words = f"--vm-{name.replace('_', '-')}"
+        if option.kind is bool:
+            group.addoption(words, dest=f"vm_{name}", action="store_const", const=True, help=option.help)
         else:
-            action = "append" if setting.repeatable else "store"
-            group.addoption(option, dest=f"vm_{name}", action=action, metavar=setting.metavar, help=setting.help)
-        kind = "linelist" if setting.repeatable and setting.kind is str else _INI_TYPES[setting.kind]
-        parser.addini(f"vm_{name}", f"as {option}: {setting.help}", type=kind, default=None)  # type: ignore[arg-type]
+            action = "append" if option.repeatable else "store"
+            group.addoption(words, dest=f"vm_{name}", action=action, metavar=option.metavar, help=option.help)
+        kind = "linelist" if option.repeatable and option.kind is str else _INI_TYPES[option.kind]
+        parser.addini(f"vm_{name}", f"as {words}: {option.help}", type=kind, default=None)  # type: ignore[arg-type]
 
 
-def read_settings(config: pytest.Config) -> None:
-    """Read and check what was given, so that a wrong value ends the run before anything is collected.
+def are_given(config: pytest.Config) -> bool:
+    """Whether there is a setting by option, environment or ini file, possible or not."""
+    if any(variable.startswith(PREFIX) for variable in os.environ):
+        return True
+    return any(config.getoption(f"vm_{name}") is not None or _is_in_ini(config, name) for name in OPTIONS)
 
-    :raises pytest.UsageError: an impossible value, or an environment variable that resembles none of the settings.
-    """
-    for variable in os.environ:
-        name = variable.removeprefix(_PREFIX).lower()
-        if variable.startswith(_PREFIX) and name not in SETTINGS:
-            hint = nearest(variable, [_PREFIX + known.upper() for known in SETTINGS])
-            raise pytest.UsageError(f"{variable} in the environment is no setting of pytest-readonly-vm{hint}")
+
+def _is_in_ini(config: pytest.Config, name: str) -> bool:
     try:
-        found = {name: given for name in SETTINGS if (given := _find(config, name)) is not None}
-        images = _each_image(found.pop("image", None))
-        config.stash[_given] = {name: Given(parse(name, given), given.origin) for name, given in found.items()}
-        config.stash[_images] = tuple(Given(parse("image", given), given.origin) for given in images)
-    except ConfigurationError as error:
-        raise pytest.UsageError(str(error)) from None
-    _require_cache(config.stash[_given])
-    for image in config.stash[_images]:
-        if image.origin == "--vm-image" and isinstance(image.value, Path):
-            try:
-                image.value.stat()
-            except OSError as error:
-                raise pytest.UsageError(f"--vm-image: {image.value}: {error.strerror}") from None
-
-
-def _require_cache(settings: Mapping[str, Given]) -> None:
-    """A cache that somebody asks for in this very command is to be had; else `header` says that it is not."""
-    cache = settings.get("cache")
-    if cache is None or cache.origin != "--vm-cache" or "no_cache" in settings:
-        return
-    from pytest_readonly_vm.host.folders import require_cache  # which other runs are not to pay for
-
-    try:
-        require_cache(cast(Path, cache.value))
-    except HostError as error:
-        raise pytest.UsageError(f"--vm-cache: {error}") from None
-
-
-def given_settings(config: pytest.Config) -> Mapping[str, Given]:
-    """What option, environment and ini file give, each value parsed, image apart. What nobody gave is missing."""
-    return config.stash[_given]
-
-
-def given_images(config: pytest.Config) -> tuple[Given, ...]:
-    """The base images to run with, none or several; paths are absolute."""
-    return config.stash[_images]
-
-
-def _find(config: pytest.Config, name: str) -> Given | None:
-    here = Path(config.invocation_params.dir)
-    if (value := config.getoption(f"vm_{name}")) is not None:
-        option = f"--vm-{name.replace('_', '-')}"
-        if config.getoption("tx", None) and not _is_utf8(value):
-            reason = "is not UTF-8, so xdist cannot tell its workers; set the variable"
-            raise pytest.UsageError(f"{option}: {value!r} {reason} {_PREFIX}{name.upper()} instead")
-        return Given(SETTINGS[name].of_options(value), option, here)
-    if (value := os.environ.get(_PREFIX + name.upper())) is not None:
-        return Given(SETTINGS[name].of_variable(value), _PREFIX + name.upper(), here)
-    origin = f"{config.inipath.name if config.inipath else 'ini'}: vm_{name}"
-    try:
-        value = config.getini(f"vm_{name}")
-    except (TypeError, ValueError, pytest.UsageError) as error:
-        raise pytest.UsageError(f"{origin}: {error}") from None
-    return None if value is None else Given(value, origin, config.inipath.parent if config.inipath else config.rootpath)
-
-
-def _is_utf8(value: object) -> bool:
-    try:
-        "".join(value if isinstance(value, list) else [str(value)]).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _each_image(given: Given | None) -> list[Given]:
-    if given is None:
-        return []
-    values = given.value if isinstance(given.value, list) else [given.value]
-    return [Given(value, given.origin, given.folder) for value in values]
+        return config.getini(f"vm_{name}") is not None
+    except (TypeError, ValueError, pytest.UsageError):  # which is told when it is read
+        return True

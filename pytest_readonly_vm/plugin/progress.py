@@ -49,11 +49,13 @@ class Progress:
     # As a plugin.
 
     def pytest_sessionstart(self) -> None:
-        """Nothing is captured yet. An xdist worker has no terminal."""
+        """An xdist worker has no terminal. If it is a test that has opened the door, this comes in its midst."""
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is None or not reporter.isatty or os.environ.get("TERM", "dumb") == "dumb":
             return
-        with contextlib.suppress(OSError, ValueError):
+        capture = self._config.pluginmanager.get_plugin("capturemanager")
+        not_captured = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        with not_captured, contextlib.suppress(OSError, ValueError):
             self._terminal = os.dup(sys.stdout.fileno())
             self._encoding = sys.stdout.encoding
             self._config.add_cleanup(self._close)

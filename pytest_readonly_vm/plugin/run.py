@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import pytest
 
 from pytest_readonly_vm.config.setting import Given
-from pytest_readonly_vm.config.settings import SCOPES, VmConfig
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.table import SCOPES
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin.broken import BrokenMachines
 from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
+from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.lookahead import Lookahead
 from pytest_readonly_vm.plugin.machine_record import machine_record
-from pytest_readonly_vm.plugin.options import given_images, given_settings
 from pytest_readonly_vm.plugin.output_folder import folder_name
 from pytest_readonly_vm.plugin.owners import give, machines_above, machines_of, owned_above
 from pytest_readonly_vm.plugin.progress import Progress
@@ -53,9 +54,9 @@ class News(TypedDict):
 
 
 class Run:
-    """Everything that a pytest process holds of machines. Made at the start, empty until a test wants a machine."""
+    """Everything that a pytest process holds of machines. Empty until a test wants a machine."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, run_name: str) -> None:
         self._config = config
         self._labs: OncePerKey[None, Lab] = OncePerKey()
         self._checked: list[str] = []
@@ -73,7 +74,7 @@ class Run:
         self.protect(given_settings(config))
         for image in given_images(config):
             self.protect({"image": image})
-        self.evidence = EvidenceKeeper(config, self.output_guard)
+        self.evidence = EvidenceKeeper(config, run_name, self.output_guard)
         self.progress = Progress(config)
         self.lookahead = Lookahead()
         self.on_start: list[Callable[[VirtualMachine], object]] = []

@@ -18,7 +18,7 @@ import pytest
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.plugin import markers
-from pytest_readonly_vm.plugin.options import given_settings
+from pytest_readonly_vm.plugin.given import given_settings
 from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:

@@ -221,11 +221,11 @@ def test_an_unknown_environment_variable_names_the_nearest(
 
 
 def test_help_markers_and_fixtures_list_everything(pytester: pytest.Pytester) -> None:
-    from pytest_readonly_vm.config.settings import SCOPES, SETTINGS
+    from pytest_readonly_vm.config.table import OPTIONS, SCOPES
 
     help_text = pytester.runpytest_subprocess("--help", *PLAIN).stdout.str()
     fixtures = pytester.runpytest_subprocess("--fixtures", *PLAIN).stdout.str()
-    for name in SETTINGS:
+    for name in OPTIONS:
         assert f"--vm-{name.replace('_', '-')}" in help_text
         assert f"vm_{name}" in help_text
         assert f"vm_{name} [session scope]" in fixtures

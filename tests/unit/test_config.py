@@ -9,6 +9,7 @@ import pytest_readonly_vm
 from pytest_readonly_vm import ConfigurationError, VmConfig
 from pytest_readonly_vm.config.setting import Given, Part
 from pytest_readonly_vm.config.settings import SETTINGS, parse, settings_in
+from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.config.values import path, secret
 
 
@@ -158,9 +159,10 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, obj
 
 
 def test_every_setting_explains_itself_and_its_default_can_be_had() -> None:
-    for name, setting in SETTINGS.items():
-        assert setting.help, name
-        assert not setting.help.endswith("."), name
+    assert list(OPTIONS) == list(SETTINGS)
+    for name, option in OPTIONS.items():
+        assert option.help, name
+        assert not option.help.endswith("."), name
         default = getattr(VmConfig(), name)
         if default is not None:
             assert parse(name, Given(default, "default")) == default

@@ -1,0 +1,142 @@
+"""Owns what the rungs of the ladder do: the values of settings, the configuration, the machine. See `fixtures`."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from pytest_readonly_vm.config.setting import Given
+from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
+from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.plugin import markers
+from pytest_readonly_vm.plugin.given import given_images, given_settings
+from pytest_readonly_vm.plugin.run import Run
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+
+class VmFactory(Protocol):
+    """What the fixture ``readonly_vm_factory`` gives."""
+
+    def __call__(self, *, name: str | None = None, **settings: object) -> "VirtualMachine":
+        """Start one more machine: `vm_config` with these settings changed. It ends with the test at the latest.
+
+        :param name: shown in messages and process lists, beside the test's own name.
+        """
+
+
+def setting(request: pytest.FixtureRequest, name: str) -> object:
+    """The value of ``vm_NAME``."""
+    given = given_settings(request.config).get(name)
+    return given.value if given else getattr(VmConfig(), name)
+
+
+def image(request: pytest.FixtureRequest) -> object:
+    """The value of ``vm_image``."""
+    if hasattr(request, "param"):
+        return request.param.value
+    images = given_images(request.config)
+    return images[0].value if images else None
+
+
+def image_parameters(config: pytest.Config) -> dict[str, Any]:
+    """What makes tests run once for each image, if there are several: arguments of `pytest.fixture`."""
+    images = given_images(config)
+    return {"params": images, "ids": _ids([str(image.value) for image in images])} if len(images) > 1 else {}
+
+
+def _ids(paths: list[str]) -> list[str]:
+    """A short id for each path: as few of its last parts as tell it from the others, if possible without suffix."""
+    stems = [path.rsplit(".", 1)[0] for path in paths]
+    for parts in range(1, 10):
+        for names in (stems, paths):
+            ids = ["-".join(name.split("/")[-parts:]) for name in names]
+            if len(set(ids)) == len(ids):
+                return ids
+    return [f"image{number}" for number in range(len(paths))]
+
+
+def config(request: pytest.FixtureRequest, scope: str, values: dict[str, object]) -> VmConfig:
+    """The value of ``vm_config``, or of a wider scope's, from those of all the settings' fixtures."""
+    node = _package_of(request) if scope == "package" else request.node
+    with _usage_errors():
+        return markers.applied(_from_fixtures(request, values), node)
+
+
+def _from_fixtures(request: pytest.FixtureRequest, values: dict[str, object]) -> VmConfig:
+    """The configuration that the settings' fixtures add up to; a value that nobody overrode keeps its origin."""
+    known = dict(given_settings(request.config))
+    for image in given_images(request.config):
+        if image.value == values["vm_image"]:
+            known["image"] = image
+    default = VmConfig()
+    given = {}
+    for name in SETTINGS:
+        value = values[f"vm_{name}"]
+        if name in known and value == known[name].value:
+            given[name] = known[name]
+        elif value != getattr(default, name):
+            given[name] = Given(value, f"fixture vm_{name}", request.config.rootpath)
+    return default.with_settings(given)
+
+
+def factory(request: pytest.FixtureRequest, vm_config: VmConfig) -> Iterator[VmFactory]:
+    """As the fixture ``readonly_vm_factory``."""
+    run = Run.of(request.config)
+    numbers = itertools.count(1)  # of which no two threads get the same
+    with contextlib.ExitStack() as machines:
+
+        def boot(*, name: str | None = None, **settings: object) -> "VirtualMachine":
+            number = next(numbers)
+            label = name or (str(number) if number > 1 else "")
+            with _usage_errors():
+                origin = f"readonly_vm_factory in {request.node.nodeid}"
+                given = {key: Given(value, origin, request.path.parent) for key, value in settings.items()}
+                wanted = vm_config.with_settings(given)
+                return machines.enter_context(run.machine(wanted, request.node, label))
+
+        yield boot
+
+
+def machine(request: pytest.FixtureRequest, vm_config: VmConfig, factory: VmFactory) -> Any:
+    """The value of ``readonly_vm``."""
+    if vm_config.scope == "function":
+        Run.of(request.config).lookahead.ran(request.node, vm_config)
+        return factory()
+    Run.of(request.config).check_broken(request.node, vm_config.scope)
+    shared = request.getfixturevalue(f"readonly_vm_{vm_config.scope}")
+    if shared.config != vm_config:
+        name = next(name for name in SETTINGS if getattr(shared.config, name) != getattr(vm_config, name))
+        raise pytest.UsageError(
+            f"{vm_config.origin(name)}: {name} cannot differ for one test, which shares the machine of its "
+            f"{vm_config.scope} (scope, from {vm_config.origin('scope')})"
+        )
+    return shared
+
+
+def shared_machine(request: pytest.FixtureRequest, scope: str, config: VmConfig) -> "Iterator[VirtualMachine]":
+    """As the fixture of the machine that all tests of a wider scope share."""
+    run = Run.of(request.config)
+    with _usage_errors():
+        if scope == "package":
+            yield run.shared_machine(config, _package_of(request), scope)
+        else:
+            with run.machine(config, request.node, scope) as vm:
+                yield vm
+
+
+def _package_of(request: pytest.FixtureRequest) -> pytest.Collector:
+    """The innermost package that has the module of a request, or the session for a module outside of any."""
+    return request.node.getparent(pytest.Package) or request.session
+
+
+@contextlib.contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Wrong settings are the user's to mend, so pytest is to say so."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
