@@ -49,6 +49,9 @@ class Door:
 
         :raises pytest.UsageError: a setting is wrong.
         """
+        from pytest_readonly_vm.plugin.unrewritten import import_unrewritten
+
+        import_unrewritten(self._config)
         from pytest_readonly_vm.plugin.hooks import begin
 
         self._earlier = self._config.pluginmanager.get_plugins()
