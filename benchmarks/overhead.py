@@ -39,7 +39,7 @@ _SPAWN = "start: fork and exec"
 _IMPORT_CODE = """\
 import time, pytest, pytest_readonly_vm.plugin
 started = time.perf_counter()
-import pytest_readonly_vm.machine.lab
+import pytest_readonly_vm.plugin.hooks, pytest_readonly_vm.plugin.ladder, pytest_readonly_vm.machine.lab
 print(time.perf_counter() - started)
 """
 _BALLAST = (0, 256, 1024)  # MiB

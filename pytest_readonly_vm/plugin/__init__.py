@@ -1,7 +1,7 @@
 """The only floor that knows pytest. This file is the ``pytest11`` entry point: what each run has, machines or not.
 
-That are the options, the marker, the fixtures by their names, and the door by which all else comes once it is wanted.
-A project that uses no machine is not to pay for it: `tests/test_architecture.py` has the list of what is imported here.
+Those are the options, the marker, the fixtures by their names, and the door by which all else comes once it is wanted.
+A project that uses no machine is not to pay for that; `tests/plugin/test_door.py` lists what is imported here.
 """
 
 import pytest

@@ -1,8 +1,8 @@
 """Owns the moment from which a run has a use for machines. Until then nothing of what they need is imported.
 
 That moment is the start, if a setting is given; the end of the collection, if a test has a fixture or a marker of ours,
-or if the project has imported something of ours; for xdist's controller, the first news of machines from a worker. What
-is left are tests that ask for a fixture while they run: then its hooks hear late of what they have missed.
+or if something of ours was imported; for xdist's controller the first news of machines from a worker. What is left are
+tests that ask for a fixture, or import something, while they run: then the hooks hear late of what they have missed.
 """
 
 import os
@@ -17,7 +17,7 @@ _FIXTURES = ("readonly_vm", "vm_")
 _NEWS = "readonly_vm"
 """How what is ours begins among the attributes of a report."""
 _IMPORTED = "pytest_readonly_vm.errors"
-"""The module that whatever the project imports of ours has imported."""
+"""What has been imported where anybody has imported something of ours that can fail."""
 _RUN_KEY = "readonly_vm_run"
 
 _door = pytest.StashKey["Door"]()
@@ -97,14 +97,15 @@ class Door:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         self._test = item, nextitem
-        if not self.is_open and _IMPORTED in sys.modules:
-            self.open()
-            self._tell("pytest_runtest_protocol", item=item, nextitem=nextitem)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         was_open = self.is_open
-        result = yield
+        try:
+            result = yield
+        finally:
+            if _IMPORTED in sys.modules:  # before pytest shows the error, which may be ours
+                self.open_within_test()
         if self.is_open and not was_open:
             self._tell("pytest_runtest_call", item=item)
         return result
