@@ -1,4 +1,4 @@
-"""Measures what the plugin costs a project that has it installed and uses no machine.
+"""Measures what the plugin costs a project that has it installed and uses no machine; and what the first use loads.
 
 How: ``pytest -q`` on one test that does nothing, whole processes, in a new environment into which the plugin's wheel
 was installed, with the plugin and with ``-p no:readonly_vm``, taking turns. First where nobody may write bytecode, as
@@ -21,12 +21,18 @@ from benchmarks.table import Table
 RUNS = 20
 
 _WITHOUT = ("-p", "no:readonly_vm")
-_VARIANTS = {
-    "pytest without both": (*_WITHOUT, "-p", "no:timeout"),
-    "pytest-timeout, which it depends on,": _WITHOUT,
-    "pytest-readonly-vm": (),
+_TRIVIAL, _USING = "test_trivial.py", "test_using.py"
+_TESTS = {
+    _TRIVIAL: "def test_it(): pass\n",
+    _USING: "def test_it(vm_config): import pytest_readonly_vm.machine.lab\n",
 }
-"""Each has one plugin more than the one before."""
+_VARIANTS = {
+    "pytest without both": (*_WITHOUT, "-p", "no:timeout", _TRIVIAL),
+    "pytest-timeout, which it depends on,": (*_WITHOUT, _TRIVIAL),
+    "pytest-readonly-vm": (_TRIVIAL,),
+    "what the first machine imports": (_USING,),
+}
+"""Each does something more than the one before."""
 _NO_BYTECODE = {"PYTHONDONTWRITEBYTECODE": "1"}
 _IMPORT = re.compile(r"import time:\s+(?P<own>\d+) \|\s+\d+ \|\s+(?P<module>\S+)")
 _MODULES_CODE = """\
@@ -39,7 +45,8 @@ print("MODULES", *sys.modules)
 def tables(runs: int) -> Iterator[Table]:
     """Two tables of whole processes, one of imports."""
     with TemporaryDirectory() as folder, Sessions(installed=install(Path(folder))) as sessions:
-        (sessions.folder / "test_trivial.py").write_text("def test_trivial():\n    pass\n")
+        for name, text in _TESTS.items():
+            (sessions.folder / name).write_text(text)
         yield _processes(sessions, runs, "where nobody writes bytecode", _NO_BYTECODE)  # while there is none
         yield _processes(sessions, runs, "with bytecode", {})
         yield _imports(sessions, runs)
@@ -53,24 +60,24 @@ def _processes(sessions: Sessions, runs: int, where: str, env: Mapping[str, str]
             cost = sessions.cost(*pytest_arguments((), *_VARIANTS[variant]), env=env)
             if number:  # the first round fills the caches
                 costs[variant].append(cost)
-    table = Table(f"pytest on one trivial test, {where}: the whole process, and what a plugin adds to it", "ms")
+    table = Table(f"pytest on one trivial test, {where}: the whole process, and what adds to it", "ms")
     wall = [Samples(tuple(cost.wall for cost in found)) for found in costs.values()]
     processor = [Samples(tuple(cost.processor for cost in found)) for found in costs.values()]
-    bare, *plugins = _VARIANTS
+    bare, *others = _VARIANTS
     for what, measured in (("wall clock", wall), ("processor time", processor)):
         table.add(f"{bare}, {what}", measured[0])
-        for plugin, without, with_it in zip(plugins, measured, measured[1:], strict=False):
-            table.add(f"{plugin} adds, {what}", with_it - without)
-            table.note_minima(f"{plugin} {what}", with_it, without)
+        for other, without, with_it in zip(others, measured, measured[1:], strict=False):
+            table.add(f"{other} adds, {what}", with_it - without)
+            table.note_minima(f"{other} {what}", with_it, without)
     return table
 
 
 def _imports(sessions: Sessions, runs: int) -> Table:
-    added = _modules(sessions) - _modules(sessions, *_WITHOUT)
+    added = _modules(sessions, _TRIVIAL) - _modules(sessions, *_WITHOUT, _TRIVIAL)
     stopwatch = Stopwatch()
     for _ in range(runs):
         stopwatch.next_round()
-        done = sessions.python("-X", "importtime", *pytest_arguments(()))
+        done = sessions.python("-X", "importtime", *pytest_arguments((), _TRIVIAL))
         for match in _IMPORT.finditer(done.stderr):
             if match["module"] in added:
                 stopwatch.add(match["module"], int(match["own"]) / 1e6)
