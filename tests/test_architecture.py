@@ -80,6 +80,7 @@ def test_no_imports_go_in_circles() -> None:
                 "host/process.py",
                 "host/loop.py",
                 "host/once.py",
+                "host/stopwatch.py",
                 "machine/lab.py",
                 "start/prefetch.py",
                 "start/templates.py",

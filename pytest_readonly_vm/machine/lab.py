@@ -16,6 +16,7 @@ from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmEr
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.os_errors import host_errors
+from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.machine.vm import Keeper, VirtualMachine
@@ -69,18 +70,20 @@ class Lab:
         on_unmade: Callable[[VmConfig, BaseException], None] = lambda config, error: None,
         output_guard: OutputGuard | None = None,
         watch: Watch = nobody,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
 
         `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`, if
         it is for a layer, the configuration up to that one. `output_guard` knows what else is not to be written over,
-        beside what the lab reads. `watch` looks on while a guest boots or a layer is made.
+        beside what the lab reads. `watch` looks on while a guest boots or a layer is made. `stopwatch` measures what its
+        thread waits for.
         """
         self.output_guard = output_guard or OutputGuard()
         self.boots: list[Boot] = []
         self.layers: list[LayerMade] = []
         self._progress = progress
-        self._resources = Resources(self.output_guard, tell)
+        self._resources = Resources(self.output_guard, tell, stopwatch or Stopwatch())
         self._bases = Bases()
         hooks = Hooks(
             guest=self._handle,

@@ -17,6 +17,7 @@ from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.process import Spawner
 from pytest_readonly_vm.host.slots import Budget, Slot, Slots
 from pytest_readonly_vm.host.ssh_key import make_key
+from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.host.workspace import Workspace
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.qemu.instance import Instance
@@ -30,11 +31,12 @@ _PLACE = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")
 class Resources:
     """Given out to machines. Nothing is opened or started before the first machine needs it; any thread may ask."""
 
-    def __init__(self, output_guard: OutputGuard, tell: Callable[[str], None]) -> None:
-        """`tell` is given a sentence when a machine has to wait for the budget."""
+    def __init__(self, output_guard: OutputGuard, tell: Callable[[str], None], stopwatch: Stopwatch) -> None:
+        """`tell` is given a sentence when a machine has to wait for the budget; `stopwatch` measures who waits."""
         self.output_guard = output_guard
         self.running: set[Instance] = set()
         """Those whose QEMU has been started and not ended, but for spare ones."""
+        self.stopwatch = stopwatch
         self._tell = tell
         self._opened = ExitStack()
         self._numbers = itertools.count(1)
@@ -91,7 +93,8 @@ class Resources:
             return Slot(lambda: None)
         slots = self._slots.get(config.budget, lambda: _slots(config.budget))
         if not spare:
-            return slots.take(config.memory, config.cpus, label=name, on_wait=self._tell)
+            with self.stopwatch.part(Part.ROOM):
+                return slots.take(config.memory, config.cpus, label=name, on_wait=self._tell)
         if (slot := slots.take_spare(config.memory, config.cpus)) is None:
             raise VmError("this computer has no room for a machine before its time")
         return slot

@@ -12,6 +12,7 @@ from pytest_readonly_vm.errors import ConfigurationError, GuestDied, StartFailed
 from pytest_readonly_vm.guest.boot import boot
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.host.cleanup import Cleanup
+from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
@@ -49,7 +50,8 @@ class Maker:
 
     def cold(self, spec: MachineSpec) -> Instance:
         """A machine that has booted by itself, without its layers; raises as `booted`."""
-        return self.booted(spec, InitialState(named_overlay=spec.config.snapshot == "overlay"))
+        with self.resources.stopwatch.part(Part.BOOTING):
+            return self.booted(spec, InitialState(named_overlay=spec.config.snapshot == "overlay"))
 
     def booted(self, spec: MachineSpec, initial: InitialState) -> Instance:
         """A machine whose guest is ready.
@@ -140,7 +142,11 @@ class Maker:
     def with_layers(self, instance: Instance, *, made: int = 0) -> Instance:
         """A machine that has booted, once its layers have been made in it, but for those that are there already."""
         for number in range(made, len(instance.config.layers)):
-            with self.giving_up(instance), self.making_layer(instance, number):
+            with (
+                self.resources.stopwatch.part(Part.LAYERS),
+                self.giving_up(instance),
+                self.making_layer(instance, number),
+            ):
                 self.make_layer(instance, number, ContentDigests())
         return instance
 

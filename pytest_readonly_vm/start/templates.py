@@ -4,13 +4,14 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 
 from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.os_errors import host_errors
+from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.qemu.command_line import RamWire
@@ -53,6 +54,7 @@ class Templates:
         `on_made` hears of each machine that was frozen, to go on from there.
         """
         self._maker = maker
+        self._stopwatch = maker.resources.stopwatch
         self._archive = archive
         self._on_made = on_made
         self._digests = ContentDigests()
@@ -86,13 +88,14 @@ class Templates:
                 self._made[key] = found
                 self._loaded.add(key)
             if key not in self._made:
-                if below:
-                    made = self._layered(spec, key, self._get(spec, below, even_if_quick=True), len(below) - 1)
-                else:
-                    made = self._booted(spec, key, even_if_quick)
-                self._made[key] = made
-                if archive is not None:
-                    archive.save(key, made, spec, layers=len(below))
+                with self._stopwatch.part(Part.LAYERS if below else Part.BOOTING):
+                    if below:
+                        made = self._layered(spec, key, self._get(spec, below, even_if_quick=True), len(below) - 1)
+                    else:
+                        made = self._booted(spec, key, even_if_quick)
+                    self._made[key] = made
+                    if archive is not None:
+                        archive.save(key, made, spec, layers=len(below))
             return self._made[key]
 
     @contextmanager
@@ -108,12 +111,15 @@ class Templates:
             yield None
         else:
             patience = spec.config.boot_timeout * spec.slowness * steps
-            with archive.lock(key, patience=patience) as is_ours:
+            with ExitStack() as held:
+                with self._stopwatch.part(Part.OTHERS):
+                    is_ours = held.enter_context(archive.lock(key, patience=patience))
                 yield archive if is_ours else None
 
     def _kept(self, archive: Archive, key: str, spec: MachineSpec) -> Template | None:
         new_folder = partial(self._maker.resources.new_folder, spec.config)
-        return archive.load(key, is_current=self._are_current, new_folder=new_folder)
+        with self._stopwatch.part(Part.KEPT):
+            return archive.load(key, is_current=self._are_current, new_folder=new_folder)
 
     def _booted(self, spec: MachineSpec, key: str, even_if_quick: bool) -> Template:
         with _memory(new_ram(spec.config.memory) if has_one_ram(spec.config) else None) as ram:
