@@ -8,6 +8,7 @@ the environment; where there is a KVM that does not run guests, ``PYTEST_VM_ACCE
 import io
 import os
 import pty
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -65,6 +66,9 @@ _FORMAT = """\
 </svg>
 """
 
+_PROGRESS = re.compile(r"\x1bD\x1b\[A\x1b7.*?\x1b8", re.DOTALL)
+"""A line of progress, from where the cursor's place is remembered to where it goes back and nothing is left."""
+
 _ANSI = [(110, 118, 129), (255, 123, 114), (86, 211, 100), (227, 179, 65), (121, 192, 255), (210, 168, 255)]
 _THEME = TerminalTheme((22, 27, 34), (230, 237, 243), [*_ANSI, (86, 212, 221), (230, 237, 243)])
 
@@ -75,8 +79,7 @@ def run(folder: Path, image: Path) -> str:
     (folder / "base.qcow2").write_bytes(image.read_bytes())
     plugins = ("-p", "pytest_timeout", "-p", "pytest_readonly_vm.plugin", "-p", "no:cacheprovider")
     options = ("-v", "--color=yes", "--vm-image=base.qcow2", f"--vm-cache={folder / 'cache'}")
-    # A terminal that cannot go back gets no line of progress, which would not be there in the end.
-    command = ("env", "TERM=dumb", sys.executable, "-m", "pytest", *plugins, *options)
+    command = ("env", "TERM=xterm", sys.executable, "-m", "pytest", *plugins, *options)
     printed = bytearray()
 
     def read(descriptor: int) -> bytes:
@@ -88,7 +91,8 @@ def run(folder: Path, image: Path) -> str:
     os.chdir(folder)
     if status := pty.spawn(command, read):
         raise SystemExit(f"pytest has failed: {os.waitstatus_to_exitcode(status)}")
-    return printed.decode().replace("\r\n", "\n").replace(str(folder), "~/project")
+    left = _PROGRESS.sub("", printed.decode())
+    return left.replace("\r\n", "\n").replace(str(folder), "~/project")
 
 
 def picture(printed: str) -> str:

@@ -1,4 +1,4 @@
-"""Owns the measuring of where the time of one thread goes. Knows what the parts are called, and not who adds them up."""
+"""Owns the measuring of where the time of one thread goes, and what the parts are called; not who adds them up."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ class Part(StrEnum):
     LAYERS = "making layers"
     KEPT = "reading kept guests"
     """What an earlier run has frozen is read and compared."""
-    OTHERS = "waiting for other runs' guests"
+    OTHERS = "waiting for other processes"
     """Another process, a worker of this run perhaps, is making what is wanted."""
     ROOM = "waiting for room"
     """The budget is used up."""

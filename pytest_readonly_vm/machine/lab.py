@@ -76,8 +76,8 @@ class Lab:
 
         `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`, if
         it is for a layer, the configuration up to that one. `output_guard` knows what else is not to be written over,
-        beside what the lab reads. `watch` looks on while a guest boots or a layer is made. `stopwatch` measures what its
-        thread waits for.
+        beside what the lab reads. `watch` looks on while a guest boots or a layer is made. `stopwatch` measures what
+        takes the time of who starts machines.
         """
         self.output_guard = output_guard or OutputGuard()
         self.boots: list[Boot] = []

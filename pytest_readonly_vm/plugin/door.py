@@ -7,7 +7,8 @@ tests that ask for a fixture, or import something, while they run: then the hook
 
 import os
 import sys
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
@@ -34,6 +35,10 @@ class Door:
         self._session: pytest.Session | None = None
         self._test: tuple[pytest.Item, pytest.Item | None] | None = None
         """The one that runs, and the next."""
+        self.began = 0.0
+        """When the session did, by `time.perf_counter`."""
+        self.workers = 0
+        """How many of xdist there are at a time."""
         config.stash[_door] = self
 
     @classmethod
@@ -55,7 +60,7 @@ class Door:
         from pytest_readonly_vm.plugin.hooks import begin
 
         self._earlier = self._config.pluginmanager.get_plugins()
-        begin(self._config, self._run_name)
+        begin(self._config, self._run_name, self)
         if self._session is not None:
             self._tell("pytest_sessionstart", session=self._session)
 
@@ -86,8 +91,14 @@ class Door:
 
     # As a plugin.
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self.began = time.perf_counter()
         self._session = session
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_setupnodes(self, specs: Sequence[Any]) -> None:
+        self.workers = len(specs)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

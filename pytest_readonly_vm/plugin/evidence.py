@@ -16,6 +16,7 @@ import pytest
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.once import OncePerKey
+from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.failure import headline
@@ -69,8 +70,9 @@ class _Attempt:
 class EvidenceKeeper:
     """Saves the evidence of what one pytest process runs. It changes no test's outcome, whatever happens to it."""
 
-    def __init__(self, config: pytest.Config, run_name: str, output_guard: OutputGuard) -> None:
+    def __init__(self, config: pytest.Config, run_name: str, output_guard: OutputGuard, stopwatch: Stopwatch) -> None:
         self._config = config
+        self._stopwatch = stopwatch
         self._output_guard = output_guard
         self._run_name = run_name
         self._opened: OncePerKey[None, OutputFolder] = OncePerKey()
@@ -187,13 +189,14 @@ class EvidenceKeeper:
             try:
                 from pytest_readonly_vm.evidence.collect import OVERVIEW, collect
 
-                evidence = collect(
-                    vm,
-                    self._folder(attempt, vm, is_alone=len(machines) == 1),
-                    about=about,
-                    console=attempt.logs.get(vm),
-                    capsule=capsule and vm.config.capsule == "on-failure",
-                )
+                with self._stopwatch.part(Part.EVIDENCE):
+                    evidence = collect(
+                        vm,
+                        self._folder(attempt, vm, is_alone=len(machines) == 1),
+                        about=about,
+                        console=attempt.logs.get(vm),
+                        capsule=capsule and vm.config.capsule == "on-failure",
+                    )
             except (Exception, pytest.fail.Exception) as error:  # pytest-timeout may raise the latter at any moment
                 reason = (error.strerror if isinstance(error, OSError) else None) or _first_line(str(error))
                 attempt.complaints.append(f"no evidence of {vm.name}: {self._output(vm.config)}: {reason}")

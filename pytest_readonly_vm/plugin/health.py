@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from pytest_readonly_vm.errors import GuestUnhealthy
+from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.plugin.failure import UNHEALTHY
 from pytest_readonly_vm.plugin.owners import machines_of
 from pytest_readonly_vm.plugin.run import Run
@@ -32,13 +33,16 @@ class Gates:
         """Of the present test."""
         self._earlier: WeakKeyDictionary[VirtualMachine, list[Mark]] = WeakKeyDictionary()
         """All of each machine, from when it had just been started."""
+        self._stopwatch = run.stopwatch
         run.on_start.append(self._begin)
 
     def _begin(self, vm: "VirtualMachine") -> None:
         if vm.config.health:
             from pytest_readonly_vm.evidence.health import begin
 
-            if (mark := begin(vm)) is not None:
+            with self._stopwatch.part(Part.HEALTH):
+                mark = begin(vm)
+            if mark is not None:
                 self._marks[vm] = mark
                 self._earlier.setdefault(vm, []).append(mark)
 
@@ -68,7 +72,8 @@ class Gates:
         from pytest_readonly_vm.evidence.health import complaints
 
         looked_at = [vm for vm in machines_of(item) if vm in self._marks and not vm.closed]
-        found = {vm: complaints(vm, self._mark_of(vm), patience=patience) for vm in looked_at}
+        with self._stopwatch.part(Part.HEALTH):
+            found = {vm: complaints(vm, self._mark_of(vm), patience=patience) for vm in looked_at}
         return {vm: lines for vm, lines in found.items() if lines}
 
     def _mark_of(self, vm: "VirtualMachine") -> "Mark":

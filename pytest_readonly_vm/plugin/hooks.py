@@ -13,10 +13,10 @@ from pytest_readonly_vm.plugin.debugger import Debugger
 from pytest_readonly_vm.plugin.given import given_settings, read_settings
 from pytest_readonly_vm.plugin.health import Gates
 from pytest_readonly_vm.plugin.run import Run
-from pytest_readonly_vm.plugin.summary import Summary
+from pytest_readonly_vm.plugin.summary import Session, Summary
 
 
-def begin(config: pytest.Config, run_name: str) -> None:
+def begin(config: pytest.Config, run_name: str, session: Session) -> None:
     """Read the settings, and register all that hears of tests.
 
     :param run_name: the same in all processes of a run.
@@ -29,7 +29,7 @@ def begin(config: pytest.Config, run_name: str) -> None:
         "report": report,
         "evidence": run.evidence,
         "progress": run.progress,
-        "summary": Summary(),
+        "summary": Summary(session),
         "debugger": Debugger(),
         "health gates": Gates(run),
     }

@@ -47,9 +47,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add what is known of the machines; errors are shown where the user's code met them, not where ours raised."""
     report = yield
+    run = Run.of(item.config)
+    during = run.stopwatch.take()
     ours = call.excinfo if call.excinfo and _is_for_users(call.excinfo.value) else None
     users = ours is not None and _cut_below_users_code(ours.tb, item.config.rootpath)
-    run = Run.of(item.config)
     # Of a machine that an earlier test has lost, that test's report tells.
     machines = [] if ours is not None and isinstance(ours.value, GuestBroken) else machines_of(item)
     if report.failed:
@@ -67,7 +68,7 @@ def pytest_runtest_makereport(
             report.user_properties += properties(vm, run.lab.identity(vm.config.image), run.evidence.place_of(vm))
         run.evidence.finish()
         forget_machines(item)
-    if news := run.take_news():
+    if news := run.take_news(during):
         vars(report)[NEWS] = news
     return report
 

@@ -16,6 +16,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.table import SCOPES
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.once import OncePerKey
+from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin.broken import BrokenMachines
 from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
@@ -51,6 +52,10 @@ class News(TypedDict):
     kept: list[str]
     machines: list[dict[str, Any]]
     """Of each machine that has ended, all that the page of the run shows of it; nothing where there is to be none."""
+    during: dict[str, float]
+    """The seconds of each part that the stopwatch has measured in the phase of the test that the report is on."""
+    after: dict[str, float]
+    """And since."""
 
 
 class Run:
@@ -74,7 +79,9 @@ class Run:
         self.protect(given_settings(config))
         for image in given_images(config):
             self.protect({"image": image})
-        self.evidence = EvidenceKeeper(config, run_name, self.output_guard)
+        self.stopwatch = Stopwatch()
+        """Measures what this thread, which runs the tests, is busy with on behalf of machines."""
+        self.evidence = EvidenceKeeper(config, run_name, self.output_guard, self.stopwatch)
         self.progress = Progress(config)
         self.lookahead = Lookahead()
         self.on_start: list[Callable[[VirtualMachine], object]] = []
@@ -105,6 +112,7 @@ class Run:
             on_unmade=lambda config, error: self._broken.note_layer(config, self.current, error),
             output_guard=self.output_guard,
             watch=self.progress.watch,
+            stopwatch=self.stopwatch,
         )
         self._config.add_cleanup(lab.close)
         return lab
@@ -156,7 +164,8 @@ class Run:
             self._failed.discard(vm)
             del self._labels[vm]
             self.evidence.ends(vm, self.current)
-            vm.close(keep_overlay_as=destination)
+            with self.stopwatch.part(Part.ENDING):
+                vm.close(keep_overlay_as=destination)
             if config.report:
                 scope = label if label in SCOPES else "function"
                 self._ended.append(machine_record(vm, test=node.nodeid, scope=scope, asked=asked, handed=handed))
@@ -167,6 +176,7 @@ class Run:
         clock = clock_of(self.current)
         with (
             clock.stopped() if clock else contextlib.nullcontext(),
+            self.stopwatch.part(Part.STARTING),
             self._broken.starting(config, self.current, node, label),
         ):
             self.evidence.begins(config)
@@ -224,7 +234,8 @@ class Run:
             shared = f"readonly_vm_{scope}" in fixtures or ("readonly_vm" in fixtures and vm.config.scope == scope)
             if vm.config.reset == "each-test" and vm in self._used and shared:
                 self._used.discard(vm)
-                vm.reset()
+                with self.stopwatch.part(Part.STARTING):
+                    vm.reset()
 
     def hand_over(self, item: pytest.Item) -> None:
         """Before a test: what its shared machines have shown so far was before it."""
@@ -251,7 +262,8 @@ class Run:
     def look_ahead(self) -> None:
         """Have the next test's machine started, if it is known."""
         if self.has_lab:
-            self.lab.expect(self.lookahead.expected())
+            with self.stopwatch.part(Part.STARTING):
+                self.lab.expect(self.lookahead.expected())
 
     def before_timeout(self, item: pytest.Item) -> list[str]:
         """Before pytest-timeout ends a test by an exception: save evidence; return what the test was waiting for."""
@@ -279,13 +291,17 @@ class Run:
         if self.has_lab:
             before = self.lab.broken_bases
             try:
-                self._checked += map(str, self.lab.check_bases(during=item.nodeid))
+                with self.stopwatch.part(Part.CHECKING):
+                    self._checked += map(str, self.lab.check_bases(during=item.nodeid))
             finally:
                 now = self.lab.broken_bases
                 self._changed.update({str(path): now[path] for path in now if path not in before})
 
-    def take_news(self) -> News | None:
-        """What happened since the last call, for the next report; None when nothing did."""
+    def take_news(self, during: dict[str, float]) -> News | None:
+        """What happened since the last call, for the next report; None when nothing did.
+
+        :param during: what the stopwatch has measured in the phase that the report is on.
+        """
         if not self.has_lab:
             return None
         made: tuple[list[Any], ...] = (self.lab.boots, self.lab.layers)  # to which a thread may be adding one
@@ -297,6 +313,8 @@ class Run:
             changed=self._changed,
             kept=self._kept,
             machines=self._ended,
+            during=during,
+            after=self.stopwatch.take(),
         )
         self._checked, self._changed, self._kept, self._ended = [], {}, [], []
         return news if any(news.values()) else None

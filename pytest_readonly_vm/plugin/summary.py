@@ -2,27 +2,42 @@
 
 import shlex
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
+from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.run import NEWS, News, Run
+from pytest_readonly_vm.plugin.time_spent import TimeSpent
 from pytest_readonly_vm.printable import count, line
 
 _WORKER_KEY = "readonly_vm"
+_TIME_KEY = "readonly_vm_time"
 _FOLDERS_SHOWN = 10
 _MANNERS = {"boot": "booted", "clone": "cloned"}
+
+
+class Session(Protocol):
+    """What is known from the start, also where the summary comes late."""
+
+    began: float
+    """When the session did, by `time.perf_counter`."""
+    workers: int
+    """How many of xdist there are at a time, or 0."""
 
 
 class Summary:
     """Collects what the reports of all tests carry, and says it once."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session) -> None:
+        self._session = session
         self._boots: list[dict[str, Any]] = []
         self._layers: list[dict[str, Any]] = []
         self._checked: Counter[str] = Counter()
@@ -31,6 +46,7 @@ class Summary:
         self._hashed: dict[str, str] = {}
         """What comparing the digests of a base has found, or nothing."""
         self._incidents: list[dict[str, Any]] = []
+        self._time = TimeSpent()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         news: News | None = vars(report).get(NEWS)
@@ -40,6 +56,8 @@ class Summary:
             self._checked.update(news["checked"])
             self._changed.update(news["changed"])
             self._kept += news["kept"]
+            self._time.take_phase(report, news["during"])
+            self._time.take(news["after"])
         if incident := vars(report).get(INCIDENT):
             self._incidents.append(incident)
 
@@ -48,10 +66,12 @@ class Summary:
         """Compare digests, when all machines have ended; a difference fails the run."""
         run = Run.of(session.config)
         if run.has_lab:
-            self._take_digests({str(path): found for path, found in run.lab.compare_digests().items()})
+            with run.stopwatch.part(Part.CHECKING):
+                self._take_digests({str(path): found for path, found in run.lab.compare_digests().items()})
         output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
         if output is not None:
             output[_WORKER_KEY] = self._hashed
+            output[_TIME_KEY] = run.stopwatch.take()
         else:
             integrations.append_step_summary(self._incidents, run.evidence.shown, run.output_guard)
         if any(self._hashed.values()) and session.exitstatus == pytest.ExitCode.OK:
@@ -60,7 +80,15 @@ class Summary:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Take over what an xdist worker found; a worker that died has nothing to say."""
-        self._take_digests(getattr(node, "workeroutput", {}).get(_WORKER_KEY, {}))
+        output: dict[str, Any] | None = getattr(node, "workeroutput", None)
+        if output is None:
+            self._time.lose_worker()
+        else:
+            self._take_digests(output.get(_WORKER_KEY, {}))
+            self._time.take(output.get(_TIME_KEY, {}))
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self._time.interrupt()
 
     def _take_digests(self, compared: dict[str, str]) -> None:
         for image, found in compared.items():
@@ -77,6 +105,11 @@ class Summary:
         terminalreporter.write_sep("-", "virtual machines")
         for text in self._start_lines():
             say(text)
+        self._time.take(Run.of(terminalreporter.config).stopwatch.take())
+        elapsed = time.perf_counter() - self._session.began
+        reports = chain.from_iterable(terminalreporter.stats.values())
+        if told := self._time.line(elapsed, reports, workers=self._session.workers):
+            say(told)
         if (wanted := terminalreporter.config.option.durations) is not None:
             for made in sorted([*self._boots, *self._layers], key=lambda made: -made["seconds"])[: wanted or None]:
                 say(_duration(made))

@@ -1,6 +1,7 @@
 """Machines that are started ahead, beside each other and by several processes; and what is left of them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -259,6 +260,7 @@ def test_runs_that_share_a_small_budget_wait_for_each_other_and_say_so(
     assert done.returncode == 0, outputs
     assert "test_it: waiting for 16 MiB and 1 CPU: 16 of 16 MiB" in outputs[1]
     assert "waiting" not in outputs[0]
+    assert re.search(r"^time .* waiting for room \d", outputs[1], re.MULTILINE)
 
 
 STANDS_STILL = """
@@ -287,4 +289,5 @@ def test_a_worker_does_not_wait_without_end_for_a_template_and_says_for_whom(
             rf"\[gw0\] {me} has been at it for \d+ s: going on without the frozen guest {entry.key[:12]}",
         ]
     )
+    result.stdout.re_match_lines([r"time .* waiting for other processes \d+"])
     assert cache.entries() == []

@@ -1,5 +1,6 @@
 """What somebody at a terminal sees while a guest boots and a layer is made, and that it leaves no trace."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -36,8 +37,8 @@ SUITE = """
 TALKING_BIOS = ("--vm-machine=pc,graphics=off", "--vm-qemu-args=-boot menu=on,splash-time=1500")
 """The BIOS has the serial port for its screen, and waits there for a key."""
 
-BOOTING = r"booting test_it: \d+ s, firmware: [^\r\x1b]*(?:SeaBIOS|ESC)[^\r\x1b]*"
-LAYERING = r"making layer with_user\('alice'\): \d+ s"
+BOOTING = r"booting test_it: (\d+) s, firmware: [^\r\x1b]*(?:SeaBIOS|ESC)[^\r\x1b]*"
+LAYERING = r"making layer with_user\('alice'\): (\d+) s"
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_a_line_below_that_of_pytest_comes_and_goes(
     in_the_end = seen_on(rows, user.seen)
     assert re.search(rf"^{after}", in_the_end, re.MULTILINE)
     assert "booting test_it" not in in_the_end
-    assert "making layer" not in in_the_end
+    assert "making layer with_user" not in in_the_end
 
 
 def test_what_a_layer_prints_and_what_is_no_terminal_have_no_such_line(command: list[str]) -> None:
@@ -96,14 +97,41 @@ def test_what_a_layer_prints_and_what_is_no_terminal_have_no_such_line(command: 
         user.wait_for(BOOTING)
         user.wait_for("a layer prints\r\n")
         assert user.wait() == 0
-        assert "making layer" not in user.seen
+        assert "making layer with_user" not in user.seen
     with Typist(command, stdout=subprocess.PIPE) as user:
         assert user.wait() == 0
         assert user.process.stdout is not None
         said = str(user.process.stdout.read())
         assert "3 passed" in said
         assert "\\x1b" not in said
-        assert "booting" not in said + user.seen
+        assert "booting test_it" not in said + user.seen
+
+
+@pytest.mark.parametrize(
+    ("options", "begin"), [((), ""), (("-n", "1"), r"\[gw0\] "), (("-q",), None)], ids=["alone", "xdist", "quiet"]
+)
+def test_where_lines_stay_there_are_few_and_pytest_goes_on_below(
+    command: list[str], pytester: pytest.Pytester, options: tuple[str, ...], begin: str | None
+) -> None:
+    # Sooner than for people.
+    pytester.makeconftest("from pytest_readonly_vm.plugin import progress\nprogress._FIRST = 1.0")
+    with Typist([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as user:
+        assert user.process.stdout is not None
+        said = user.process.stdout.read()
+        assert user.wait() == 0
+    told = [line for line in said.splitlines() if "booting test_it" in line or "making layer with_user" in line]
+    if begin is None:
+        assert told == []
+        return
+    found = [
+        [int(match[1]) for line in told if (match := re.search(f"{begin}{words}$", line))]
+        for words in (BOOTING, LAYERING)
+    ]
+    assert all(found)
+    assert sum(map(len, found)) == len(told)
+    assert all(later > earlier for seconds in found for earlier, later in itertools.pairwise(seconds))
+    if not options:
+        assert re.search(r"^test_a\.py \.\n(?:booting .*\n)+(?:making .*\n)+\.\ntest_a\.py \. +\[100%\]$", said, re.M)
 
 
 def test_a_debugger_has_the_terminal_for_itself(command: list[str], pytester: pytest.Pytester) -> None:
@@ -114,6 +142,6 @@ def test_a_debugger_has_the_terminal_for_itself(command: list[str], pytester: py
         at = len(user.seen)
         user.type("time.sleep(1.5)\n")  # in which the line would have come
         user.wait_for(r"\(Pdb\) ")
-        assert "making layer" not in user.seen[at:]
+        assert "making layer with_user" not in user.seen[at:]
         user.type("continue\n")
         assert user.wait() == 0

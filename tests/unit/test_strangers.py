@@ -9,6 +9,7 @@ import pytest
 
 from pytest_readonly_vm import HostError, VmConfig
 from pytest_readonly_vm.host.folders import require_cache, user_cache
+from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.host.workspace import Workspace
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.qemu import resources
@@ -20,7 +21,7 @@ STRANGER = 12345
 def _slots(path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "_PLACE", path.parent)
-        resources.Resources(OutputGuard(), pytest.fail).slot(VmConfig(), "guest", spare=False)
+        resources.Resources(OutputGuard(), pytest.fail, Stopwatch()).slot(VmConfig(), "guest", spare=False)
 
 
 USES: dict[str, Callable[[Path], object]] = {
