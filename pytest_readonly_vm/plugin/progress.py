@@ -1,6 +1,7 @@
-"""Owns the line that shows how far something is that takes long, when somebody is watching a terminal.
+"""Owns what is shown of something that takes long: a line that comes and goes, when somebody is watching a terminal.
 
 It is below what pytest has written so far, ``test_a.py ..`` perhaps, which goes on where it was once the line is gone.
+Elsewhere, as in the log of a CI job, lines stay; so there are few, and none of what does not take long.
 """
 
 import contextlib
@@ -21,6 +22,11 @@ _UNSEEN = 1.0
 _PAUSE = 0.2
 _TRANSFER = "transfer"
 
+_FIRST = 5.0
+"""Seconds after which there is the first line of a boot or layer that stays; the next come each after twice as long."""
+_LAST = 1.0
+"""Seconds for which its end waits for such a line, which may be on its way."""
+
 # Of ECMA-48 and the VT100. The cursor goes down as `index` does, since that scrolls where a line feed would but keeps
 # the column, and comes back up, so that the place that is remembered stays the same when the line is written below.
 _INDEX, _UP, _REMEMBER, _GO_BACK, _ERASE = "\x1bD", "\x1b[A", "\x1b7", "\x1b8", "\r\x1b[K"
@@ -32,8 +38,10 @@ class Progress:
     The line is written by a descriptor of its own, as that of the streams is captured while a test runs.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, tell: Callable[[str], None]) -> None:
+        """`tell` writes a line that stays, on any thread but the loop's, for which others would have to wait."""
         self._config = config
+        self._tell = tell
         self._terminal: int | None = None
         self._encoding = "ascii"
         self._lock = threading.RLock()
@@ -101,7 +109,11 @@ class Progress:
     @contextlib.contextmanager
     def watch(self, users_code: bool) -> Iterator[Callable[[str], None] | None]:
         """A `Watch`. What code of the user's prints would come to the line, if it is neither captured nor held back."""
-        if self._terminal is None or (users_code and self._prints()):
+        if self._terminal is None:
+            with self._lines() as show:
+                yield show
+            return
+        if users_code and self._prints():
             yield None
             return
         key = object()
@@ -111,6 +123,28 @@ class Progress:
             yield lambda text: self._show(key, text, only_if_known=True)
         finally:
             self._drop(key)
+
+    @contextlib.contextmanager
+    def _lines(self) -> Iterator[Callable[[str], None] | None]:
+        if self._config.option.verbose < 0:
+            yield None
+            return
+        from concurrent.futures import Future, ThreadPoolExecutor, wait  # which whoever boots has loaded
+
+        teller = ThreadPoolExecutor(1, thread_name_prefix="readonly-vm progress")
+        told: list[Future[None]] = []
+        began = time.monotonic()
+
+        def show(text: str) -> None:
+            if time.monotonic() - began >= _FIRST * 2 ** len(told) and not self._is_debugging:
+                with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+                    told.append(teller.submit(self._tell, text))
+
+        try:
+            yield show
+        finally:
+            wait(told, _LAST)
+            teller.shutdown(wait=False, cancel_futures=True)
 
     def _prints(self) -> bool:
         option = self._config.option

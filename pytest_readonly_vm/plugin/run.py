@@ -82,7 +82,7 @@ class Run:
         self.stopwatch = Stopwatch()
         """Measures what this thread, which runs the tests, is busy with on behalf of machines."""
         self.evidence = EvidenceKeeper(config, run_name, self.output_guard, self.stopwatch)
-        self.progress = Progress(config)
+        self.progress = Progress(config, self.tell)
         self.lookahead = Lookahead()
         self.on_start: list[Callable[[VirtualMachine], object]] = []
         """Called with each machine before it is handed over."""

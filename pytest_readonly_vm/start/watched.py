@@ -11,7 +11,7 @@ from pytest_readonly_vm.printable import tail
 from pytest_readonly_vm.qemu.instance import Instance
 
 Show = Callable[[str], object]
-"""Called on the loop's thread with a line that takes the place of the one before."""
+"""Called on the loop's thread, once a second at least, with a line that tells all that the one before did."""
 
 Watch = Callable[[bool], AbstractContextManager[Show | None]]
 """A context for such work, which gives None where nobody looks on. It is told whether code of the user's runs in it."""
