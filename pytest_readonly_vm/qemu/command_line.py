@@ -115,7 +115,7 @@ def command_line(
         "-m", f"size={config.memory >> 10}K",
         # A guest that reboots by itself while it boots has crashed, or will never be ready. Allowed again once ready.
         # One that panics is paused, to be looked at; how it tells is below.
-        "-action", "reboot=shutdown,panic=pause",
+        "-action", f"reboot={'reset' if wiring.waits_for_state else 'shutdown'},panic=pause",
         *(("-sandbox", SANDBOX_ARGUMENT) if wiring.sandboxed else ()),
         "-chardev", f"socket,id=monitor,fd={wiring.monitor}",
         "-mon", "chardev=monitor,mode=control",
@@ -232,7 +232,8 @@ def _network(config: VmConfig, bus: str) -> tuple[str, ...]:
         return ("-nic", "none")
     no_boot_rom = ",romfile=" if bus == "pci" else ""
     backend = "user,id=net0,restrict=on" if config.network == "restricted" else "user,id=net0"
-    return ("-netdev", backend, "-device", f"virtio-net-{bus},netdev=net0{no_boot_rom}")
+    # A copy would be told at once to announce itself to its network, in which nobody else is, and its services react.
+    return ("-netdev", backend, "-device", f"virtio-net-{bus},netdev=net0,guest_announce=off{no_boot_rom}")
 
 
 def virtio_bus(config: VmConfig, arch: str) -> str:

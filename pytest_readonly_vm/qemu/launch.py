@@ -38,6 +38,7 @@ from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
 
 _MONITOR_PATIENCE = 30.0
+_TUNABLES = "GLIBC_TUNABLES"
 _PORTS = {"agent": "org.qemu.guest_agent.0", "shell": SHELL_PORT}
 _CHANNELS: dict[str, Callable[[Port, str], Channel]] = {"agent": Agent, "shell": Shell}
 
@@ -209,7 +210,9 @@ def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path
     ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
     inherited = (wiring.monitor, wiring.console, *ports, *(file.descriptor for file in wiring.chain), *ram, *extra)
     # QEMU puts its temporary snapshots into TMPDIR.
-    env = {**os.environ, "TMPDIR": str(folder), COOKIE: str(folder.parent)}
+    # Its memory by huge pages, where the kernel gives them to who asks: half as many page faults in the start of each.
+    tunables = ":".join(filter(None, ("glibc.malloc.hugetlb=1", os.environ.get(_TUNABLES))))
+    env = {**os.environ, "TMPDIR": str(folder), COOKIE: str(folder.parent), _TUNABLES: tunables}
     tcp = spec.config.network != "none" or may_use_tcp(spec.config.qemu_args)
     landlock = Landlock(folder, tcp=tcp) if spec.hypervisor.seal.landlock else None
     try:

@@ -217,7 +217,6 @@ class Maker:
 
 async def _go_on(instance: Instance) -> None:
     await instance.qmp.command("cont")
-    await instance.allow_reboots()
     instance.qmp.forget_events()
 
 

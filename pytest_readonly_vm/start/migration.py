@@ -14,7 +14,6 @@ from pytest_readonly_vm.qemu.instance import Instance
 _PATIENCE = 120.0
 _FULL_SPEED = 10**12  # bytes per second; the default is 128 MiB
 _STATE = "state"
-_ANNOUNCEMENT = {"announce-rounds": 1, "announce-initial": 100_000, "announce-max": 100_000}  # milliseconds
 
 
 class Unfrozen(Exception):
@@ -51,10 +50,6 @@ async def load_state(instance: Instance, state: int, *, without_shared_ram: bool
     """
     qmp = instance.qmp
     await set_capabilities(qmp, without_shared_ram=without_shared_ram)
-    if not any(argument in ("-netdev", "-nic") for argument in instance.config.qemu_args):
-        # The guest would be told to announce itself to its network, in which nobody else is, and services react to it.
-        # Once and late instead of five times at once; not at all is what QEMU 7.2 crashes of when the guest reboots.
-        await qmp.command("migrate-set-parameters", _ANNOUNCEMENT)
     await qmp.command("migrate-incoming", {"uri": await _way_from(qmp, state)})
     if (await migrated(qmp)).data["status"] != "completed":
         reason = (await qmp.command("query-migrate")).get("error-desc", "it does not say why")

@@ -155,7 +155,6 @@ async def _require_same_processor(instance: Instance, capsule: Capsule) -> None:
 
 
 async def _go_on(instance: Instance, template: Template, *, runs: bool) -> None:
-    await instance.allow_reboots()
     if runs:
         await instance.qmp.command("cont")
     else:
