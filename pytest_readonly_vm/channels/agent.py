@@ -136,6 +136,12 @@ class Agent:
                     raise ChannelError(f"{self._name}: {reason}") from None
         return size
 
+    async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
+        await self._shell.keep_helper(program, idle=idle, trial=trial)
+
+    async def ask_helper(self, message: bytes) -> bool:
+        return await self._shell.ask_helper(message)
+
     # Files.
 
     async def read_file(self, path: bytes, sink: Sink) -> None:

@@ -48,6 +48,22 @@ class Channel(Protocol):
         :raises ChannelLost: the guest rebooted, or the guest's end of the channel went away.
         """
 
+    async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
+        """Have a program started that waits in the guest, and in copies of it, for `ask_helper`; see `helper`.
+
+        Nothing is said where that is not possible.
+
+        :param idle: its exit status when it has had no message.
+        :param trial: a message that has no effect.
+        :raises GuestDied, ChannelLost: as `execute`.
+        """
+
+    async def ask_helper(self, message: bytes) -> bool:
+        """Pass a message to that program; whether it has done what was wanted. False if there is none.
+
+        :raises GuestDied, ChannelLost: as `execute`.
+        """
+
     async def read_file(self, path: bytes, sink: Sink) -> None:
         """Give a file's content to the sink, piece by piece.
 

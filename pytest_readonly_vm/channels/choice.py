@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from pytest_readonly_vm.channels.channel import Channel
@@ -38,6 +38,8 @@ class ChannelChoice:
         self._usual = usual
         self._search: asyncio.Task[Channel] | None = None
         self._is_closed = False
+        self.before_use: Callable[[Channel], Awaitable[object]] | None = None
+        """What is to be done once over the first channel that answers, before anybody has it."""
 
     @property
     def found(self) -> Channel | None:
@@ -74,7 +76,7 @@ class ChannelChoice:
                 while not self._is_closed:
                     search = self._search
                     if search is None or (search.done() and self.found is None):
-                        search = self._begin_to_search(self._first())
+                        search = self._begin_to_search(self._first_to_use())
                     await self._process.race(asyncio.wait((search,)))
                     if not search.cancelled():  # as by somebody else who has lost the channel meanwhile
                         return search.result()
@@ -116,6 +118,13 @@ class ChannelChoice:
             return None
         parted = await channel.part()
         return None if parted is None else (channel.name, parted)
+
+    async def _first_to_use(self) -> Channel:
+        channel = await self._first()
+        if self.before_use is not None:
+            await self.before_use(channel)
+            self.before_use = None
+        return channel
 
     async def _first(self) -> Channel:
         """Open all; when one has answered, the others are left alone."""

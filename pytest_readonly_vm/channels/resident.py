@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from pytest_readonly_vm.channels import jobs
+from pytest_readonly_vm.channels import helper, jobs
 from pytest_readonly_vm.channels.channel import parts
 from pytest_readonly_vm.channels.jobs import JobFiles
 from pytest_readonly_vm.channels.qga import AgentRefusal, Qga
@@ -24,6 +24,7 @@ _LONGEST_END = 256  # bytes of a line that tells of an end
 _FIRST_POLL = 0.001
 _LONGEST_POLL = 0.1
 _FULL = "Resource temporarily unavailable"
+_TOLD = r"$1 %d\n"  # a line of the list of ended jobs, for `helper`
 
 # The list of the ended jobs has a place of its own, to which it can be written when the jobs have filled theirs.
 _START = (
@@ -65,6 +66,7 @@ class Resident:
         self._process: int = parted["process"]
         self._lines: int = parted["lines"]
         self._ended: int = parted["ended"]
+        self._has_helper: bool = parted["has_helper"]
         self._rest = parted["rest"].encode("latin-1")  # of what has been read of the list of ended jobs
         self._typing = asyncio.Lock()
         self._unread = 0  # bytes that have been typed since it last said that it has read all
@@ -90,7 +92,7 @@ class Resident:
         rest = self._rest.decode("latin-1")
         handles = {"process": self._process, "lines": self._lines, "ended": self._ended}
         files = {"folder": self.folder, "room": self.files.room, "number": self.files.number}
-        return {"rest": rest, **handles, **files}
+        return {"rest": rest, **handles, **files, "has_helper": self._has_helper}
 
     # What it reads.
 
@@ -160,6 +162,25 @@ class Resident:
         if self.files.are_large and not self.is_lost:
             self._tidying = self._begin_to_type(self.files.tidying())
 
+    # The helper.
+
+    async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
+        await self.type(helper.keeping(program, idle=idle, told=_TOLD))
+        self._has_helper = await self._status(partial(helper.asking, message=trial)) != helper.NONE
+        await self._status(helper.hiding)
+
+    async def ask_helper(self, message: bytes) -> bool:
+        return self._has_helper and await self._status(partial(helper.asking, message=message)) == 0
+
+    async def _status(self, line: Callable[[str], bytes]) -> int:
+        """What the shell tells of a line that has it do something itself, made for a nonce."""
+        nonce = self.expect()
+        try:
+            await self.type(line(nonce.decode()))
+            return self.files.status(await self.told(nonce))
+        finally:
+            self.forget(nonce)
+
     def _look(self) -> None:
         """Watch for ends of jobs, from now on more closely again."""
         self._newest = asyncio.get_running_loop().time()
@@ -224,7 +245,8 @@ async def _settled(qga: Qga, process: int, name: str) -> Mapping[str, Any]:
             if room.endswith(b"\n"):
                 handles = {"lines": await qga.open_file(lines, "w"), "ended": await qga.open_file(ended, "r")}
                 text = room.decode(errors="replace")
-                return {"folder": folder, "room": text, "number": 0, "rest": "", "process": process, **handles}
+                fresh = {"number": 0, "rest": "", "has_helper": False}
+                return {"folder": folder, "room": text, "process": process, **handles, **fresh}
         if await qga.has_ended(process):
             raise AgentRefusal(f"no shell with a place to write in {', '.join(jobs.PLACES)}")
         await asyncio.sleep(_FIRST_POLL)

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pytest_readonly_vm.channels import jobs
+from pytest_readonly_vm.channels import helper, jobs
 from pytest_readonly_vm.channels.channel import Sink, content_of, parts
 from pytest_readonly_vm.channels.frames import END, FUNCTIONS, HEADER, Frame
 from pytest_readonly_vm.channels.jobs import JobFiles, absolute, os_error, quoted, script_line
@@ -25,6 +25,7 @@ _WRITTEN_AT_ONCE = 3 << 18  # bytes, a multiple of three: base64 without padding
 _PATIENCE_WITH_THE_DYING = 10.0
 _LONGEST_LINE = 256  # bytes of a line that are looked at
 _LONGEST_WORDS = 1 << 12  # bytes of what else is printed that are kept
+_TOLD = r"\n$1 <\n\n$1 -\n\n$1 %d >\n"  # a frame, for `helper`
 
 WriteFile = Callable[[bytes, AsyncIterator[bytes]], Awaitable[None]]
 
@@ -49,7 +50,7 @@ class ShellSession:
         self._tidying: asyncio.Task[None] | None = None
         self._files = JobFiles(name)
         self._typing = asyncio.Lock()
-        self._is_ready = False
+        self._is_ready = self._has_helper = False
         self._opening = -1  # the stream's losses when the shell was first typed to
 
     def is_open(self) -> bool:
@@ -58,7 +59,7 @@ class ShellSession:
 
     async def open(self) -> None:
         await self._stop_reading()
-        self._is_ready = False
+        self._is_ready = self._has_helper = False
         self._opening = self.stream.losses
         self._buffer.clear()
         self._odd.clear()
@@ -85,12 +86,15 @@ class ShellSession:
         return (self._odd + self._buffer).decode(errors="replace")
 
     async def part(self) -> Mapping[str, Any] | None:
-        return {"room": self._files.room, "number": self._files.number} if self.is_open() else None
+        if not self.is_open():
+            return None
+        return {"room": self._files.room, "number": self._files.number, "has_helper": self._has_helper}
 
     async def resume(self, parted: Mapping[str, Any]) -> None:
         self._opening = self.stream.losses
         self._reader = asyncio.ensure_future(self._read())
         self._files = JobFiles(self._name, parted["room"], parted["number"])
+        self._has_helper = parted["has_helper"]
         self._is_ready = True
 
     # What comes from the guest.
@@ -211,6 +215,20 @@ class ShellSession:
                 await self._write_large(f"/proc/{self._pid}/cwd/".encode() + name, content_of(data))
                 return
         await self._write(name, content_of(data))
+
+    async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
+        await self._type(helper.keeping(program, idle=idle, told=_TOLD))
+        self._has_helper = await self._status(partial(helper.asking, message=trial)) != helper.NONE
+        await self._status(helper.hiding)
+
+    async def ask_helper(self, message: bytes) -> bool:
+        return self._has_helper and await self._status(partial(helper.asking, message=message)) == 0
+
+    async def _status(self, line: Callable[[str], bytes]) -> int:
+        """What the shell tells of a line that has it do something itself, made for a nonce."""
+        nonce, frame = self._expect(bytes, bytes)
+        await self._type(line(nonce))
+        return self._files.status(await self._result(nonce, frame))
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
         await self._file("_rv_start _rv_read", absolute(path), sink)

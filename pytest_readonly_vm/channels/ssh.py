@@ -246,6 +246,12 @@ class Ssh:
     async def execute(self, script: bytes, *, input: bytes, stdout: Sink, stderr: Sink) -> int:
         return await self._opened_shell().execute(script, input=input, stdout=stdout, stderr=stderr)
 
+    async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
+        """There is none, as no copy of the guest has this conversation."""
+
+    async def ask_helper(self, message: bytes) -> bool:
+        return False
+
     async def read_file(self, path: bytes, sink: Sink) -> None:
         shell = self._opened_shell()
         with contextlib.suppress(Refused):

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from pytest_readonly_vm.errors import GuestDied, QemuDied, VmError
@@ -273,6 +274,16 @@ class Process:
     def command_line(self) -> str:
         """What was started, quoted so that it can be pasted into a shell (descriptors apart, which are not there)."""
         return shlex.join(self.argv)
+
+    def busy(self) -> float:
+        """Seconds that its threads have computed or waited for a processor so far; 0 where the kernel does not tell."""
+        spent = 0
+        with contextlib.suppress(OSError):
+            for thread in os.scandir(f"/proc/{self.pid}/task"):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended in this moment
+                    computed, waited, _ = Path(thread.path, "schedstat").read_text().split()
+                    spent += int(computed) + int(waited)
+        return spent / 1e9
 
     def when_ended(self, call: Callable[[], object]) -> None:
         """Have a function called on the loop once the process has ended, also if it has already."""

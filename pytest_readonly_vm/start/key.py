@@ -19,7 +19,7 @@ from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, Wiring
 from pytest_readonly_vm.qemu.launch import port_names
 from pytest_readonly_vm.qemu.spec import MachineSpec
 
-_FORMAT = 2
+_FORMAT = 3
 """To be raised when a template of before can no longer be used."""
 
 _FOLDER = Path("/machine")

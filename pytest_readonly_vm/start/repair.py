@@ -1,49 +1,44 @@
 """Owns the repair of a guest that goes on from a frozen moment, before a test sees it: its channel goes on, and over
-that runs a script. Its clock stands at that moment, and the kernel's random numbers would be the same in all copies.
+that a program that waits in the guest is told what to do. The guest's clock stands at that moment, and the kernel's
+random numbers would be the same in all copies.
 
 What cannot be repaired is what programs in the guest have drawn already: keys, names, seeds of generators of their own.
 """
 
 import asyncio
+import contextlib
 import os
 import time
 import uuid
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+from pytest_readonly_vm.channels.channel import Channel
+from pytest_readonly_vm.channels.helper import PLACES, as_format
 from pytest_readonly_vm.errors import ChannelError, GuestWarning
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.start.repair_program import CREDITED, ENTROPY, repair_program
+from pytest_readonly_vm.start.repair_program import (
+    CREDITED,
+    ENTROPY,
+    IDLE,
+    VAIN_MESSAGE,
+    repair_message,
+    repair_program,
+)
 
+_PREPARE_PATIENCE = 10.0
 _RESUME_PATIENCE = 10.0
 _REPAIR_PATIENCE = 60.0
 
-_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/ .,:;@_+=")
-
-_PLACES = "/dev/shm /run /tmp /var/tmp /root"  # memory first; in a hardened guest all but the last are mounted noexec
-_NAME = ".readonly-vm-repair"
-
-PREPARE = f"""\
-for f in {_PLACES}; do
-    f=$f/{_NAME}
-    echo '#!/bin/sh' >"$f" && chmod 700 "$f" && "$f" && break
-    [ -e "$f" ] && rm -f "$f"
-done 2>/dev/null
-:
-""".encode()
-"""Shell text for root to run before a guest is frozen: then its clones need start one program instead of two.
-
-It leaves an executable file in a place for such. The repair overwrites it, which keeps its mode, and removes it.
-"""
-
 _BY_PROGRAM = """\
-for f in {places}; do [ -x "$f/{name}" ] && prepared=$f; done
-for f in $prepared {places}; do
-    f=$f/{name}
-    printf '{program}' >"$f" && {{ [ -x "$f" ] || chmod 700 "$f"; }} && "$f" </dev/urandom && repaired=1 && break
+for f in {places}; do
+    f=$f/.readonly-vm-repair
+    printf '{program}' >"$f" && chmod 700 "$f" && printf '{message}ab' | "$f" 3</dev/urandom >/dev/null && repaired=1
     [ -e "$f" ] && rm -f "$f"
+    [ "$repaired" ] && break
 done 2>/dev/null
 """
 
@@ -80,40 +75,64 @@ _MACHINE_ID = """\
 """
 
 
+async def prepare(instance: Instance) -> None:
+    """Make a guest that is to be copied ready for the repair, if a channel is in use and it is possible; on the loop.
+
+    From then on the program waits in it, so that a copy need not start one.
+    """
+    channel, program = instance.channels.found, repair_program(instance.spec.hypervisor.qemu.arch)
+    if channel is not None and program is not None:
+        with contextlib.suppress(TimeoutError, ChannelError):
+            async with asyncio.timeout(_PREPARE_PATIENCE):
+                await channel.keep_helper(program, idle=IDLE, trial=VAIN_MESSAGE)
+
+
 def resume(instance: Instance, conversation: tuple[str, Mapping[str, Any]] | None, *, loop: LoopThread) -> None:
     """Go on with the guest's conversation, then set right what is stale in the guest; see `repair_script`.
 
-    A guest in which no channel was in use cannot be repaired. What cannot be repaired in another is a `GuestWarning`.
+    Where there was none, as none was looked for or by SSH, that is done over the first channel that answers, before
+    anybody uses it. What cannot be repaired is a `GuestWarning`.
 
     :raises GuestDied: QEMU ended.
     """
-    complaint = loop.run(_resumed(instance, conversation, instance.spec.hypervisor.qemu.arch))
-    if complaint:
-        warnings.warn(f"{instance.name}: a copy of a guest, not repaired: {complaint}", GuestWarning, stacklevel=2)
-
-
-async def _resumed(instance: Instance, conversation: tuple[str, Mapping[str, Any]] | None, arch: str) -> str:
-    """What is left to complain of."""
     if conversation is None:
-        return ""
+        instance.channels.before_use = partial(_repair_late, instance)
+    else:
+        _warn(instance, loop.run(_resumed(instance, *conversation)))
+
+
+def _warn(instance: Instance, complaint: str) -> None:
+    if complaint:
+        warnings.warn(f"{instance.name}: a copy of a guest, not repaired: {complaint}", GuestWarning, stacklevel=3)
+
+
+async def _repair_late(instance: Instance, channel: Channel) -> None:
+    _warn(instance, await _repaired(instance, channel))
+
+
+async def _resumed(instance: Instance, name: str, parted: Mapping[str, Any]) -> str:
+    """What is left to complain of."""
     try:
         async with asyncio.timeout(_RESUME_PATIENCE):
-            await instance.channels.resume(*conversation)
-            return await _repaired(instance, arch)
+            await instance.channels.resume(name, parted)
+            return await _repaired(instance, await instance.channels.channel())
     except (TimeoutError, ChannelError):
         instance.channels.lose()
     try:
         async with asyncio.timeout(_REPAIR_PATIENCE):
-            return await _repaired(instance, arch)
+            return await _repaired(instance, await instance.channels.channel())
     except (TimeoutError, ChannelError) as error:
         return str(error) or f"its channel did not answer in {_REPAIR_PATIENCE:g} s"
 
 
-async def _repaired(instance: Instance, arch: str) -> str:
+async def _repaired(instance: Instance, channel: Channel) -> str:
     errors = bytearray()
-    channel = await instance.channels.channel()
-    script = repair_script(arch=arch, now=time.time(), machine_id=instance.config.machine_id)
-    status = await channel.execute(script, input=b"", stdout=bytes, stderr=errors.extend)
+    arch, machine_id = instance.spec.hypervisor.qemu.arch, instance.config.machine_id
+    if await channel.ask_helper(repair_message(time.time(), os.urandom(ENTROPY))):
+        script = machine_id_script(machine_id)
+    else:
+        script = repair_script(arch=arch, now=time.time(), machine_id=machine_id)
+    status = await channel.execute(script, input=b"", stdout=bytes, stderr=errors.extend) if script else 0
     return errors.decode(errors="replace").strip() if status else ""
 
 
@@ -130,22 +149,26 @@ def repair_script(*, arch: str, now: float, machine_id: str = "keep", entropy: b
     :param entropy: 64 random bytes; by default the host's.
     """
     entropy = os.urandom(ENTROPY) if entropy is None else entropy
-    script = "prepared= repaired= failed=0\n"
-    if program := repair_program(arch, now, entropy):
-        script += _BY_PROGRAM.format(places=_PLACES, name=_NAME, program=_printable(program))
+    script = "repaired= failed=0\n"
+    if program := repair_program(arch):
+        message = as_format(repair_message(now, entropy))
+        script += _BY_PROGRAM.format(places=PLACES, program=as_format(program), message=message)
     add, reseed = _ioctls(arch)
     script += _OTHERWISE.format(
         seconds=round(now),
-        entropy=_printable(entropy),
+        entropy=as_format(entropy),
         add=add,
         reseed=reseed,
         bits=CREDITED,
         bytes=len(entropy),
         hex=entropy.hex(),
     )
-    if machine_id == "new":
-        script += _MACHINE_ID.format(id=uuid.uuid4().hex)
-    return f"{script}exit $failed\n".encode()
+    return script.encode() + machine_id_script(machine_id) + b"exit $failed\n"
+
+
+def machine_id_script(machine_id: str) -> bytes:
+    """Its part about ``machine_id``, which does without the rest; nothing if that is to be kept."""
+    return _MACHINE_ID.format(id=uuid.uuid4().hex).encode() if machine_id == "new" else b""
 
 
 def _ioctls(arch: str) -> tuple[int, int]:
@@ -153,8 +176,3 @@ def _ioctls(arch: str) -> tuple[int, int]:
     if arch.startswith(("alpha", "mips", "ppc", "sparc")):
         return 0x80085203, 0x20005207
     return 0x40085203, 0x5207
-
-
-def _printable(data: bytes) -> str:
-    """The format for which ``printf`` prints these bytes."""
-    return "".join(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in data)

@@ -1,7 +1,7 @@
-"""Owns the repair program: 300 bytes that set a Linux guest's clock and reseed its random numbers. Pure.
+"""Owns the repair program: 280 bytes that set a Linux guest's clock and reseed its random numbers, when told. Pure.
 
-A program of our own, because a guest need not have one that can do the second, and because none starts as fast under
-emulation: there is nothing to link or to load, and the file removes itself.
+A program of our own, because a guest need not have one that can do the second, and because it can wait in the guest for
+a message: to go on from there costs an emulated guest less than to start any program.
 
 Its sources are repair_program.*.s, one for each processor, beside this file in the project's repository and in its
 source distribution, where tests/unit/test_machine_code.py assembles them and compares.
@@ -11,47 +11,61 @@ import struct
 from dataclasses import dataclass
 
 ENTROPY = 64
-"""Bytes of randomness in a program."""
+"""Bytes of randomness in a message."""
+IDLE = 3
+"""The exit status of a program that has had no message."""
 CREDITED = 256
 """Bits of entropy that they are said to hold: with as many, the kernel's generator counts as seeded."""
 
 _BASE = 0x400000
-_DATA = 0x78  # in the file, and above _BASE in memory: a struct timespec, a struct rand_pool_info, and then the code
-_TIME, _POOL = struct.Struct("<qq"), struct.Struct(f"<ii{ENTROPY}s")
-_CODE = _DATA + _TIME.size + _POOL.size
+_CODE = 0x78  # in the file, and above _BASE in memory
+_TIME, _POOL = struct.Struct("<qq"), struct.Struct(f"<ii{ENTROPY}s")  # struct timespec, struct rand_pool_info
 # Linux does not mind the last seven bytes. A kernel for another processor refuses the program, and then shells take it
-# for a script: the name of no command, and an exit before the random bytes.
+# for a script: the name of no command, and an exit before the code.
 _IDENT = b"\x7fELF%c\x01\x01\0\0\nexit\n\0"
 
-# The lines: ioctl(0, RNDADDENTROPY, pool); ioctl(0, RNDRESEEDCRNG), there since Linux 4.17; clock_settime(0, time), not
-# earlier because it wakes up whoever waits for such a change; unlink(argv[0]); exit(first | second | third).
+# The lines: read(0, message, 512), and exit(status) at the end of the input; half the bytes after the first 88;
+# ioctl(3, RNDADDENTROPY, pool); ioctl(3, RNDRESEEDCRNG), there since Linux 4.17; clock_settime(0, time), not earlier
+# because it wakes up whoever waits for such a change; the first text, or the second; write(1, text, length).
 _X86_64 = bytes.fromhex(
-    "b810000000 31ff be03520840 ba88004000 0f05"  # mov eax, 16; xor edi, edi; mov esi, 0x40085203; mov edx, pool; …
-    "89c3 b810000000 be07520000 0f05"  # mov ebx, eax; mov eax, 16; mov esi, 0x5207; syscall
-    "09c3 b8e3000000 be78004000 0f05"  # or ebx, eax; mov eax, 227; mov esi, time; syscall
-    "09c3 b857000000 488b7c2408 0f05"  # or ebx, eax; mov eax, 87; mov rdi, [rsp + 8]; syscall
-    "b83c000000 89df 0f05"  # mov eax, 60; mov edi, ebx; syscall
+    "4881ec00020000 bb03000000 31c0 31ff 4889e6 ba00020000 0f05 85c0 7e59"
+    "83e858 7ee9 d1e8 4189c4"
+    "b810000000 bf03000000 be03520840 488d542410 0f05"
+    "89c3 b810000000 be07520000 0f05"
+    "09c3 b8e3000000 31ff 4889e6 0f05"
+    "488d742458 09c3 7403 4c01e6"
+    "b801000000 bf01000000 4489e2 0f05 eb95"
+    "b83c000000 89df 0f05"
 )
 _I386 = bytes.fromhex(
-    "b836000000 31db b903520840 ba88004000 cd80"  # mov eax, 54; xor ebx, ebx; mov ecx, 0x40085203; mov edx, pool; …
-    "89c6 b836000000 b907520000 cd80"  # mov esi, eax; mov eax, 54; mov ecx, 0x5207; int 0x80
-    "09c6 b894010000 b978004000 cd80"  # or esi, eax; mov eax, 404 (clock_settime64); mov ecx, time; int 0x80
-    "09c6 b80a000000 8b5c2404 cd80"  # or esi, eax; mov eax, 10; mov ebx, [esp + 4]; int 0x80
-    "b801000000 89f3 cd80"  # mov eax, 1; mov ebx, esi; int 0x80
+    "81ec00020000 be03000000 b803000000 31db 89e1 ba00020000 cd80 85c0 7e53"
+    "83e858 7ee7 d1e8 89c7"
+    "b836000000 bb03000000 b903520840 8d542410 cd80"
+    "89c6 b836000000 b907520000 cd80"
+    "09c6 b894010000 31db 89e1 cd80"
+    "8d4c2458 09c6 7402 01f9"
+    "b804000000 bb01000000 89fa cd80 eb99"
+    "b801000000 89f3 cd80"
 )
 _AARCH64 = bytes.fromhex(
-    "a80380d2 000080d2 a1020018 62fdff10 010000d4"  # mov x8, 29; mov x0, 0; ldr w1, last; adr x2, pool; svc 0
-    "f30300aa 000080d2 e1408ad2 010000d4"  # mov x19, x0; mov x0, 0; mov x1, 0x5207; svc 0
-    "730200aa 080e80d2 000080d2 c1fbff10 010000d4"  # orr x19, x19, x0; mov x8, 112; mov x0, 0; adr x1, time; svc 0
-    "730200aa 680480d2 600c8092 e10740f9 020080d2 010000d4"  # orr …; mov x8, 35; mov x0, -100; ldr x1, [sp, 8]; …
-    "a80b80d2 e00313aa 010000d4 03520840"  # mov x8, 93; mov x0, x19; svc 0; last: .word 0x40085203
+    "ff0308d1 730080d2 e80780d2 000080d2 e1030091 024080d2 010000d4 1f0000f1 6d030054"
+    "146001f1 0dffff54 94fe41d3"
+    "a80380d2 600080d2 01030018 e2430091 010000d4"
+    "f30300aa 600080d2 e1408ad2 010000d4"
+    "730200aa 080e80d2 000080d2 e1030091 010000d4"
+    "e1630191 730200aa 530000b4 2100148b"
+    "080880d2 200080d2 e20314aa 010000d4 e0ffff17"
+    "a80b80d2 e00313aa 010000d4 03520840"
 )
 _RISCV64 = bytes.fromhex(
-    "9308d001 13050000 b7550840 9b853520 37064000 13068608 73000000"  # li a7, 29; li a0, 0; li a1, 0x40085203; …
-    "93040500 13050000 b7550000 9b857520 73000000"  # mv s1, a0; li a0, 0; li a1, 0x5207; ecall
-    "b3e4a400 93080007 13050000 b7054000 93858507 73000000"  # or s1, s1, a0; li a7, 112; li a0, 0; li a1, time; ecall
-    "b3e4a400 93083002 1305c0f9 83358100 13060000 73000000"  # or …; li a7, 35; li a0, -100; ld a1, 8(sp); …
-    "9308d005 13850400 73000000"  # li a7, 93; mv a0, s1; ecall
+    "130101e0 93043000 9308f003 13050000 93050100 13060020 73000000 635aa006"
+    "130985fa e35220ff 13591900"
+    "9308d001 13053000 b7550840 9b853520 13060101 73000000"
+    "93040500 13053000 b7550000 9b857520 73000000"
+    "b3e4a400 93080007 13050000 93050100 73000000"
+    "93058105 b3e4a400 63840400 b3852501"
+    "93080004 13051000 13060900 73000000 6ff0dff7"
+    "9308d005 13850400 73000000"
 )
 
 
@@ -72,19 +86,29 @@ _PROCESSORS = {
 }
 
 
-def repair_program(arch: str, now: float, entropy: bytes) -> bytes | None:
+def repair_program(arch: str) -> bytes | None:
     """The program's file for a processor in QEMU's words, or None if there is none for it.
 
-    To be run by root, by its path, with /dev/urandom as its input. It exits with 0 if all of it worked.
+    To be run by root, with /dev/urandom as its descriptor 3. It takes each read of its input for a message, which is
+    `repair_message` and two texts of one length: it prints the first if all of it worked, else the second. At the end
+    of its input it exits with 0 if all of the last message worked, and with `IDLE` if there was none.
+    """
+    if (processor := _PROCESSORS.get(arch)) is None:
+        return None
+    return _headers(processor, _CODE + len(processor.code)).ljust(_CODE, b"\0") + processor.code
+
+
+def repair_message(now: float, entropy: bytes) -> bytes:
+    """What the program is to be told, texts apart.
 
     :param now: the time to be set, in seconds of the Unix epoch.
     :param entropy: `ENTROPY` random bytes.
     """
-    if (processor := _PROCESSORS.get(arch)) is None:
-        return None
-    data = _TIME.pack(int(now), int(now % 1 * 1e9)) + _POOL.pack(CREDITED, len(entropy), entropy)
-    size = _CODE + len(processor.code)
-    return _headers(processor, size).ljust(_DATA, b"\0") + data + processor.code
+    return _TIME.pack(int(now), int(now % 1 * 1e9)) + _POOL.pack(CREDITED, len(entropy), entropy)
+
+
+VAIN_MESSAGE = _TIME.pack(0, -1) + _POOL.pack(-1, ENTROPY, bytes(ENTROPY))
+"""One of which the kernel refuses all, so that it changes nothing: it shows that the program is there."""
 
 
 def _headers(processor: _Processor, size: int) -> bytes:

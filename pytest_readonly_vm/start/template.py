@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.channels.console import Transcript
-from pytest_readonly_vm.errors import ChannelError, StartFailed, VmError
+from pytest_readonly_vm.errors import StartFailed, VmError
 from pytest_readonly_vm.host.os_errors import explain, host_errors
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.sparse import ALL_SEALS
@@ -26,14 +26,18 @@ from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.disk import create_overlay
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.start.migration import Unfrozen, go_on, save_state
-from pytest_readonly_vm.start.repair import PREPARE
+from pytest_readonly_vm.start.repair import prepare
 
 Reads = Mapping[str, str]
 """Files and folders of the host that are in a frozen guest, by their paths as they were given, and digests of them."""
 
 _SEAL_PATIENCE = 10.0
 _SEAL_PAUSE = 0.01
-_PREPARE_PATIENCE = 10.0
+_REST, _REST_PATIENCE = 0.05, 0.2
+"""Of the time in which a guest has become ready: for how long it is to rest, and how long that is waited for."""
+_LONGEST_REST, _SHORTEST_REST = 1.0, 0.1
+_IDLE = 0.1
+"""Of one processor, the part that a guest uses that only keeps its time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -123,8 +127,8 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
     :raises Unfrozen: it cannot be frozen. It runs on, but for its channel, which may have to be opened anew.
     :raises StartFailed: it could not be made sure that nobody changes what was frozen. It has ended.
     """
-    await _prepare_copies(instance)
     conversation = await _parted(instance)
+    await _rested(instance)
     with instance.qmp.liveness.expecting_stop():
         await instance.qmp.command("stop")
         try:
@@ -152,6 +156,22 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
     return template
 
 
+async def _rested(instance: Instance) -> None:
+    """Wait until the guest has come to rest, but not for long: what it is in the middle of would go on in each copy.
+
+    Nothing tells that. It shows in how much its QEMU computes, or waits for a processor of the host's.
+    """
+    rest = max(_SHORTEST_REST, min(instance.ready_after * _REST, _LONGEST_REST))
+    clock = asyncio.get_running_loop().time
+    before, deadline = instance.process.busy(), clock() + max(rest, instance.ready_after * _REST_PATIENCE)
+    while clock() < deadline:
+        await asyncio.sleep(rest)
+        now = instance.process.busy()
+        if now - before <= rest * _IDLE:
+            return
+        before = now
+
+
 async def freeze_running(instance: Instance) -> Template:
     """Make a template of a machine that runs on afterwards, with a further overlay above its disk. On the loop.
 
@@ -172,15 +192,8 @@ async def freeze_running(instance: Instance) -> Template:
     return _template(instance, conversation, None, state, copies(instance.frozen_overlays))
 
 
-async def _prepare_copies(instance: Instance) -> None:
-    """Make the repair of a copy faster, if the guest has a channel; see `repair`."""
-    if (channel := instance.channels.found) is not None:
-        with contextlib.suppress(TimeoutError, ChannelError):
-            async with asyncio.timeout(_PREPARE_PATIENCE):
-                await channel.execute(PREPARE, input=b"", stdout=bytes, stderr=bytes)
-
-
 async def _parted(instance: Instance) -> tuple[str, Mapping[str, Any]] | None:
+    await prepare(instance)
     if instance.ssh is not None:
         await instance.ssh.part()
         instance.ssh = None

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pytest_readonly_vm import CommandFailed, CommandTimeout, VirtualMachine
-from tests.qemu.channels import GROUPS, machine_of_each
+from tests.qemu.channels import COPIES, GROUPS, machine_of_each
 from tests.qemu.waiting import GENEROUS
 
 LARGE = {"tiny-shell-clone": 96 << 20}
@@ -22,6 +22,14 @@ class TestRun:
         assert vm.run("id -u").stdout == "0\n"
         _, asked_for, _ = vm.name.split("-")
         assert vm.channel in (("agent", "shell") if asked_for == "auto" else (asked_for,))
+
+    def test_a_copy_has_the_right_time_by_a_program_that_waited_in_it(self, vm: VirtualMachine) -> None:
+        before = time.time()
+        assert before - 1.5 < int(vm.run("date +%s").stdout) < time.time() + 0.5
+        if vm.name not in COPIES and vm.channel != "ssh":  # these open their channel in the copy
+            channel = vm.instance.channels.found
+            assert channel is not None
+            assert (vm.loop.run(channel.part()) or {})["has_helper"]
 
     def test_a_text_is_for_a_shell_and_a_list_is_for_none(self, vm: VirtualMachine) -> None:
         assert vm.run("echo $((6 * 7)) | cat; echo 'a  b'").stdout == "42\na  b\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError, layer
+from pytest_readonly_vm import ConsolePattern, GuestDied, Lab, VirtualMachine, VmConfig, VmError, layer
 from tests.accelerator import ACCEL
 from tests.guests import ext4, tools
 from tests.guests.tiny_linux import tiny_linux
@@ -162,6 +162,18 @@ class TestEveryStart:
         tools.run(["e2fsck", "-fn", tmp_path / "raw"])
         for name, content in (("lines", "a\nb\nb\n"), ("kept", "kept\n")):
             assert tools.run(["debugfs", "-R", f"cat /{name}", tmp_path / "raw"]) == content
+
+
+def test_a_copy_of_a_guest_that_had_no_channel_is_set_right_before_its_first_command(
+    machine: Callable[..., VirtualMachine],
+) -> None:
+    ready = ConsolePattern("tiny: ready")
+    machine("clone", ready=ready)
+    time.sleep(1.5)  # for a clock that stands where it was frozen to be wrong
+    vm = machine("clone", ready=ready)
+    assert vm.channel is None
+    before = time.time()
+    assert before - 1 < int(vm.run("date +%s").stdout) < time.time() + 1
 
 
 def random_number(vm: VirtualMachine) -> bytes:

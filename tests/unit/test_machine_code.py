@@ -9,7 +9,7 @@ import pytest
 
 import pytest_readonly_vm
 from pytest_readonly_vm.host.proof_firmware import firmware
-from pytest_readonly_vm.start.repair_program import _PROCESSORS, ENTROPY, repair_program
+from pytest_readonly_vm.start.repair_program import _PROCESSORS, repair_program
 
 PACKAGE = Path(pytest_readonly_vm.__file__).parent
 HEADERS = 0x78
@@ -49,7 +49,7 @@ def processor(source: Path) -> str:
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_digits_are_what_the_source_says(source: Path, tmp_path: Path) -> None:
     if source.name.startswith("repair_program."):
-        program = repair_program(processor(source), 0.0, bytes(ENTROPY))
+        program = repair_program(processor(source))
         assert program is not None
         assert assembled(source, tmp_path, address=0x400000 + HEADERS) == program[HEADERS:]
     else:

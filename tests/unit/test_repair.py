@@ -13,38 +13,37 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import CommandResult, Lab, VirtualMachine, VmConfig
-from pytest_readonly_vm.start.repair import PREPARE, repair_script
-from pytest_readonly_vm.start.repair_program import repair_program
+from pytest_readonly_vm.channels.helper import as_format
+from pytest_readonly_vm.start.repair import prepare, repair_script
+from pytest_readonly_vm.start.repair_program import VAIN_MESSAGE, repair_message, repair_program
 from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import PROMPT, tiny_linux
 
 HERE = platform.machine()
 ELSEWHERE = "aarch64" if HERE == "x86_64" else "x86_64"
 LONG_AGO = 1_000_000_000
-PROGRAM = ".readonly-vm-repair"
+PROGRAMS = ".readonly-vm-[hr]e*"
 
 
 class TestProgram:
     @pytest.mark.parametrize("arch", ["x86_64", "i386", "aarch64", "riscv64"])
     def test_arrives_whole_by_the_shells_printf(self, arch: str) -> None:
-        entropy, now = os.urandom(64), time.time()
-        script = repair_script(arch=arch, now=now, entropy=entropy).decode("ascii")
-        printing = re.search(r"printf '[^']*'", script)
-        assert printing
-        assert subprocess.run(["sh", "-c", printing[0]], capture_output=True).stdout == repair_program(
-            arch, now, entropy
-        )
+        program = repair_program(arch)
+        assert program
+        printing = f"printf '{as_format(program)}'"
+        assert printing.isascii()
+        assert subprocess.run(["sh", "-c", printing], capture_output=True).stdout == program
 
     @pytest.mark.parametrize("arch", ["x86_64", "i386", "aarch64", "riscv64"])
     def test_is_harmless_to_a_shell_that_takes_it_for_a_script(self, arch: str, tmp_path: Path) -> None:
-        program = repair_program(arch, 0.0, b"\ntouch harm\n".ljust(64, b"\n"))
+        program = repair_program(arch)
         assert program
-        (tmp_path / "program").write_bytes(program)
-        assert subprocess.run(["sh", "program"], cwd=tmp_path, capture_output=True).returncode != 0
+        (tmp_path / "program").write_bytes(program + b"\ntouch harm\n")
+        assert subprocess.run(["sh", "program"], cwd=tmp_path, capture_output=True).returncode not in (0, 3)
         assert [path.name for path in tmp_path.iterdir()] == ["program"]
 
     def test_there_is_none_for_other_processors(self) -> None:
-        assert repair_program("s390x", 0.0, bytes(64)) is None
+        assert repair_program("s390x") is None
 
 
 def test_every_script_has_randomness_of_its_own() -> None:
@@ -86,7 +85,7 @@ def assert_right(vm: VirtualMachine) -> None:
 
 
 def leftovers(vm: VirtualMachine) -> list[str]:
-    return vm.run(f"find / -xdev -name '{PROGRAM}*'; find /dev/shm -name '{PROGRAM}*'", check=False).stdout.split()
+    return vm.run(f"find / -xdev -name '{PROGRAMS}'; find /dev/shm -name '{PROGRAMS}'", check=False).stdout.split()
 
 
 def test_sets_the_clock_and_leaves_nothing_behind(vm: VirtualMachine) -> None:
@@ -102,23 +101,71 @@ def test_programs_for_i386_work(vm: VirtualMachine) -> None:
     assert_right(vm)
 
 
-def test_a_prepared_guest_needs_no_other_program(vm: VirtualMachine) -> None:
-    vm.run(PREPARE.decode())
-    assert len(leftovers(vm)) == 1
-    path = "PATH=/nowhere\n"
-    result = vm.run(path + repair_script(arch=HERE, now=time.time()).decode(), check=False)
-    assert (result.exit_code, result.stderr) == (0, "")
-    assert_right(vm)
-    assert leftovers(vm) == []
+class TestHelper:
+    """The program that waits, in a guest that was made ready to be copied."""
+
+    @pytest.fixture(autouse=True)
+    def prepared(self, vm: VirtualMachine) -> None:
+        vm.loop.run(prepare(vm.instance))
+        assert leftovers(vm) == []
+
+    def test_does_it_and_no_process_is_started(self, vm: VirtualMachine) -> None:
+        found = []
+        for _ in range(2):  # now and then the channel starts one to tidy up
+            before, between = processes(vm), processes(vm)
+            assert ask(vm, repair_message(time.time(), os.urandom(64)))
+            found.append(processes(vm) - between - (between - before))
+        assert 0 in found
+        assert_right(vm)
+
+    def test_says_so_when_it_cannot(self, vm: VirtualMachine) -> None:
+        assert not ask(vm, VAIN_MESSAGE)
+        assert not ask(vm, repair_message(-1e17, os.urandom(64)))
+        assert ask(vm, repair_message(time.time(), os.urandom(64)))
+
+    def test_is_one_however_often_the_guest_is_made_ready_and_leaves_no_trace_in_commands(
+        self, vm: VirtualMachine
+    ) -> None:
+        [helper] = helpers(vm)
+        vm.loop.run(prepare(vm.instance))
+        assert helpers(vm) == [helper]
+        assert vm.run("ls /proc/self/fd").stdout.split() == ["0", "1", "2", "3"]
+
+    def test_that_was_killed_is_told_at_once_and_another_is_started(self, vm: VirtualMachine) -> None:
+        [helper] = helpers(vm)
+        vm.run(f"kill -KILL {helper}")
+        began = time.monotonic()
+        assert not ask(vm, repair_message(time.time(), os.urandom(64)))
+        assert time.monotonic() - began < 5
+        vm.loop.run(prepare(vm.instance))
+        assert ask(vm, repair_message(time.time(), os.urandom(64)))
 
 
-@pytest.mark.parametrize("preparation", [b"", PREPARE])
-def test_passes_by_where_nothing_can_be_executed(vm: VirtualMachine, preparation: bytes) -> None:
+def ask(vm: VirtualMachine, message: bytes) -> bool:
+    channel = vm.instance.channels.found
+    assert channel is not None
+    return vm.loop.run(channel.ask_helper(message))
+
+
+def processes(vm: VirtualMachine) -> int:
+    """How many the guest has started, this command's among them."""
+    return int(
+        vm.run("while read -r name value; do case $name in processes) echo $value; esac; done </proc/stat").stdout
+    )
+
+
+def helpers(vm: VirtualMachine) -> list[str]:
+    return vm.run("pidof .readonly-vm-helper", check=False).stdout.split()
+
+
+def test_passes_by_where_nothing_can_be_executed(vm: VirtualMachine) -> None:
     vm.run("mkdir -p /dev/shm && mount -t tmpfs -o noexec none /dev/shm && mount -t tmpfs -o noexec none /run")
     try:
-        vm.run(preparation.decode() or ":")
         assert repair(vm).exit_code == 0
         assert_right(vm)
+        vm.run("kill $(pidof .readonly-vm-helper) || :")
+        vm.loop.run(prepare(vm.instance))
+        assert ask(vm, repair_message(time.time(), os.urandom(64)))
         assert leftovers(vm) == []
     finally:
         vm.run("umount /dev/shm /run; rmdir /dev/shm")

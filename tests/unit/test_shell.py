@@ -99,6 +99,40 @@ async def one(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
+HELPER = b"""#!/usr/bin/env python3
+import os
+status = 3
+while message := os.read(0, 512):
+    texts = message[4:]
+    half = len(texts) // 2
+    status = 0 if message.startswith(b"good") else 1
+    os.write(1, texts[half:] if status else texts[:half])
+os._exit(status)
+"""
+
+
+def test_a_helper_waits_beside_the_jobs(line: socket.socket) -> None:
+    async def main() -> None:
+        async with opened(line) as shell:
+            assert not await shell.ask_helper(b"good")
+            for _ in range(2):  # the second time it is there
+                await shell.keep_helper(HELPER, idle=3, trial=b"bad\n")
+                assert (await shell.part() or {})["has_helper"]
+            assert [await shell.ask_helper(message) for message in (b"good", b"bad\n", b"good")] == [True, False, True]
+            assert await run(shell, "ls /proc/self/fd; pgrep -P $$ -fc readonly-vm-helpe[r]") == (
+                0,
+                b"0\n1\n2\n3\n1\n",
+                b"",
+            )
+            assert await run(shell, "pkill -KILL -P $$ -f readonly-vm-helpe[r]") == (0, b"", b"")
+            assert not await shell.ask_helper(b"good")
+            await shell.keep_helper(b"no program", idle=3, trial=b"bad\n")
+            assert not await shell.ask_helper(b"good")
+            assert await run(shell, "echo all the same") == (0, b"all the same\n", b"")
+
+    asyncio.run(main())
+
+
 def test_a_script_has_nothing_of_ours(line: socket.socket) -> None:
     async def main() -> None:
         async with opened(line) as shell:
