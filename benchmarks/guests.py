@@ -1,11 +1,13 @@
 """Owns what the benchmarks boot: the guests of the tests, each as a `VmConfig`."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pytest_readonly_vm.config.settings import VmConfig
+from tests.accelerator import ACCEL
 from tests.guests import bootsector
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import READY as TINY_READY
@@ -21,13 +23,13 @@ def boot_sector() -> Iterator[VmConfig]:
     with TemporaryDirectory() as folder:
         image = bootsector.write_image(Path(folder) / "hello.img", bootsector.hello(f"{READY}\n"))
         # Nothing in it could use a channel, and QEMU's command line names no file that goes with the machine.
-        yield _tcg(image=image, memory="16M", ready=f"console:{READY}", channel="none", provision="none", start="cold")
+        yield _machine(image=image, memory="16M", ready=f"console:{READY}", channel="none", provision="none", start="cold")
 
 
 def tiny() -> VmConfig:
     """A distribution's kernel with a busybox initramfs, started without a bootloader; built when it is not there."""
     guest = tiny_linux()
-    return _tcg(
+    return _machine(
         image=guest.disk,
         kernel=guest.kernel,
         initrd=guest.initrd,
@@ -39,9 +41,12 @@ def tiny() -> VmConfig:
 
 def full() -> VmConfig:
     """A Debian (or Ubuntu) with systemd and cloud-init, from its bootloader to the login prompt; built if need be."""
-    return _tcg(image=debian(), memory="1G", boot_timeout=600)
+    return _machine(image=debian(), memory="1G", boot_timeout=600)
 
 
-def _tcg(**settings: object) -> VmConfig:
-    """TCG everywhere, so that numbers of different computers mean the same; the format as qemu-img finds it."""
-    return VmConfig().replace(accel="tcg", **settings)
+def _machine(**settings: object) -> VmConfig:
+    """Under TCG, so that numbers of different computers mean the same, unless the environment says otherwise, as it
+    does for the suite; on the emulator that it names, as for any run. The format is as qemu-img finds it.
+    """
+    emulator = {"qemu": wanted} if (wanted := os.environ.get("PYTEST_VM_QEMU")) else {}
+    return VmConfig().replace(accel=ACCEL, **emulator, **settings)

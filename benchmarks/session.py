@@ -1,7 +1,6 @@
 """Owns pytest runs in a process of their own, with the plugins that a benchmark names and no others."""
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -10,12 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple, Self
 
+from benchmarks import processor
+
 PLUGIN = "pytest_readonly_vm.plugin"
 """What the entry point ``readonly_vm`` loads."""
 
 
 class Cost(NamedTuple):
-    """Seconds of one process, on the wall and of a processor's time (user and system)."""
+    """Seconds of one process, on the wall and of a processor's time (user and system), its children's included."""
 
     wall: float
     processor: float
@@ -68,17 +69,12 @@ class Sessions:
 
     def cost(self, *arguments: str, env: Mapping[str, str] | None = None) -> Cost:
         """Run Python and say what that cost."""
-        before, started = _processor_time(), time.perf_counter()
+        before, started = processor.of_ended(), time.perf_counter()
         self.python(*arguments, env=env)
-        return Cost(time.perf_counter() - started, _processor_time() - before)
+        return Cost(time.perf_counter() - started, processor.of_ended() - before)
 
 
 def pytest_arguments(plugins: Sequence[str], *others: str) -> tuple[str, ...]:
     """Arguments for Python to run pytest quietly with these plugins, named by their modules."""
     named = [word for plugin in plugins for word in ("-p", plugin)]
     return ("-m", "pytest", "-q", "-p", "no:cacheprovider", *named, *others)
-
-
-def _processor_time() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
