@@ -23,7 +23,9 @@ def boot_sector() -> Iterator[VmConfig]:
     with TemporaryDirectory() as folder:
         image = bootsector.write_image(Path(folder) / "hello.img", bootsector.hello(f"{READY}\n"))
         # Nothing in it could use a channel, and QEMU's command line names no file that goes with the machine.
-        yield _machine(image=image, memory="16M", ready=f"console:{READY}", channel="none", provision="none", start="cold")
+        yield _machine(
+            image=image, memory="16M", ready=f"console:{READY}", channel="none", provision="none", start="cold"
+        )
 
 
 def tiny() -> VmConfig:

@@ -27,6 +27,11 @@ def of_ended() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def of_all() -> float:
+    """What this process and its children have used."""
+    return own() + of_children()
+
+
 def of_thread(pid: int, thread: int) -> float:
     """What a thread of any process has used; while it runs, up to a tick of the kernel's clock is missing."""
     on_processor, *_ = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()
