@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 
-from benchmarks import boots, channels, clones, deaths, import_cost, overhead, seal_cost, starts
+from benchmarks import boots, channels, clone, clones, deaths, import_cost, many_tests, overhead, seal_cost, starts
 from benchmarks.table import Table
 
 _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
@@ -12,6 +12,8 @@ _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
     "boots": (boots.tables, boots.RUNS),
     "channels": (channels.tables, channels.RUNS),
     "starts": (starts.tables, starts.RUNS),
+    "clone": (clone.tables, clone.RUNS),
+    "many_tests": (many_tests.tables, many_tests.RUNS),
     "in_a_row": (clones.in_a_row, clones.RUNS),
     "seal_cost": (seal_cost.tables, seal_cost.RUNS),
     "deaths": (deaths.tables, deaths.RUNS),

@@ -46,6 +46,11 @@ def full() -> VmConfig:
     return _machine(image=debian(), memory="1G", boot_timeout=600)
 
 
+def both() -> dict[str, VmConfig]:
+    """The guests in which commands can be run, with as much memory, by their names for people."""
+    return {"tiny Linux": tiny().replace(ready="auto", memory="1G"), "Debian": full()}
+
+
 def _machine(**settings: object) -> VmConfig:
     """Under TCG, so that numbers of different computers mean the same, unless the environment says otherwise, as it
     does for the suite; on the emulator that it names, as for any run. The format is as qemu-img finds it.

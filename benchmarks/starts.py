@@ -1,7 +1,8 @@
 """Measures the ways to start a machine: from "a test wants one" to its first command answered, and what that rests on.
 
 Boots and clones take turns. The same boots and templates serve several tables, in a cache
-of its own that goes with the run. Whole suites are in `suites`, what clones hold in `clones`.
+of its own that goes with the run. Whole suites are in `suites`, what clones hold in `clones`, where the time of one
+goes in `clone`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,14 +10,12 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import clones, guests, probes, suites
 from benchmarks.probes import Probe
-from benchmarks.samples import Samples, total
+from benchmarks.samples import Samples
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.table import Table
-from pytest_readonly_vm.channels.choice import ChannelChoice
-from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.machine.lab import Lab
-from pytest_readonly_vm.start import maker, migration, templates
+from pytest_readonly_vm.start import templates
 from pytest_readonly_vm.start.archive import Archive
 
 RUNS = 20
@@ -24,19 +23,8 @@ RUNS = 20
 _COLD_RUNS = 3
 _PAUSE = 1.0
 _WHOLE, _COMMAND, _END = "**all**", "first command", "close"
-_ANSWERED, _RESUMED, _REPAIRED = "the guest's channel answers", "channel and repair", "guest repaired"
-_LOADED, _FREED = "state loaded", "monitor commands that let the guest run"
 _FROZEN, _KEPT, _FOUND = "frozen, after its boot", "kept in the cache", "loaded from the cache"
-_LOADING = ("migrate-set-capabilities", "migrate-incoming")
 
-_PHASES = (
-    Probe(maker, "launch", "QEMU launched: folder, sockets, Landlock, fork, exec"),
-    Probe(maker, "greet", "QEMU up to the monitor's greeting"),
-    Probe(Qmp, "command", lambda _self, name, *_, **__: _LOADED if name in _LOADING else _FREED),
-    Probe(migration, "migrated", _LOADED),
-    Probe(ChannelChoice, "resume", _ANSWERED),
-    Probe(maker, "resume", _RESUMED),
-)
 _MAKING = (
     Probe(templates, "freeze", _FROZEN),
     Probe(Archive, "save", _KEPT),
@@ -46,9 +34,8 @@ _MAKING = (
 
 def tables(runs: int) -> Iterator[Table]:
     """Suites first, for their boots fill the cache; then starts and their parts, and what clones hold."""
-    named = {"tiny Linux": guests.tiny().replace(ready="auto", memory="1G"), "Debian": guests.full()}
     with TemporaryDirectory(dir="/var/tmp") as folder:
-        for name, guest in named.items():
+        for name, guest in guests.both().items():
             config = guest.replace(cache=folder)
             yield from suites.trivial(name, config)
             yield suites.prefetched(name, config, tests=runs, pause=_PAUSE)
@@ -57,7 +44,6 @@ def tables(runs: int) -> Iterator[Table]:
                 with probes.applied(_MAKING, making):
                     yield _first_commands(lab, name, _ways(config), making, runs)
                 yield _templates(name, making)
-                yield _phases(lab, name, config.replace(start="clone"), runs)
                 yield from clones.tables(lab, name, config.replace(start="clone"), runs)
 
 
@@ -102,28 +88,6 @@ def _start(lab: Lab, config: VmConfig, watch: Stopwatch) -> None:
             vm.run("true")
     with watch.timing(_END):
         vm.close()
-
-
-def _phases(lab: Lab, name: str, config: VmConfig, runs: int) -> Table:
-    watch = Stopwatch()
-    _start(lab, config, Stopwatch())
-    for _ in range(runs):
-        with probes.applied(_PHASES, watch):
-            watch.next_round()
-            with watch.timing(_WHOLE):
-                vm = lab.start(config, name="phases")
-        with watch.timing(_COMMAND):
-            vm.run("true")
-        vm.close()
-    parts = {label: watch.samples(label) for label in watch.labels() if label not in (_WHOLE, _COMMAND)}
-    parts[_REPAIRED] = parts.pop(_RESUMED) - parts[_ANSWERED]
-    table = Table(f"{name}: the phases of a clone", "ms")
-    for label, samples in parts.items():
-        table.add(label, samples)
-    table.add("everything else", watch.samples(_WHOLE) - total(parts.values()))
-    table.add(_COMMAND, watch.samples(_COMMAND))
-    table.add(_WHOLE, watch.samples(_WHOLE) + watch.samples(_COMMAND))
-    return table
 
 
 def _templates(name: str, making: Stopwatch) -> Table:

@@ -16,8 +16,10 @@ from pytest_readonly_vm.config.settings import VmConfig
 TESTS = 100
 """How many trivial tests the suite has."""
 
+SUITE = Path(__file__).with_name("hundred")
+"""Of one test, as many times as the environment says."""
+
 _COLD_TESTS = 3
-_SUITE = Path(__file__).with_name("hundred")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def _run(config: VmConfig, tests: int, pause: float = 0.0) -> _Run:
             "BENCHMARK_TESTS": str(tests),
             "BENCHMARK_PAUSE": str(pause),
         }
-        arguments = pytest_arguments([PLUGIN], "-c", "pytest.ini", *_options(config), str(_SUITE))
+        arguments = pytest_arguments([PLUGIN], "-c", "pytest.ini", *options(config), str(SUITE))
         sessions.python("-c", "import pytest_readonly_vm.machine.lab")  # to have the bytecode
         epoch, started = time.time(), time.perf_counter()
         sessions.python(*arguments, env=environment)
@@ -107,7 +109,7 @@ def _run(config: VmConfig, tests: int, pause: float = 0.0) -> _Run:
     return _Run(wall, first_test, phase("setup"), phase("call"), phase("teardown"), manners)
 
 
-def _options(config: VmConfig) -> list[str]:
+def options(config: VmConfig) -> list[str]:
     """What of a configuration is not the default, as options of pytest."""
     values = {name: getattr(config, name) for name in config.origins}
     values["memory"] = f"{config.memory >> 20}M"
