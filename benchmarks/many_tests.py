@@ -55,9 +55,12 @@ def _suites(name: str, config: VmConfig, sessions: Sessions, runs: int) -> Itera
         label = f"{what}, -n {workers}"
         wall.add(label, Samples(tuple(cost.wall for cost in found)))
         used.add(label, Samples(tuple(cost.processor for cost in found)))
-    medians = {label: samples.median for label, samples in wall.rows}
+    walls = dict(wall.rows)
     for workers in _WORKERS:
-        each, shared = (medians[f"{what}, -n {workers}"] for what in (_EACH, _ALL))
-        wall.notes.append(f"With -n {workers}, {_EACH} takes {each / shared:.2f} times as long as {_ALL} (medians).")
+        each, shared = (walls[f"{what}, -n {workers}"] for what in (_EACH, _ALL))
+        wall.notes.append(
+            f"With -n {workers}, {_EACH} takes {each.median / shared.median:.2f} times as long as {_ALL} (medians; "
+            f"{each.minimum / shared.minimum:.2f} times by the minima)."
+        )
     yield wall
     yield used
