@@ -31,7 +31,7 @@ lint: $(ENVIRONMENT) ## Check the style, the types and the workflows
 
 .PHONY: bench
 bench: $(ENVIRONMENT) ## Measure, and print tables
-	$(PYTHON_HERE) -m benchmarks
+	@$(PYTHON_HERE) -m benchmarks
 
 .PHONY: docs
 docs: $(ENVIRONMENT) ## Build the site of the documentation into build/docs; every warning is an error

@@ -1,9 +1,24 @@
 """The command line: which benchmarks run, and how often each measures."""
 
 import argparse
+import os
+import platform
+import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import boots, channels, clone, clones, deaths, import_cost, many_tests, overhead, seal_cost, starts
+from benchmarks import (
+    boots,
+    channels,
+    clone,
+    clones,
+    deaths,
+    guests,
+    import_cost,
+    many_tests,
+    overhead,
+    seal_cost,
+    starts,
+)
 from benchmarks.table import Table
 
 _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
@@ -31,8 +46,18 @@ def main() -> None:
         parser.error("--runs is at least 1")
     for name in arguments.name or _BENCHMARKS:
         tables, runs = _BENCHMARKS[name]
+        print(f"{name}: {_circumstances()}", end="\n\n", flush=True)
         for table in tables(arguments.runs or runs):
             print(table, end="\n\n", flush=True)
+
+
+def _circumstances() -> str:
+    """What a figure depends on besides the code, in a line."""
+    cpus, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    return (
+        f"{time.strftime('%Y-%m-%d %H:%M')}, {guests.emulator()}, Python {platform.python_version()}, "
+        f"Linux {platform.release()}, {cpus} CPUs, load {load:.1f}."
+    )
 
 
 if __name__ == "__main__":

@@ -45,8 +45,7 @@ def tables(runs: int) -> Iterator[Table]:
     }.items():
         config = guest.replace(start="clone", no_cache=True)
         with Lab() as lab:
-            qemu = lab.spec(config, "").hypervisor.qemu.version
-            shown = f"{name}, {config.memory >> 20}M, QEMU {qemu}"
+            shown = f"{name}, {config.memory >> 20}M"
             yield from _profile(lab, shown, config, runs)
             yield _against_reverts(lab, shown, config, runs)
 

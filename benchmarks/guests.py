@@ -7,11 +7,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.host.qemu_binary import find_qemu
 from tests.accelerator import ACCEL
 from tests.guests import bootsector
 from tests.guests.debian import debian
 from tests.guests.tiny_linux import READY as TINY_READY
 from tests.guests.tiny_linux import tiny_linux
+
+_VARIABLE = "PYTEST_VM_QEMU"
+_QEMU = os.environ.get(_VARIABLE)
 
 READY = "hello"
 """What the boot sector prints."""
@@ -51,9 +55,13 @@ def both() -> dict[str, VmConfig]:
     return {"tiny Linux": tiny().replace(ready="auto", memory="1G"), "Debian": full()}
 
 
+def emulator() -> str:
+    """In words: which one runs them all, and how."""
+    return f"QEMU {find_qemu(_QEMU, origin=_VARIABLE).version}, {ACCEL}"
+
+
 def _machine(**settings: object) -> VmConfig:
     """Under TCG, so that numbers of different computers mean the same, unless the environment says otherwise, as it
     does for the suite; on the emulator that it names, as for any run. The format is as qemu-img finds it.
     """
-    emulator = {"qemu": wanted} if (wanted := os.environ.get("PYTEST_VM_QEMU")) else {}
-    return VmConfig().replace(accel=ACCEL, **emulator, **settings)
+    return VmConfig().replace(accel=ACCEL, **({"qemu": _QEMU} if _QEMU else {}), **settings)

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import guests, probes, shell
+from benchmarks import guests, probes, shell, suites
 from benchmarks.probes import Probe
 from benchmarks.samples import Samples, total
 from benchmarks.session import PLUGIN, Sessions, pytest_arguments
@@ -131,14 +131,12 @@ def _test(config: VmConfig, command: str, runs: int) -> Table:
     """Tests in one pytest session, each from the first hook of its setup to the last of its teardown."""
     with Sessions() as sessions:
         output = sessions.folder / "durations.json"
-        options = [f"--vm-image={config.image}", f"--vm-memory={config.memory >> 20}M", f"--vm-ready={config.ready}"]
-        options += [f"--vm-{name}={getattr(config, name)}" for name in ("channel", "provision", "start")]
         environment = {
             "BENCHMARK_COMMAND": command,
             "BENCHMARK_OUTPUT": str(output),
             "BENCHMARK_ROUNDS": str(runs + 1),
         }
-        arguments = pytest_arguments([PLUGIN], "-c", "pytest.ini", "--vm-accel=tcg", *options, str(_SUITE))
+        arguments = pytest_arguments([PLUGIN], "-c", "pytest.ini", *suites.options(config), str(_SUITE))
         sessions.python(*arguments, env=environment)
         found = json.loads(output.read_text())
     nothing, plugin, yardstick = (Samples(tuple(found[f"test_{name}"][1:])) for name in ("nothing", "plugin", "shell"))

@@ -96,17 +96,25 @@ def test_only_the_job_that_publishes_can_say_who_it_is() -> None:
     assert "make package" in commands(JOBS["release.yml: build"])
 
 
-@pytest.mark.parametrize("name", ["hosted", "containers"])
-def test_a_job_that_runs_the_suite_requires_kvm_before_it(name: str) -> None:
-    job = JOBS[f"tests.yml: {name}"]
+@pytest.mark.parametrize(
+    ("flow", "name", "runs", "keeps"),
+    [
+        ("tests.yml", "hosted", "make test", "failure()"),
+        ("tests.yml", "containers", "make test", "failure()"),
+        ("benchmarks.yml", "kvm", "make bench", "always()"),
+    ],
+)
+def test_a_job_that_uses_machines_requires_kvm_before_it(flow: str, name: str, runs: str, keeps: str) -> None:
+    job = JOBS[f"{flow}: {name}"]
     assert job["env"]["READONLY_VM_TEST_ACCEL"] == "kvm"
-    assert WORKFLOWS["tests.yml"]["defaults"]["run"]["shell"] == "bash"  # a pipe fails with its first command
-    required, test = (
+    assert WORKFLOWS[flow]["defaults"]["run"]["shell"] == "bash"  # a pipe fails with its first command
+    required, used = (
         next(number for number, command in enumerate(commands(job)) if wanted in command)
-        for wanted in ("readonly-vm doctor --json | .ci/require-kvm", "make test")
+        for wanted in ("readonly-vm doctor --json | .ci/require-kvm", runs)
     )
-    assert required < test
-    assert job["steps"][-1]["if"] == "failure()"
+    assert required < used
+    assert "actions/upload-artifact@" in job["steps"][-1]["uses"]
+    assert job["steps"][-1]["if"] == keeps
 
 
 def test_classifiers_name_the_pythons_of_the_workflow() -> None:
