@@ -2,7 +2,8 @@
 processor's time, and a clone against going back to a saved state by hand (see `revert_loop`), in turns.
 
 The phases come from functions of the package timed from outside (see `probes`). Processor's time is that of all
-threads of this process and of QEMU; QEMU itself says which of its threads are the guest's processors.
+threads of this process and of QEMU; QEMU itself says which of its threads are the guest's processors. What a guest
+did when it was frozen goes on in each clone of it, so the clones are of several templates.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,8 +21,9 @@ from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.start import maker, migration
 
-RUNS = 20
+RUNS = 21
 
+_TEMPLATES = 3
 _START, _COMMAND, _END = "Lab.start", "first command", "close"
 _LOADED, _FREED = "state loaded", "monitor commands that let the guest run"
 _LOADING = ("migrate-set-capabilities", "migrate-set-parameters", "query-migrate-capabilities", "migrate-incoming")
@@ -38,70 +40,69 @@ _PROGRAM = "uname"
 
 
 def tables(runs: int) -> Iterator[Table]:
-    """For each guest the phases, then the turns."""
-    for name, guest in {
-        "tiny Linux": guests.tiny().replace(ready="auto", memory="1G"),
-        "Debian": guests.full(),
-    }.items():
+    """For each guest the phases, and the turns."""
+    for name, guest in guests.both().items():
         config = guest.replace(start="clone", no_cache=True)
-        with Lab() as lab:
-            shown = f"{name}, {config.memory >> 20}M"
-            yield from _profile(lab, shown, config, runs)
-            yield _against_reverts(lab, shown, config, runs)
+        profile, turns = _Profile(), _Turns()
+        for number in range(_TEMPLATES):
+            with Lab() as lab, RevertLoop(lab, config) as loop:
+                lab.start(config, name="template").close()
+                for _ in range(number, runs, _TEMPLATES):
+                    profile.measure(lab, config)
+                    turns.measure(lab, config, loop)
+        yield from profile.tables(name)
+        yield turns.table(name)
 
 
-def _profile(lab: Lab, name: str, config: VmConfig, runs: int) -> Iterator[Table]:
-    """Two tables of the same clones."""
-    watches = wall, ours, qemus = Stopwatch(), Stopwatch(processor.own), Stopwatch(processor.of_children)
-    used: list[float] = []
-    for number in range(runs + 1):
-        used.append(_one(lab, config, *watches))
-        if not number:  # the first has its template made
-            used.clear()
-            for watch in watches:
-                watch.forget_round()
-    yield _phases(f"{name}: the phases of a clone, on the wall", wall)
-    table = _phases(f"{name}: the phases of a clone, processor's time", ours, qemus)
-    guest, qemu = Samples(tuple(used)), _all(qemus)
-    table.add("... of this process", _all(ours))
-    table.add("... of QEMU", qemu)
-    table.add(f"... ... the guest's processor, {_ANSWERED}", guest)
-    table.add("... ... everything else in QEMU", qemu - guest)
-    yield table
+class _Profile:
+    """Clones that run a shell's own ``true``, phase by phase."""
+
+    def __init__(self) -> None:
+        self._wall, self._ours, self._qemus = Stopwatch(), Stopwatch(processor.own), Stopwatch(processor.of_children)
+        self._guests: list[float] = []
+
+    def measure(self, lab: Lab, config: VmConfig) -> None:
+        for watch in self._watches():
+            watch.next_round()
+        with ExitStack() as probed:
+            for watch in self._watches():
+                probed.enter_context(watch.timing(_START))
+                probed.enter_context(probes.applied(_PHASES, watch))
+            vm = lab.start(config, name="profile")
+        with self._timing(_COMMAND):
+            vm.run("true")
+        self._guests.append(_of_guests_processors(vm))
+        with self._timing(_END):
+            vm.close()
+
+    def _watches(self) -> tuple[Stopwatch, ...]:
+        return self._wall, self._ours, self._qemus
+
+    @contextmanager
+    def _timing(self, label: str) -> Iterator[None]:
+        with ExitStack() as timed:
+            for watch in self._watches():
+                timed.enter_context(watch.timing(label))
+            yield
+
+    def tables(self, name: str) -> Iterator[Table]:
+        yield _phases(f"{name}: the phases of a clone, on the wall", self._wall)
+        table = _phases(f"{name}: the phases of a clone, processor's time", self._ours, self._qemus)
+        guest, qemu = Samples(tuple(self._guests)), _whole(self._qemus)
+        table.add("... of this process", _whole(self._ours))
+        table.add("... of QEMU", qemu)
+        table.add(f"... ... the guest's processor, {_ANSWERED}", guest)
+        table.add("... ... everything else in QEMU", qemu - guest)
+        yield table
 
 
-def _one(lab: Lab, config: VmConfig, *watches: Stopwatch) -> float:
-    """One clone, into these; the processor's time of the guest's processor."""
-    for watch in watches:
-        watch.next_round()
-    with ExitStack() as probed:
-        for watch in watches:
-            probed.enter_context(watch.timing(_START))
-            probed.enter_context(probes.applied(_PHASES, watch))
-        vm = lab.start(config, name="profile")
-    with _timing(_COMMAND, *watches):
-        vm.run("true")
-    used = _guests_processors(vm)
-    with _timing(_END, *watches):
-        vm.close()
-    return used
-
-
-@contextmanager
-def _timing(label: str, *watches: Stopwatch) -> Iterator[None]:
-    with ExitStack() as timed:
-        for watch in watches:
-            timed.enter_context(watch.timing(label))
-        yield
-
-
-def _guests_processors(vm: VirtualMachine) -> float:
+def _of_guests_processors(vm: VirtualMachine) -> float:
     """Processor's time of those threads of QEMU; under TCG the translation of the guest's code is theirs."""
     threads = [found["thread-id"] for found in vm.qmp.execute("query-cpus-fast")]
     return sum(processor.of_thread(vm.pid, thread) for thread in threads)
 
 
-def _all(*watches: Stopwatch) -> Samples:
+def _whole(*watches: Stopwatch) -> Samples:
     return total(watch.samples(label) for watch in watches for label in (_START, _COMMAND, _END))
 
 
@@ -116,13 +117,20 @@ def _phases(title: str, *watches: Stopwatch) -> Table:
     table.add(_COMMAND, command)
     table.add(f"**{_ANSWERED}**", start + command)
     table.add(_END, end)
-    table.add("**all**", start + command + end)
+    table.add("**all**", _whole(*watches))
+    table.notes.append(f"Clones of {_TEMPLATES} templates that are in memory, one after the other, nothing prefetched.")
     return table
 
 
-def _against_reverts(lab: Lab, name: str, config: VmConfig, runs: int) -> Table:
-    """A round is from the wish for a guest to the end of what is particular to it."""
-    with RevertLoop(lab, config) as loop:
+class _Turns:
+    """Clones and reverts, each with a first program: a round goes on until there is nothing left of it to do."""
+
+    def __init__(self) -> None:
+        self._walls: dict[str, Stopwatch] = {}
+        self._processors: dict[str, Stopwatch] = {}
+        self._rounds = 0
+
+    def measure(self, lab: Lab, config: VmConfig, loop: RevertLoop) -> None:
         rounds: dict[str, Callable[[Stopwatch], None]] = {
             "clone": lambda wall: _clone(lab, config, wall),
             "loadvm": lambda wall: _revert(loop, wall, lambda: loop.by_shell(_PROGRAM)),
@@ -130,19 +138,25 @@ def _against_reverts(lab: Lab, name: str, config: VmConfig, runs: int) -> Table:
         }
         if config.kernel is None:  # an agent is in Debian only
             rounds["loadvm, by the agent"] = lambda wall: _revert(loop, wall, lambda: loop.by_agent(_PROGRAM))
-        walls = {way: Stopwatch() for way in rounds}
-        processors = {way: Stopwatch(processor.of_all) for way in rounds}
-        for number in range(runs):
-            for way in list(rounds)[:: 1 if number % 2 else -1]:
-                walls[way].next_round()
-                processors[way].next_round()
-                with processors[way].timing(_ALL):
-                    rounds[way](walls[way])
-    table = Table(f"{name}: a clone, and going back to a saved state by hand, with a first `{_PROGRAM}`", "ms")
-    for what, watches in ((_ANSWERED, walls), (_ALL, processors)):
-        for way, watch in watches.items():
-            table.add(f"{way}: {what}", watch.samples(what))
-    return table
+        self._rounds += 1
+        for way in list(rounds)[:: 1 if self._rounds % 2 else -1]:
+            wall = self._walls.setdefault(way, Stopwatch())
+            used = self._processors.setdefault(way, Stopwatch(processor.of_all))
+            wall.next_round()
+            used.next_round()
+            with used.timing(_ALL):
+                rounds[way](wall)
+
+    def table(self, name: str) -> Table:
+        table = Table(f"{name}: a clone, and going back to a saved state by hand, with a first `{_PROGRAM}`", "ms")
+        for what, watches in ((_ANSWERED, self._walls), (_ALL, self._processors)):
+            for way, watch in watches.items():
+                table.add(f"{way}: {what}", watch.samples(what))
+        table.notes.append(
+            "In turns. By hand: a script with sockets to QEMU's monitor and to a root shell in the guest or its agent; "
+            "QEMU stays. Nothing is repaired, or the clock is set and something written to /dev/urandom."
+        )
+        return table
 
 
 def _clone(lab: Lab, config: VmConfig, wall: Stopwatch) -> None:

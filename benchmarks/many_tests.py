@@ -62,5 +62,6 @@ def _suites(name: str, config: VmConfig, sessions: Sessions, runs: int) -> Itera
             f"With -n {workers}, {_EACH} takes {each.median / shared.median:.2f} times as long as {_ALL} (medians; "
             f"{each.minimum / shared.minimum:.2f} times by the minima)."
         )
-    yield wall
-    yield used
+    for table in (wall, used):
+        table.notes.append("Whole processes of pytest, in turns; the template is in the cache, so that nothing boots.")
+        yield table
