@@ -174,8 +174,8 @@ OPTIONS = {
     ),
     "prefetch": Option(
         "N",
-        "start the next tests' clones while a test runs: so many ahead, 0 for none; auto: two, one in xdist's "
-        "workers, none where there is one CPU (default: auto)",
+        "start the next tests' clones while a test runs: so many ahead, 0 for none, in xdist's workers one at most; "
+        "auto: two, none where there is one CPU (default: auto)",
     ),
     "cache": Option("DIR", "folder for frozen guests, from which later runs start (default: in the user's cache)"),
     "cache_size": Option("SIZE", "how much the frozen guests may take there (default: 10G)"),

@@ -32,7 +32,7 @@ class Lookahead:
         if not wanted:
             return []
         names = [self._next.name]
-        if wanted > 1:
+        if wanted > 1 and not _is_one_of_many():
             items = self._next.session.items
             start = items.index(self._next) + 1
             following = items[start : start + wanted - 1]
@@ -45,7 +45,12 @@ def _usual() -> int:
     cpus = len(os.sched_getaffinity(0))
     if cpus < 2:
         return 0
-    return 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+    return 1 if _is_one_of_many() else 2
+
+
+def _is_one_of_many() -> bool:
+    """Whether this is a worker of xdist's, of which only the next test is known: others have those after it."""
+    return "PYTEST_XDIST_WORKER" in os.environ
 
 
 def likeness(item: pytest.Item) -> object:

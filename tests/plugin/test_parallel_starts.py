@@ -77,6 +77,18 @@ def test_the_next_machines_are_started_while_a_test_runs(pytester: pytest.Pytest
     assert lines_of_starts(result) == ["1 machine booted", "4 machines cloned"]
 
 
+def test_a_worker_starts_none_for_tests_that_others_may_get(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile("""
+        import pytest
+        from pytest_readonly_vm.plugin.run import Run
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(request, readonly_vm, number):
+            ahead = [name for _, name in Run.of(request.config).lookahead.expected()]
+            assert ahead == ([f"test_it[{number + 1}]"] if number < 3 else [])
+    """)
+    run("hello", "-n", "1", "--vm-start=clone", "--vm-prefetch=3").assert_outcomes(passed=4)
+
+
 def test_one_that_is_there_too_early_is_not_used(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(
         emulators=EMULATORS,
