@@ -166,17 +166,15 @@ class Resident:
 
     async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
         await self.type(helper.keeping(program, idle=idle, told=_TOLD))
-        self._has_helper = await self._status(partial(helper.asking, message=trial)) != helper.NONE
-        await self._status(helper.hiding)
+        self._has_helper = await self._asked(trial) != helper.NONE
 
     async def ask_helper(self, message: bytes) -> bool:
-        return self._has_helper and await self._status(partial(helper.asking, message=message)) == 0
+        return self._has_helper and await self._asked(message) == 0
 
-    async def _status(self, line: Callable[[str], bytes]) -> int:
-        """What the shell tells of a line that has it do something itself, made for a nonce."""
+    async def _asked(self, message: bytes) -> int:
         nonce = self.expect()
         try:
-            await self.type(line(nonce.decode()))
+            await self.type(helper.asking(nonce.decode(), message))
             return self.files.status(await self.told(nonce))
         finally:
             self.forget(nonce)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from pytest_readonly_vm.channels.channel import Channel
-from pytest_readonly_vm.channels.helper import PLACES, as_format
+from pytest_readonly_vm.channels.helper import TEXT, as_format
 from pytest_readonly_vm.errors import ChannelError, GuestWarning
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.qemu.instance import Instance
@@ -33,10 +33,13 @@ _PREPARE_PATIENCE = 10.0
 _RESUME_PATIENCE = 10.0
 _REPAIR_PATIENCE = 60.0
 
+_PLACES = "/dev/shm /run /tmp /var/tmp /root"  # memory first; in a hardened guest all but the last are mounted noexec
+
 _BY_PROGRAM = """\
 for f in {places}; do
     f=$f/.readonly-vm-repair
-    printf '{program}' >"$f" && chmod 700 "$f" && printf '{message}ab' | "$f" 3</dev/urandom >/dev/null && repaired=1
+    printf '{program}' >"$f" && chmod 700 "$f" &&
+        printf '{message}%{texts}s' x | "$f" 3</dev/urandom >/dev/null && repaired=1
     [ -e "$f" ] && rm -f "$f"
     [ "$repaired" ] && break
 done 2>/dev/null
@@ -152,7 +155,7 @@ def repair_script(*, arch: str, now: float, machine_id: str = "keep", entropy: b
     script = "repaired= failed=0\n"
     if program := repair_program(arch):
         message = as_format(repair_message(now, entropy))
-        script += _BY_PROGRAM.format(places=PLACES, program=as_format(program), message=message)
+        script += _BY_PROGRAM.format(places=_PLACES, program=as_format(program), message=message, texts=2 * TEXT)
     add, reseed = _ioctls(arch)
     script += _OTHERWISE.format(
         seconds=round(now),

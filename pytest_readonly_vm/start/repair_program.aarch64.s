@@ -5,8 +5,8 @@
 //   aarch64-linux-gnu-ld -Ttext=0x400078 -o program program.o
 //   aarch64-linux-gnu-objcopy -O binary -j .text program program.bin
 //
-// Linux runs it as root, with /dev/urandom as descriptor 3. Each read of its input is a message: a struct timespec, a
-// struct rand_pool_info with 64 bytes, and two texts of one length, of which it prints the first if all went well. A
+// Linux runs it as root, with /dev/urandom as descriptor 3. Of its input each SIZE bytes are a message: a struct
+// timespec, a struct rand_pool_info with 64 bytes, and two texts, of which it prints the first if all went well. A
 // system call has its number in x8, its arguments in x0, x1 and x2, and its result in x0: 0, or something negative. The
 // kernel keeps all other registers.
 
@@ -19,28 +19,34 @@
         .set    SYS_exit, 93
         .set    SYS_clock_settime, 112
         .set    URANDOM, 3                      // a descriptor
-        .set    MOST, 512                       // bytes of a message: a pipe takes as many at once, or none
         .set    POOL, 16                        // where in a message what begins
         .set    TEXTS, 88
+        .set    TEXT, 110                       // bytes of each of the two
+        .set    SIZE, TEXTS + 2 * TEXT          // of a message, which may come in pieces
+        .set    ROOM, 512                       // on the stack, which stays aligned
         .set    IDLE, 3                         // the exit status if there was no message
 
         .text
         .globl  _start
 _start:
-        sub     sp, sp, MOST
+        sub     sp, sp, ROOM
         mov     x19, IDLE                       // x19 gathers what goes wrong
 next:
-        mov     x8, SYS_read                    // read(0, message, MOST)
+        mov     x20, 0                          // x20: how much of a message there is
+more:
+        mov     x8, SYS_read                    // read(0, message + x20, SIZE - x20)
         mov     x0, 0
         mov     x1, sp
-        mov     x2, MOST
+        add     x1, x1, x20
+        mov     x2, SIZE
+        sub     x2, x2, x20
         svc     0
 
         cmp     x0, 0
         b.le    end
-        subs    x20, x0, TEXTS
-        b.le    next
-        lsr     x20, x20, 1                     // x20: the length of each of the texts
+        add     x20, x20, x0
+        cmp     x20, SIZE
+        b.lo    more
         mov     x8, SYS_ioctl                   // ioctl(URANDOM, RNDADDENTROPY, pool)
         mov     x0, URANDOM
         ldr     w1, add_entropy
@@ -59,14 +65,14 @@ next:
         mov     x1, sp
         svc     0
 
-        add     x1, sp, TEXTS                   // write(1, text, length)
+        add     x1, sp, TEXTS                   // write(1, text, TEXT)
         orr     x19, x19, x0
         cbz     x19, tell
-        add     x1, x1, x20
+        add     x1, x1, TEXT
 tell:
         mov     x8, SYS_write
         mov     x0, 1
-        mov     x2, x20
+        mov     x2, TEXT
         svc     0
 
         b       next

@@ -5,10 +5,10 @@
 #   ld -m elf_i386 -Ttext=0x400078 -o program program.o
 #   objcopy -O binary -j .text program program.bin
 #
-# Linux runs it as root, with /dev/urandom as descriptor 3. Each read of its input is a message: a struct
-# __kernel_timespec, a struct rand_pool_info with 64 bytes, and two texts of one length, of which it prints the first if
-# all went well. A system call has its number in eax, its arguments in ebx, ecx and edx, and its result in eax: 0, or
-# something negative. The kernel keeps all other registers.
+# Linux runs it as root, with /dev/urandom as descriptor 3. Of its input each SIZE bytes are a message: a struct
+# __kernel_timespec, a struct rand_pool_info with 64 bytes, and two texts, of which it prints the first if all went
+# well. A system call has its number in eax, its arguments in ebx, ecx and edx, and its result in eax: 0, or something
+# negative. The kernel keeps all other registers.
 
         .intel_syntax noprefix
 
@@ -21,29 +21,33 @@
         .set    SYS_ioctl, 54
         .set    SYS_clock_settime64, 404        # which takes the timespec of 64-bit computers; there since Linux 5.1
         .set    URANDOM, 3                      # a descriptor
-        .set    MOST, 512                       # bytes of a message: a pipe takes as many at once, or none
         .set    POOL, 16                        # where in a message what begins
         .set    TEXTS, 88
+        .set    TEXT, 110                       # bytes of each of the two
+        .set    SIZE, TEXTS + 2 * TEXT          # of a message, which may come in pieces
+        .set    ROOM, 512                       # on the stack, which stays aligned
         .set    IDLE, 3                         # the exit status if there was no message
 
         .text
         .globl  _start
 _start:
-        sub     esp, MOST
+        sub     esp, ROOM
         mov     esi, IDLE                       # esi gathers what goes wrong
 next:
-        mov     eax, SYS_read                   # read(0, message, MOST)
+        xor     edi, edi                        # edi: how much of a message there is
+more:
+        mov     eax, SYS_read                   # read(0, message + edi, SIZE - edi)
         xor     ebx, ebx
-        mov     ecx, esp
-        mov     edx, MOST
+        lea     ecx, [esp + edi]
+        mov     edx, SIZE
+        sub     edx, edi
         int     0x80
 
         test    eax, eax
         jle     end
-        sub     eax, TEXTS
-        jle     next
-        shr     eax                             # edi: the length of each of the texts
-        mov     edi, eax
+        add     edi, eax
+        cmp     edi, SIZE
+        jb      more
         mov     eax, SYS_ioctl                  # ioctl(URANDOM, RNDADDENTROPY, pool)
         mov     ebx, URANDOM
         mov     ecx, RNDADDENTROPY
@@ -62,14 +66,14 @@ next:
         mov     ecx, esp
         int     0x80
 
-        lea     ecx, [esp + TEXTS]              # write(1, text, length)
+        lea     ecx, [esp + TEXTS]              # write(1, text, TEXT)
         or      esi, eax
         jz      tell
-        add     ecx, edi
+        add     ecx, TEXT
 tell:
         mov     eax, SYS_write
         mov     ebx, 1
-        mov     edx, edi
+        mov     edx, TEXT
         int     0x80
 
         jmp     next

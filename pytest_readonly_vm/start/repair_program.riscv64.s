@@ -5,8 +5,8 @@
 #   riscv64-linux-gnu-ld -Ttext=0x400078 -o program program.o
 #   riscv64-linux-gnu-objcopy -O binary -j .text program program.bin
 #
-# Linux runs it as root, with /dev/urandom as descriptor 3. Each read of its input is a message: a struct timespec, a
-# struct rand_pool_info with 64 bytes, and two texts of one length, of which it prints the first if all went well. A
+# Linux runs it as root, with /dev/urandom as descriptor 3. Of its input each SIZE bytes are a message: a struct
+# timespec, a struct rand_pool_info with 64 bytes, and two texts, of which it prints the first if all went well. A
 # system call has its number in a7, its arguments in a0, a1 and a2, and its result in a0: 0, or something negative. The
 # kernel keeps all other registers.
 
@@ -22,27 +22,32 @@
         .set    SYS_exit, 93
         .set    SYS_clock_settime, 112
         .set    URANDOM, 3                      # a descriptor
-        .set    MOST, 512                       # bytes of a message: a pipe takes as many at once, or none
         .set    POOL, 16                        # where in a message what begins
         .set    TEXTS, 88
+        .set    TEXT, 110                       # bytes of each of the two
+        .set    SIZE, TEXTS + 2 * TEXT          # of a message, which may come in pieces
+        .set    ROOM, 512                       # on the stack, which stays aligned
         .set    IDLE, 3                         # the exit status if there was no message
 
         .text
         .globl  _start
 _start:
-        addi    sp, sp, -MOST
+        addi    sp, sp, -ROOM
         li      s1, IDLE                        # s1 gathers what goes wrong
 next:
-        li      a7, SYS_read                    # read(0, message, MOST)
+        li      s2, SIZE                        # s2: how much of a message there is not
+        mv      s3, sp                          # s3: where that begins
+more:
+        li      a7, SYS_read                    # read(0, s3, s2)
         li      a0, 0
-        mv      a1, sp
-        li      a2, MOST
+        mv      a1, s3
+        mv      a2, s2
         ecall
 
         blez    a0, end
-        addi    s2, a0, -TEXTS
-        blez    s2, next
-        srli    s2, s2, 1                       # s2: the length of each of the texts
+        add     s3, s3, a0
+        sub     s2, s2, a0
+        bgtz    s2, more
         li      a7, SYS_ioctl                   # ioctl(URANDOM, RNDADDENTROPY, pool)
         li      a0, URANDOM
         li      a1, RNDADDENTROPY
@@ -61,14 +66,14 @@ next:
         mv      a1, sp
         ecall
 
-        addi    a1, sp, TEXTS                   # write(1, text, length)
+        addi    a1, sp, TEXTS                   # write(1, text, TEXT)
         or      s1, s1, a0
         beqz    s1, tell
-        add     a1, a1, s2
+        addi    a1, a1, TEXT
 tell:
         li      a7, SYS_write
         li      a0, 1
-        mv      a2, s2
+        li      a2, TEXT
         ecall
 
         j       next

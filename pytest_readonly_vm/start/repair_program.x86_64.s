@@ -5,8 +5,8 @@
 #   ld -m elf_x86_64 -Ttext=0x400078 -o program program.o
 #   objcopy -O binary -j .text program program.bin
 #
-# Linux runs it as root, with /dev/urandom as descriptor 3. Each read of its input is a message: a struct timespec, a
-# struct rand_pool_info with 64 bytes, and two texts of one length, of which it prints the first if all went well. A
+# Linux runs it as root, with /dev/urandom as descriptor 3. Of its input each SIZE bytes are a message: a struct
+# timespec, a struct rand_pool_info with 64 bytes, and two texts, of which it prints the first if all went well. A
 # system call has its number in rax, its arguments in rdi, rsi and rdx, and its result in rax: 0, or something negative.
 # The kernel keeps all registers but rax, rcx and r11.
 
@@ -21,29 +21,33 @@
         .set    SYS_exit, 60
         .set    SYS_clock_settime, 227
         .set    URANDOM, 3                      # a descriptor
-        .set    MOST, 512                       # bytes of a message: a pipe takes as many at once, or none
         .set    POOL, 16                        # where in a message what begins
         .set    TEXTS, 88
+        .set    TEXT, 110                       # bytes of each of the two
+        .set    SIZE, TEXTS + 2 * TEXT          # of a message, which may come in pieces
+        .set    ROOM, 512                       # on the stack, which stays aligned
         .set    IDLE, 3                         # the exit status if there was no message
 
         .text
         .globl  _start
 _start:
-        sub     rsp, MOST
+        sub     rsp, ROOM
         mov     ebx, IDLE                       # ebx gathers what goes wrong
 next:
-        xor     eax, eax                        # read(0, message, MOST)
+        xor     r12d, r12d                      # r12: how much of a message there is
+more:
+        xor     eax, eax                        # read(0, message + r12, SIZE - r12)
         xor     edi, edi
-        mov     rsi, rsp
-        mov     edx, MOST
+        lea     rsi, [rsp + r12]
+        mov     edx, SIZE
+        sub     edx, r12d
         syscall
 
         test    eax, eax
         jle     end
-        sub     eax, TEXTS
-        jle     next
-        shr     eax                             # r12d: the length of each of the texts
-        mov     r12d, eax
+        add     r12d, eax
+        cmp     r12d, SIZE
+        jb      more
         mov     eax, SYS_ioctl                  # ioctl(URANDOM, RNDADDENTROPY, pool)
         mov     edi, URANDOM
         mov     esi, RNDADDENTROPY
@@ -62,14 +66,14 @@ next:
         mov     rsi, rsp
         syscall
 
-        lea     rsi, [rsp + TEXTS]              # write(1, text, length)
+        lea     rsi, [rsp + TEXTS]              # write(1, text, TEXT)
         or      ebx, eax
         jz      tell
-        add     rsi, r12
+        add     rsi, TEXT
 tell:
         mov     eax, SYS_write
         mov     edi, 1
-        mov     edx, r12d
+        mov     edx, TEXT
         syscall
 
         jmp     next

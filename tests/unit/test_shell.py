@@ -102,11 +102,13 @@ async def one(data: bytes) -> AsyncIterator[bytes]:
 HELPER = b"""#!/usr/bin/env python3
 import os
 status = 3
-while message := os.read(0, 512):
-    texts = message[4:]
-    half = len(texts) // 2
-    status = 0 if message.startswith(b"good") else 1
-    os.write(1, texts[half:] if status else texts[:half])
+message = b""
+while piece := os.read(0, 224 - len(message)):
+    message += piece
+    if len(message) == 224:
+        status = 0 if message.startswith(b"good") else 1
+        os.write(1, message[114:] if status else message[4:114])
+        message = b""
 os._exit(status)
 """
 
