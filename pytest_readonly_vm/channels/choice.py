@@ -39,7 +39,7 @@ class ChannelChoice:
         self._search: asyncio.Task[Channel] | None = None
         self._is_closed = False
         self.before_use: Callable[[Channel], Awaitable[object]] | None = None
-        """What is to be done once over the first channel that answers, before anybody has it."""
+        """What is to be done over a channel that has answered, before anybody has it, until it is None again."""
 
     @property
     def found(self) -> Channel | None:
@@ -123,7 +123,6 @@ class ChannelChoice:
         channel = await self._first()
         if self.before_use is not None:
             await self.before_use(channel)
-            self.before_use = None
         return channel
 
     async def _first(self) -> Channel:

@@ -2,6 +2,8 @@
 for messages. To pass one on starts no process in the guest, each of which costs an emulated one many milliseconds.
 """
 
+from dataclasses import dataclass
+
 TEXT = 110
 """Bytes of each of the two texts that follow a message: what the helper is to print if it has done it, and if not."""
 
@@ -15,7 +17,7 @@ _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456
 # from when it is forked on: what is written before somebody has it open is lost.
 _KEEP = r"""
 _rv_be_helper() {
-    exec ./readonly-vm-helper <&4 >&8 3</dev/urandom 4<&- 7<&- 8>&- 9>&-
+    exec ./readonly-vm-helper <&4 >&8 3</dev/urandom 4>GIVE 7<&- 8>&- 9>&-
 }
 _rv_has_helper() {
     [ "$_rv_helper" ] && [ -e "/proc/$_rv_helper/exe" ]
@@ -29,23 +31,38 @@ _rv_keep() {
     exec 4<&-
 }
 _rv_help() {
-    _rv_has_helper && printf "$2DONEFAILED" 1<>helper || _rv_tell "$1" NONE nothing
+    _rv_has_helper && TAKE && printf "$2DONEFAILED" 1<>helper || _rv_tell "$1" NONE nothing
 }
 _rv_has_helper || _rv_keep
 """
 
 
-def keeping(program: bytes, *, idle: int, told: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """How the shell of a channel tells that what is called ``$1`` has ended, so that its helper can."""
+
+    told: str
+    """A format in which ``%d`` is the status. As a text of the helper's it is followed by newlines."""
+    take: str
+    """What the shell does before, so that nobody else tells something at the same time."""
+    give: str
+    """To what the helper writes a byte afterwards, so that others can."""
+
+    def text(self, status: int) -> str:
+        told = self.told % status
+        size = len(told.replace("$1", 32 * "N").replace(r"\n", "\n"))
+        assert size <= TEXT
+        return told + (TEXT - size) * r"\n"
+
+
+def keeping(program: bytes, *, idle: int, telling: Telling) -> bytes:
     """Text that starts a helper in the shell of a channel, unless there is one. It is in the place of the `jobs`.
 
     :param idle: the exit status of a program that has had no message.
-    :param told: how it is told that what is called ``$1`` has ended, a format in which ``%d`` is the status; as a text
-        of the helper's it is followed by newlines.
     """
-    size = len(told.replace("$1", 32 * "N").replace(r"\n", "\n") % 0)
-    texts = told + (TEXT - size) * r"\n"
     text = _KEEP.replace("IDLE", str(idle)).replace("NONE", str(NONE))
-    text = text.replace("DONE", texts % 0).replace("FAILED", texts % 1)
+    text = text.replace("TAKE", telling.take).replace("GIVE", telling.give)
+    text = text.replace("DONE", telling.text(0)).replace("FAILED", telling.text(1))
     return text.replace("PROGRAM", as_format(program)).encode()
 
 

@@ -41,6 +41,8 @@ place of a size and goes there.
 FUNCTIONS = r"""
 true >/dev/null && exec 2>/dev/null 7</dev/null
 PS1= PS2= _rv_full=0
+[ ! "$_rv_helper" ] || kill -KILL "$_rv_helper"
+_rv_helper=
 umask 022
 _rv_start() {
     if true </dev/null; then "$@" & else : | "$@" & fi

@@ -24,7 +24,7 @@ _LONGEST_END = 256  # bytes of a line that tells of an end
 _FIRST_POLL = 0.001
 _LONGEST_POLL = 0.1
 _FULL = "Resource temporarily unavailable"
-_TOLD = r"$1 %d\n"  # a line of the list of ended jobs, for `helper`
+_TELLING = helper.Telling(r"$1 %d\n", take="true", give="/dev/null")  # a line of the list, to which all append
 
 # The list of the ended jobs has a place of its own, to which it can be written when the jobs have filled theirs.
 _START = (
@@ -165,7 +165,9 @@ class Resident:
     # The helper.
 
     async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
-        await self.type(helper.keeping(program, idle=idle, told=_TOLD))
+        if self._has_helper and await self._asked(trial) != helper.NONE:
+            return
+        await self.type(helper.keeping(program, idle=idle, telling=_TELLING))
         self._has_helper = await self._asked(trial) != helper.NONE
 
     async def ask_helper(self, message: bytes) -> bool:

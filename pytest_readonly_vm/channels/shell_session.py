@@ -25,7 +25,7 @@ _WRITTEN_AT_ONCE = 3 << 18  # bytes, a multiple of three: base64 without padding
 _PATIENCE_WITH_THE_DYING = 10.0
 _LONGEST_LINE = 256  # bytes of a line that are looked at
 _LONGEST_WORDS = 1 << 12  # bytes of what else is printed that are kept
-_TOLD = r"\n$1 <\n\n$1 -\n\n$1 %d >\n"  # a frame, for `helper`
+_TELLING = helper.Telling(r"\n$1 <\n\n$1 -\n\n$1 %d >\n", take="read -r _rv_x <&9", give="&9")  # a frame
 
 WriteFile = Callable[[bytes, AsyncIterator[bytes]], Awaitable[None]]
 
@@ -217,7 +217,9 @@ class ShellSession:
         await self._write(name, content_of(data))
 
     async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
-        await self._type(helper.keeping(program, idle=idle, told=_TOLD))
+        if self._has_helper and await self._asked(trial) != helper.NONE:
+            return
+        await self._type(helper.keeping(program, idle=idle, telling=_TELLING))
         self._has_helper = await self._asked(trial) != helper.NONE
 
     async def ask_helper(self, message: bytes) -> bool:
@@ -225,8 +227,11 @@ class ShellSession:
 
     async def _asked(self, message: bytes) -> int:
         nonce, frame = self._expect(bytes, bytes)
-        await self._type(helper.asking(nonce, message))
-        return self._files.status(await self._result(nonce, frame))
+        try:
+            await self._type(helper.asking(nonce, message))
+            return self._files.status(await self._result(nonce, frame))
+        finally:
+            self._frames.pop(nonce.encode(), None)
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
         await self._file("_rv_start _rv_read", absolute(path), sink)

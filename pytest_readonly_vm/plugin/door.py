@@ -59,8 +59,9 @@ class Door:
         import_unrewritten(self._config)
         from pytest_readonly_vm.plugin.hooks import begin
 
-        self._earlier = self._config.pluginmanager.get_plugins()
+        earlier = self._config.pluginmanager.get_plugins()
         begin(self._config, self._run_name, self)
+        self._earlier = earlier
         if self._session is not None:
             self._tell("pytest_sessionstart", session=self._session)
 

@@ -5,6 +5,7 @@ bytecode is not written, as in most images of containers, each run, and each wor
 anew, and what pip has compiled is of no use. Our asserts are for type checkers.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
@@ -28,4 +29,9 @@ def import_unrewritten(config: pytest.Config) -> None:
     """From now on and as long as this pytest runs; its own finder, the first so far, is in its place as long."""
     finder = _Finder()
     sys.meta_path.insert(0, finder)
-    config.add_cleanup(lambda: sys.meta_path.remove(finder))
+
+    def remove() -> None:
+        with contextlib.suppress(ValueError):  # somebody has set back the list to what it was before
+            sys.meta_path.remove(finder)
+
+    config.add_cleanup(remove)

@@ -115,7 +115,7 @@ def command_line(
         "-m", f"size={config.memory >> 10}K",
         # A guest that reboots by itself while it boots has crashed, or will never be ready. Allowed again once ready.
         # One that panics is paused, to be looked at; how it tells is below.
-        "-action", f"reboot={'reset' if wiring.waits_for_state else 'shutdown'},panic=pause",
+        "-action", "reboot=shutdown,panic=pause",
         *(("-sandbox", SANDBOX_ARGUMENT) if wiring.sandboxed else ()),
         "-chardev", f"socket,id=monitor,fd={wiring.monitor}",
         "-mon", "chardev=monitor,mode=control",
@@ -133,6 +133,8 @@ def command_line(
         *(("-device", "pvpanic") if _has_device_of_pcs("pvpanic", config, arch, machine) else ()),
         *(("-incoming", "defer") if wiring.waits_for_state else ()),
         *config.qemu_args,
+        # After those of the user, as what allows it for a guest that has booted has the last word, too.
+        *(("-action", "reboot=reset") if wiring.waits_for_state else ()),
     )  # fmt: skip
 
 

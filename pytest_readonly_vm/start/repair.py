@@ -17,7 +17,7 @@ from typing import Any
 
 from pytest_readonly_vm.channels.channel import Channel
 from pytest_readonly_vm.channels.helper import TEXT, as_format
-from pytest_readonly_vm.errors import ChannelError, GuestWarning
+from pytest_readonly_vm.errors import ChannelError, ChannelLost, GuestWarning
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.start.repair_program import (
@@ -85,9 +85,11 @@ async def prepare(instance: Instance) -> None:
     """
     channel, program = instance.channels.found, repair_program(instance.spec.hypervisor.qemu.arch)
     if channel is not None and program is not None:
-        with contextlib.suppress(TimeoutError, ChannelError):
+        try:
             async with asyncio.timeout(_PREPARE_PATIENCE):
                 await channel.keep_helper(program, idle=IDLE, trial=VAIN_MESSAGE)
+        except (TimeoutError, ChannelError):
+            instance.channels.lose()  # in the midst of who knows what
 
 
 def resume(instance: Instance, conversation: tuple[str, Mapping[str, Any]] | None, *, loop: LoopThread) -> None:
@@ -110,7 +112,20 @@ def _warn(instance: Instance, complaint: str) -> None:
 
 
 async def _repair_late(instance: Instance, channel: Channel) -> None:
-    _warn(instance, await _repaired(instance, channel))
+    """
+    :raises GuestDied, ChannelLost: it is to be done when a channel has answered again.
+    """
+    complaint = f"it was not done in {_REPAIR_PATIENCE:g} s"
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REPAIR_PATIENCE):
+                complaint = await _repaired(instance, channel)
+    except ChannelLost:
+        raise
+    except ChannelError as error:
+        complaint = str(error)
+    instance.channels.before_use = None
+    _warn(instance, complaint)
 
 
 async def _resumed(instance: Instance, name: str, parted: Mapping[str, Any]) -> str:

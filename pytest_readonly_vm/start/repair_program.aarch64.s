@@ -5,10 +5,10 @@
 //   aarch64-linux-gnu-ld -Ttext=0x400078 -o program program.o
 //   aarch64-linux-gnu-objcopy -O binary -j .text program program.bin
 //
-// Linux runs it as root, with /dev/urandom as descriptor 3. Of its input each SIZE bytes are a message: a struct
-// timespec, a struct rand_pool_info with 64 bytes, and two texts, of which it prints the first if all went well. A
-// system call has its number in x8, its arguments in x0, x1 and x2, and its result in x0: 0, or something negative. The
-// kernel keeps all other registers.
+// Linux runs it as root, with /dev/urandom as descriptor 3, and as 4 what is to have a byte after each text. Of its
+// input each SIZE bytes are a message: a struct timespec, a struct rand_pool_info with 64 bytes, and two texts, of
+// which it prints the first if all went well. A system call has its number in x8, its arguments in x0, x1 and x2, and
+// its result in x0: 0, or something negative. The kernel keeps all other registers.
 
         .set    RNDADDENTROPY, 0x40085203       // mix bytes in, and count bits of entropy for them
         .set    RNDRESEEDCRNG, 0x5207           // draw from what was mixed in from now on; there since Linux 4.17
@@ -18,7 +18,8 @@
         .set    SYS_write, 64
         .set    SYS_exit, 93
         .set    SYS_clock_settime, 112
-        .set    URANDOM, 3                      // a descriptor
+        .set    URANDOM, 3                      // descriptors
+        .set    TURN, 4
         .set    POOL, 16                        // where in a message what begins
         .set    TEXTS, 88
         .set    TEXT, 110                       // bytes of each of the two
@@ -73,6 +74,11 @@ tell:
         mov     x8, SYS_write
         mov     x0, 1
         mov     x2, TEXT
+        svc     0
+
+        add     x1, x1, TEXT - 1                // write(TURN, its last byte, 1): x8 is the same still
+        mov     x0, TURN
+        mov     x2, 1
         svc     0
 
         b       next

@@ -5,10 +5,10 @@
 #   ld -m elf_i386 -Ttext=0x400078 -o program program.o
 #   objcopy -O binary -j .text program program.bin
 #
-# Linux runs it as root, with /dev/urandom as descriptor 3. Of its input each SIZE bytes are a message: a struct
-# __kernel_timespec, a struct rand_pool_info with 64 bytes, and two texts, of which it prints the first if all went
-# well. A system call has its number in eax, its arguments in ebx, ecx and edx, and its result in eax: 0, or something
-# negative. The kernel keeps all other registers.
+# Linux runs it as root, with /dev/urandom as descriptor 3, and as 4 what is to have a byte after each text. Of its
+# input each SIZE bytes are a message: a struct __kernel_timespec, a struct rand_pool_info with 64 bytes, and two texts,
+# of which it prints the first if all went well. A system call has its number in eax, its arguments in ebx, ecx and edx,
+# and its result in eax: 0, or something negative. The kernel keeps all other registers.
 
         .intel_syntax noprefix
 
@@ -20,7 +20,8 @@
         .set    SYS_write, 4
         .set    SYS_ioctl, 54
         .set    SYS_clock_settime64, 404        # which takes the timespec of 64-bit computers; there since Linux 5.1
-        .set    URANDOM, 3                      # a descriptor
+        .set    URANDOM, 3                      # descriptors
+        .set    TURN, 4
         .set    POOL, 16                        # where in a message what begins
         .set    TEXTS, 88
         .set    TEXT, 110                       # bytes of each of the two
@@ -74,6 +75,12 @@ tell:
         mov     eax, SYS_write
         mov     ebx, 1
         mov     edx, TEXT
+        int     0x80
+
+        lea     ecx, [ecx + TEXT - 1]           # write(TURN, its last byte, 1)
+        mov     eax, SYS_write
+        mov     ebx, TURN
+        mov     edx, 1
         int     0x80
 
         jmp     next

@@ -1,4 +1,4 @@
-"""Owns the repair program: 280 bytes that set a Linux guest's clock and reseed its random numbers, when told. Pure.
+"""Owns the repair program: 300 bytes that set a Linux guest's clock and reseed its random numbers, when told. Pure.
 
 A program of our own, because a guest need not have one that can do the second, and because it can wait in the guest for
 a message: to go on from there costs an emulated guest less than to start any program.
@@ -26,39 +26,43 @@ _IDENT = b"\x7fELF%c\x01\x01\0\0\nexit\n\0"
 
 # The lines: read(0, …) until there is a message, or exit(…) at the end of the input; ioctl(3, RNDADDENTROPY, pool);
 # ioctl(3, RNDRESEEDCRNG), there since Linux 4.17; clock_settime(0, time), not earlier because it wakes up whoever waits
-# for such a change; write(1, text, 110), of the first text or the second; exit(status).
+# for such a change; write(1, text, 110), of the first text or the second; write(4, its last byte, 1); exit(status).
 _X86_64 = bytes.fromhex(
     "4881ec00020000 bb03000000 4531e4 31c0 31ff 4a8d3424 ba34010000 4429e2 0f05"
-    "85c0 7e5e 4101c4 4181fc34010000 72de b810000000 bf03000000 be03520840 488d542410 0f05"
+    "85c0 7e76 4101c4 4181fc34010000 72de b810000000 bf03000000 be03520840 488d542410 0f05"
     "89c3 b810000000 be07520000 0f05"
     "09c3 b8e3000000 31ff 4889e6 0f05"
     "488d742458 09c3 7404 4883c66e b801000000 bf01000000 ba6e000000 0f05"
-    "eb89 b83c000000 89df 0f05"
+    "488d766d b801000000 bf04000000 ba01000000 0f05"
+    "e971ffffff b83c000000 89df 0f05"
 )
 _I386 = bytes.fromhex(
     "81ec00020000 be03000000 31ff b803000000 31db 8d0c3c ba34010000 29fa cd80"
-    "85c0 7e58 01c7 81ff34010000 72df b836000000 bb03000000 b903520840 8d542410 cd80"
+    "85c0 7e6f 01c7 81ff34010000 72df b836000000 bb03000000 b903520840 8d542410 cd80"
     "89c6 b836000000 b907520000 cd80"
     "09c6 b894010000 31db 89e1 cd80"
     "8d4c2458 09c6 7403 83c16e b804000000 bb01000000 ba6e000000 cd80"
-    "eb8f b801000000 89f3 cd80"
+    "8d496d b804000000 bb04000000 ba01000000 cd80"
+    "e978ffffff b801000000 89f3 cd80"
 )
 _AARCH64 = bytes.fromhex(
     "ff0308d1 730080d2 140080d2 e80780d2 000080d2 e1030091 2100148b 822680d2 420014cb 010000d4"
-    "1f0000f1 6d030054 9402008b 9fd204f1 a3feff54 a80380d2 600080d2 01030018 e2430091 010000d4"
+    "1f0000f1 ed030054 9402008b 9fd204f1 a3feff54 a80380d2 600080d2 81030018 e2430091 010000d4"
     "f30300aa 600080d2 e1408ad2 010000d4"
     "730200aa 080e80d2 000080d2 e1030091 010000d4"
     "e1630191 730200aa 530000b4 21b80191 080880d2 200080d2 c20d80d2 010000d4"
-    "ddffff17 a80b80d2 e00313aa 010000d4"
+    "21b40191 800080d2 220080d2 010000d4"
+    "d9ffff17 a80b80d2 e00313aa 010000d4"
     "03520840"
 )
 _RISCV64 = bytes.fromhex(
     "130101e0 93043000 13094013 93090100 9308f003 13050000 93850900 13060900 73000000"
-    "635aa006 b389a900 3309a940 e34020ff 9308d001 13053000 b7550840 9b853520 13060101 73000000"
+    "6352a008 b389a900 3309a940 e34020ff 9308d001 13053000 b7550840 9b853520 13060101 73000000"
     "93040500 13053000 b7550000 9b857520 73000000"
     "b3e4a400 93080007 13050000 93050100 73000000"
     "93058105 b3e4a400 63840400 9385e506 93080004 13051000 1306e006 73000000"
-    "6ff05ff7 9308d005 13850400 73000000"
+    "9385d506 13054000 13061000 73000000"
+    "6ff05ff6 9308d005 13850400 73000000"
 )
 
 
@@ -82,9 +86,10 @@ _PROCESSORS = {
 def repair_program(arch: str) -> bytes | None:
     """The program's file for a processor in QEMU's words, or None if there is none for it.
 
-    To be run by root, with /dev/urandom as its descriptor 3. It makes a `helper`: a message is `repair_message` and two
-    texts, of which it prints the first if all of it worked, else the second. At the end of its input it exits with 0 if
-    all of the last message worked, and with `IDLE` if there was none.
+    To be run by root, with /dev/urandom as its descriptor 3, and as 4 what is to have a byte after each text. It makes
+    a `helper`: a message is `repair_message` and two texts, of which it prints the first if all of it worked, else the
+    second. At the end of its input it exits with 0 if all of the last message worked, and with `IDLE` if there was
+    none.
     """
     if (processor := _PROCESSORS.get(arch)) is None:
         return None
@@ -101,7 +106,7 @@ def repair_message(now: float, entropy: bytes) -> bytes:
 
 
 VAIN_MESSAGE = _TIME.pack(0, -1) + _POOL.pack(-1, ENTROPY, bytes(ENTROPY))
-"""One of which the kernel refuses all, so that it changes nothing: it shows that the program is there."""
+"""One of which the kernel refuses the time and the bytes: it shows that the program is there, and does no harm."""
 
 
 def _headers(processor: _Processor, size: int) -> bytes:

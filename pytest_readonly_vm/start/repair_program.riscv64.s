@@ -5,10 +5,10 @@
 #   riscv64-linux-gnu-ld -Ttext=0x400078 -o program program.o
 #   riscv64-linux-gnu-objcopy -O binary -j .text program program.bin
 #
-# Linux runs it as root, with /dev/urandom as descriptor 3. Of its input each SIZE bytes are a message: a struct
-# timespec, a struct rand_pool_info with 64 bytes, and two texts, of which it prints the first if all went well. A
-# system call has its number in a7, its arguments in a0, a1 and a2, and its result in a0: 0, or something negative. The
-# kernel keeps all other registers.
+# Linux runs it as root, with /dev/urandom as descriptor 3, and as 4 what is to have a byte after each text. Of its
+# input each SIZE bytes are a message: a struct timespec, a struct rand_pool_info with 64 bytes, and two texts, of which
+# it prints the first if all went well. A system call has its number in a7, its arguments in a0, a1 and a2, and its
+# result in a0: 0, or something negative. The kernel keeps all other registers.
 
         .option arch, rv64i                     # no compressed instructions, which a processor need not have
         .option norelax                         # nor others than these, of which the linker knows that they are shorter
@@ -21,7 +21,8 @@
         .set    SYS_write, 64
         .set    SYS_exit, 93
         .set    SYS_clock_settime, 112
-        .set    URANDOM, 3                      # a descriptor
+        .set    URANDOM, 3                      # descriptors
+        .set    TURN, 4
         .set    POOL, 16                        # where in a message what begins
         .set    TEXTS, 88
         .set    TEXT, 110                       # bytes of each of the two
@@ -74,6 +75,11 @@ tell:
         li      a7, SYS_write
         li      a0, 1
         li      a2, TEXT
+        ecall
+
+        addi    a1, a1, TEXT - 1                # write(TURN, its last byte, 1): a7 is the same still
+        li      a0, TURN
+        li      a2, 1
         ecall
 
         j       next

@@ -5,10 +5,10 @@
 #   ld -m elf_x86_64 -Ttext=0x400078 -o program program.o
 #   objcopy -O binary -j .text program program.bin
 #
-# Linux runs it as root, with /dev/urandom as descriptor 3. Of its input each SIZE bytes are a message: a struct
-# timespec, a struct rand_pool_info with 64 bytes, and two texts, of which it prints the first if all went well. A
-# system call has its number in rax, its arguments in rdi, rsi and rdx, and its result in rax: 0, or something negative.
-# The kernel keeps all registers but rax, rcx and r11.
+# Linux runs it as root, with /dev/urandom as descriptor 3, and as 4 what is to have a byte after each text. Of its
+# input each SIZE bytes are a message: a struct timespec, a struct rand_pool_info with 64 bytes, and two texts, of which
+# it prints the first if all went well. A system call has its number in rax, its arguments in rdi, rsi and rdx, and its
+# result in rax: 0, or something negative. The kernel keeps all registers but rax, rcx and r11.
 
         .intel_syntax noprefix
 
@@ -20,7 +20,8 @@
         .set    SYS_ioctl, 16
         .set    SYS_exit, 60
         .set    SYS_clock_settime, 227
-        .set    URANDOM, 3                      # a descriptor
+        .set    URANDOM, 3                      # descriptors
+        .set    TURN, 4
         .set    POOL, 16                        # where in a message what begins
         .set    TEXTS, 88
         .set    TEXT, 110                       # bytes of each of the two
@@ -74,6 +75,12 @@ tell:
         mov     eax, SYS_write
         mov     edi, 1
         mov     edx, TEXT
+        syscall
+
+        lea     rsi, [rsi + TEXT - 1]           # write(TURN, its last byte, 1)
+        mov     eax, SYS_write
+        mov     edi, TURN
+        mov     edx, 1
         syscall
 
         jmp     next

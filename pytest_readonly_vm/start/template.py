@@ -178,7 +178,7 @@ async def freeze_running(instance: Instance) -> Template:
     :raises Unfrozen: it cannot be frozen. It runs on.
     """
     conversation = await _parted(instance)
-    is_running = (await instance.qmp.command("query-status"))["running"]
+    is_running = await _is_running(instance)
     with instance.qmp.liveness.expecting_stop():
         await instance.qmp.command("stop")
         try:
@@ -192,8 +192,13 @@ async def freeze_running(instance: Instance) -> Template:
     return _template(instance, conversation, None, state, copies(instance.frozen_overlays))
 
 
+async def _is_running(instance: Instance) -> bool:
+    return bool((await instance.qmp.command("query-status"))["running"])
+
+
 async def _parted(instance: Instance) -> tuple[str, Mapping[str, Any]] | None:
-    await prepare(instance)
+    if await _is_running(instance):
+        await prepare(instance)
     if instance.ssh is not None:
         await instance.ssh.part()
         instance.ssh = None

@@ -131,6 +131,11 @@ class TestEveryStart:
         with vm.checkpoint():
             soil(vm)
         assert is_clean(vm)
+        vm.pause()
+        before = time.monotonic()
+        vm.checkpoint().close()  # of a guest that cannot be asked for anything
+        assert time.monotonic() - before < 8
+        vm.resume()
         checkpoint.close()
         with pytest.raises(VmError, match="no checkpoint"):
             vm.restore()

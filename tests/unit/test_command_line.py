@@ -45,7 +45,7 @@ def test_the_whole_line_of_an_ordinary_machine() -> None:
         "-drive", f"if=none,id=disk0,snapshot=on,file={_escaped_json(QCOW2)}",
         "-device", "virtio-blk-pci,drive=disk0",
         "-netdev", "user,id=net0",
-        "-device", "virtio-net-pci,netdev=net0,romfile=",
+        "-device", "virtio-net-pci,netdev=net0,guest_announce=off,romfile=",
         "-device", "virtio-rng-pci",
         "-vga", "std",
         "-device", "vmgenid,guid=auto",

@@ -108,6 +108,7 @@ while piece := os.read(0, 224 - len(message)):
     if len(message) == 224:
         status = 0 if message.startswith(b"good") else 1
         os.write(1, message[114:] if status else message[4:114])
+        os.write(4, b"\\n")
         message = b""
 os._exit(status)
 """
@@ -128,9 +129,30 @@ def test_a_helper_waits_beside_the_jobs(line: socket.socket) -> None:
             )
             assert await run(shell, "pkill -KILL -P $$ -f readonly-vm-helpe[r]") == (0, b"", b"")
             assert not await shell.ask_helper(b"good")
+            await shell.keep_helper(HELPER, idle=3, trial=b"bad\n")
+            await shell.open()  # in another place, which that one does not know
+            assert (await run(shell, "pgrep -P $$ -f readonly-vm-helpe[r]"))[0] == 1
+            await shell.keep_helper(HELPER, idle=3, trial=b"bad\n")
+            assert await shell.ask_helper(b"good")
+            assert await run(shell, "pkill -KILL -P $$ -f readonly-vm-helpe[r]") == (0, b"", b"")
             await shell.keep_helper(b"no program", idle=3, trial=b"bad\n")
             assert not await shell.ask_helper(b"good")
             assert await run(shell, "echo all the same") == (0, b"all the same\n", b"")
+
+    asyncio.run(main())
+
+
+def test_a_helper_tells_nothing_in_the_midst_of_what_a_job_has_printed(line: socket.socket) -> None:
+    size = 8 << 20
+
+    async def main() -> None:
+        async with opened(line) as shell:
+            await shell.keep_helper(HELPER, idle=3, trial=b"bad\n")
+            job = asyncio.ensure_future(run(shell, f"head -c {size} /dev/zero"))
+            while not any(frame.size for frame in shell._frames.values()):
+                await asyncio.sleep(0.001)
+            assert await shell.ask_helper(b"good")
+            assert await job == (0, bytes(size), b"")
 
     asyncio.run(main())
 
