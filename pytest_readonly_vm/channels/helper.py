@@ -55,6 +55,16 @@ class Telling:
         return told + (TEXT - size) * r"\n"
 
 
+class NoHelper:
+    """A part of a `Channel` that has none, as no copy of the guest has its conversation."""
+
+    async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
+        """Nothing, as that is not possible."""
+
+    async def ask_helper(self, message: bytes) -> bool:
+        return False
+
+
 def keeping(program: bytes, *, idle: int, telling: Telling) -> bytes:
     """Text that starts a helper in the shell of a channel, unless there is one. It is in the place of the `jobs`.
 

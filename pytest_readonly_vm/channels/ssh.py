@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_readonly_vm.channels import ssh_file
+from pytest_readonly_vm.channels import helper, ssh_file
 from pytest_readonly_vm.channels.channel import Sink
 from pytest_readonly_vm.channels.network import Forward, Network
 from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
@@ -39,7 +39,7 @@ _SHELL = "/bin/sh -s readonly-vm; exit 1"
 _LOSS = "the channel over SSH is gone: the connection was lost, or its shell was killed"
 
 
-class Ssh:
+class Ssh(helper.NoHelper):
     """A `Channel` over the network.
 
     Attributes: `key`, the path of the private key with which it logs in; `forward`, the address on the host that leads
@@ -245,12 +245,6 @@ class Ssh:
 
     async def execute(self, script: bytes, *, input: bytes, stdout: Sink, stderr: Sink) -> int:
         return await self._opened_shell().execute(script, input=input, stdout=stdout, stderr=stderr)
-
-    async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
-        """There is none, as no copy of the guest has this conversation."""
-
-    async def ask_helper(self, message: bytes) -> bool:
-        return False
 
     async def read_file(self, path: bytes, sink: Sink) -> None:
         shell = self._opened_shell()

@@ -28,11 +28,13 @@ class Lookahead:
         """The machines to start ahead: their configurations and names."""
         if self._next is None or (config := self._known.get(likeness(self._next))) is None:
             return []
+        # A worker of xdist knows only its next test: others may have those after it.
+        is_one_of_many = hasattr(self._next.config, "workerinput")
         wanted = _usual() if config.prefetch == "auto" else int(config.prefetch)
         if not wanted:
             return []
         names = [self._next.name]
-        if wanted > 1 and not _is_one_of_many():
+        if wanted > 1 and not is_one_of_many:
             items = self._next.session.items
             start = items.index(self._next) + 1
             following = items[start : start + wanted - 1]
@@ -41,16 +43,8 @@ class Lookahead:
 
 
 def _usual() -> int:
-    """One for each CPU, but two at most: more are not ready sooner. With xdist's workers beside us, one."""
-    cpus = len(os.sched_getaffinity(0))
-    if cpus < 2:
-        return 0
-    return 1 if _is_one_of_many() else 2
-
-
-def _is_one_of_many() -> bool:
-    """Whether this is a worker of xdist's, of which only the next test is known: others have those after it."""
-    return "PYTEST_XDIST_WORKER" in os.environ
+    """Two at most, as more are not ready sooner, and none where there is but one CPU."""
+    return 2 if len(os.sched_getaffinity(0)) > 1 else 0
 
 
 def likeness(item: pytest.Item) -> object:

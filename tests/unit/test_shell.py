@@ -41,6 +41,7 @@ class LocalPort:
         await asyncio.get_running_loop().sock_sendall(self._line, data)
 
     async def piece(self) -> bytes:
+        await asyncio.sleep(0)  # for others to have their turn also when there is something to be read
         if data := await asyncio.get_running_loop().sock_recv(self._line, 1 << 16):
             return data
         raise ChannelLost("the shell has ended")
@@ -148,11 +149,21 @@ def test_a_helper_tells_nothing_in_the_midst_of_what_a_job_has_printed(line: soc
     async def main() -> None:
         async with opened(line) as shell:
             await shell.keep_helper(HELPER, idle=3, trial=b"bad\n")
-            job = asyncio.ensure_future(run(shell, f"head -c {size} /dev/zero"))
-            while not any(frame.size for frame in shell._frames.values()):
-                await asyncio.sleep(0.001)
-            assert await shell.ask_helper(b"good")
-            assert await job == (0, bytes(size), b"")
+            printed = bytearray()
+            begun = asyncio.Event()
+
+            def take(piece: bytes) -> None:
+                printed.extend(piece)
+                begun.set()
+
+            script = f"head -c {size} /dev/zero".encode()
+            job = asyncio.ensure_future(shell.execute(script, input=b"", stdout=take, stderr=bytes))
+            await begun.wait()
+            asked = asyncio.ensure_future(shell.ask_helper(b"good"))
+            assert not job.done()
+            assert await job == 0
+            assert printed == bytes(size)
+            assert await asked
 
     asyncio.run(main())
 
