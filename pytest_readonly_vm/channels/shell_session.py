@@ -217,7 +217,8 @@ class ShellSession:
         await self._write(name, content_of(data))
 
     async def keep_helper(self, program: bytes, *, idle: int, trial: bytes) -> None:
-        if self._has_helper and await self._asked(trial) != helper.NONE:
+        # While a job sends what it has printed, which may take long, the helper cannot tell anything.
+        if self._frames or (self._has_helper and await self._asked(trial) != helper.NONE):
             return
         await self._type(helper.keeping(program, idle=idle, telling=_TELLING))
         self._has_helper = await self._asked(trial) != helper.NONE

@@ -159,6 +159,7 @@ def test_a_helper_tells_nothing_in_the_midst_of_what_a_job_has_printed(line: soc
             script = f"head -c {size} /dev/zero".encode()
             job = asyncio.ensure_future(shell.execute(script, input=b"", stdout=take, stderr=bytes))
             await begun.wait()
+            await shell.keep_helper(HELPER, idle=3, trial=b"bad\n")  # which does not wait for that
             asked = asyncio.ensure_future(shell.ask_helper(b"good"))
             assert not job.done()
             assert await job == 0
