@@ -1,0 +1,52 @@
+"""Owns the reading of a guest's disk from outside: a few bytes at a place, whatever format the files below are in."""
+
+import json
+import os
+from pathlib import Path
+
+from pytest_readonly_vm.errors import ImageError, VmError
+from pytest_readonly_vm.host.qemu_binary import run_qemu_img
+from pytest_readonly_vm.image.base import BaseImage
+
+_SECTOR = 512
+_BACKED = ("qcow2", "qed", "vmdk")
+
+
+class ContentReader:
+    """Reads what a guest would read of a base image: directly, or where the format needs it by qemu-img, 15 ms each."""
+
+    def __init__(self, base: BaseImage, *, qemu_img: Path) -> None:
+        self._base = base
+        self._qemu_img = qemu_img
+        self._is_plain = base.format == "raw"
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most so many bytes of the disk, both a multiple of 512; fewer, or none, beyond its end.
+
+        :raises ImageError: it cannot be read.
+        """
+        if self._is_plain:
+            return os.pread(self._base.chain[0].descriptor, length, offset)
+        window = os.memfd_create("disk-window", os.MFD_CLOEXEC)
+        try:
+            # Its count is of what it has come to from the disk's beginning, with what it has skipped.
+            place = (f"bs={_SECTOR}", f"skip={offset // _SECTOR}", f"count={(offset + length) // _SECTOR}")
+            run_qemu_img(
+                self._qemu_img,
+                ("dd", "-O", "raw", *place, f"if=json:{json.dumps(self._node())}", f"of=/proc/self/fd/{window}"),
+                failure=f"{self._base.path} cannot be read",
+                pass_fds=(window, *(file.descriptor for file in self._base.chain)),
+            )
+            return os.pread(window, length, 0)
+        except VmError as error:
+            raise ImageError(str(error)) from None
+        finally:
+            os.close(window)
+
+    def _node(self) -> dict[str, object]:
+        node: dict[str, object] | None = None
+        for one in reversed(self._base.chain):
+            file = {"driver": "file", "filename": f"/proc/self/fd/{one.descriptor}", "locking": "off"}
+            node = {"driver": one.format, "file": file, **({"backing": node} if one.format in _BACKED else {})}
+        assert node is not None
+        return node

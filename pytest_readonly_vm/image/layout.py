@@ -1,0 +1,113 @@
+"""Owns what a disk's own tables tell of how it boots: partitions, boot code for BIOS, loaders for UEFI.
+
+Sources: UEFI specification 2.10, 5.3 (GPT), 3.5.1.1 (removable media boot behaviour); the Discoverable Partitions
+Specification for the types of partitions.
+"""
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from uuid import UUID
+
+from pytest_readonly_vm.image.base import BaseImage
+from pytest_readonly_vm.image.content_reader import ContentReader
+from pytest_readonly_vm.image.fat import file_names
+
+_SECTOR = 512
+_GPT_SECTORS = 34  # a protective MBR, the header, 128 entries
+_MOST_ENTRIES = 128
+_BOOT_CODE = 440  # bytes of an MBR before its disk signature
+_ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+_ESP_OF_MBR = 0xEF
+_LOADERS = ("EFI", "BOOT")
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One entry of a table. `offset` is in bytes; `type` is a GUID in a GPT, a number in an MBR."""
+
+    type: UUID | int
+    offset: int
+
+
+class DiskLayout:
+    """What is known of a disk from outside. Its first sectors have been read; loaders are looked for when asked."""
+
+    def __init__(self, first: bytes, reader: ContentReader) -> None:
+        self._first = first
+        self._reader = reader
+
+    @property
+    def scheme(self) -> str:
+        """``gpt``, ``mbr``, or ``none``: not partitioned, or a boot sector without a table."""
+        if self._first[_SECTOR : _SECTOR + 8] == b"EFI PART":
+            return "gpt"
+        return "mbr" if _partitions_of_mbr(self._first) else "none"
+
+    @property
+    def has_boot_code(self) -> bool:
+        """Whether the first sector has code that a BIOS would run."""
+        is_signed = self._first[510:512] == b"\x55\xaa"
+        return is_signed and any(self._first[:_BOOT_CODE])
+
+    @cached_property
+    def partitions(self) -> tuple[Partition, ...]:
+        """In the order of the table; extended partitions are not looked into."""
+        if self.scheme == "gpt":
+            return tuple(_partitions_of_gpt(self._first))
+        return tuple(_partitions_of_mbr(self._first))
+
+    @cached_property
+    def loaders(self) -> tuple[str, ...]:
+        """What an UEFI firmware finds on a disk that it has never seen: ``BOOTX64.EFI`` and the like, upper case.
+
+        Those in the folder ``\\EFI\\BOOT`` of the EFI system partition; none where there is no such partition, or
+        nothing that can be read in it.
+
+        :raises ImageError: the image cannot be read.
+        """
+        for one in self.partitions:
+            if one.type in (_ESP, _ESP_OF_MBR):
+                names = file_names(partial(self._read_at, one.offset), _LOADERS)
+                return tuple(name for name in names if name.startswith("BOOT") and name.endswith(".EFI"))
+        return ()
+
+    def _read_at(self, start: int, offset: int, length: int) -> bytes:
+        return self._reader.read(start + offset, length)
+
+
+def read_layout(base: BaseImage, *, qemu_img: Path) -> DiskLayout:
+    """Look at a disk's first sectors; 15 ms where its format takes qemu-img to be read.
+
+    :raises ImageError: the image cannot be read.
+    """
+    reader = ContentReader(base, qemu_img=qemu_img)
+    return DiskLayout(reader.read(0, _GPT_SECTORS * _SECTOR), reader)
+
+
+def _partitions_of_gpt(first: bytes) -> list[Partition]:
+    start, count, size = struct.unpack_from("<QII", first, _SECTOR + 72)
+    found = []
+    for number in range(min(count, _MOST_ENTRIES)):
+        entry = first[start * _SECTOR + number * size :][:48]
+        if size < 128 or len(entry) < 48:
+            break
+        kind = UUID(bytes_le=entry[:16])
+        if kind.int:
+            (sector,) = struct.unpack_from("<Q", entry, 32)
+            found.append(Partition(kind, sector * _SECTOR))
+    return found
+
+
+def _partitions_of_mbr(first: bytes) -> list[Partition]:
+    if first[510:512] != b"\x55\xaa":
+        return []
+    found = []
+    for start in range(446, 510, 16):
+        status, kind, sector, sectors = struct.unpack_from("<B3xB3xII", first, start)
+        if status not in (0, 0x80):
+            return []  # boot code up to the signature, no table
+        if kind and sectors:
+            found.append(Partition(kind, sector * _SECTOR))
+    return found
