@@ -71,7 +71,7 @@ def test_default_of_every_setting_is_said_in_its_help() -> None:
     for name, option in OPTIONS.items():
         value = getattr(default, name)
         if isinstance(value, str | float | int) and not isinstance(value, bool):
-            sizes = {"memory": "1G", "cache_size": "10G"}
+            sizes = {"memory": "1G", "cache_size": "10G", "image_store_size": "50G"}
             said = sizes.get(name) or (f"{value:g}" if isinstance(value, float) else str(value))
             assert f"(default: {said})" in option.help, name
 

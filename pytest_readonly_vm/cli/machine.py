@@ -12,6 +12,7 @@ from pytest_readonly_vm.config.settings import VmConfig, settings_in
 from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.errors import ConfigurationError, GuestPanicked
 from pytest_readonly_vm.host.terminal import Terminal
+from pytest_readonly_vm.image.image_list import listed
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
 
@@ -49,7 +50,7 @@ def read_machine(arguments: argparse.Namespace, command: Part) -> VmConfig:
         given["image"] = Given(arguments.image, "IMAGE", Path.cwd())
     elif "kernel" not in given:
         raise ConfigurationError("there is nothing to boot: name an IMAGE, or a --kernel")
-    return VmConfig().with_settings(given)
+    return listed(VmConfig().with_settings(given))
 
 
 @contextlib.contextmanager

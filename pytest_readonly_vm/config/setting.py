@@ -51,6 +51,8 @@ class Setting:
     """What the file that it names is, if it names one that machines are made of."""
     qemu_options: tuple[str, ...] = ()
     """Options of QEMU that it decides, and nobody else may."""
+    locate: Callable[..., object] = located
+    """How a path that was read is joined to the folder in which it was written; see `located`."""
 
     def read(self, given: Given) -> object:
         """What was given, as `VmConfig` holds it. Relative paths are joined to the giver's folder.
@@ -60,7 +62,9 @@ class Setting:
         if given.value is None and self.default is None:
             return None
         value = self.parse(given.value)
-        return located(value, written=given.value, folder=given.folder) if isinstance(value, Path) else value
+        if isinstance(value, Path) or self.locate is not located:
+            return self.locate(value, written=given.value, folder=given.folder)
+        return value
 
 
 def setting(
@@ -70,7 +74,8 @@ def setting(
     *,
     reads: str = "",
     qemu_options: tuple[str, ...] = (),
+    locate: Callable[..., object] = located,
 ) -> Any:
     """A field of `VmConfig` that is one; what these mean says `Setting`."""
-    declared = Setting(parts, default, parse, reads, qemu_options)
+    declared = Setting(parts, default, parse, reads, qemu_options, locate)
     return field(default=default, metadata={"setting": declared})

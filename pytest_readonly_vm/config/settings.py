@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from pytest_readonly_vm.config import values as read
+from pytest_readonly_vm.config.image_reference import ImageReference, image, located_image
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.config.qemu_args import objection
 from pytest_readonly_vm.config.setting import Given, Part, Setting, setting
@@ -33,7 +34,7 @@ class VmConfig:
     """
 
     # Commands have it as an argument of their own.
-    image: Path | None = setting(_TESTS, None, read.path, reads="the base image")
+    image: Path | ImageReference | None = setting(_TESTS, None, image, reads="the base image", locate=located_image)
     format: str | None = setting(_MACHINE, None, read.one_of("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc"))
     memory: int = setting(_MACHINE | Part.CAPSULE, 1 << 30, read.size, qemu_options=("m",))
     cpus: int = setting(_MACHINE | Part.CAPSULE, 1, read.cpus, qemu_options=("smp",))
@@ -87,6 +88,8 @@ class VmConfig:
     prefetch: str = setting(_TESTS, "auto", read.whole_number_or("auto"))
     cache: Path | None = setting(Part.SHELL, None, read.path)
     cache_size: int = setting(Part.SHELL, 10 << 30, read.size)
+    image_store: Path | None = setting(_COMPUTER, None, read.path)
+    image_store_size: int = setting(_COMPUTER, 50 << 30, read.size)
     no_cache: bool = setting(Part.SHELL, False, read.switch)
     budget: str = setting(_COMPUTER, "auto", read.budget)
     reset: str = setting(_TESTS, "never", read.one_of("never", "each-test"))

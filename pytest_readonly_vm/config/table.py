@@ -31,8 +31,9 @@ class Option(NamedTuple):
 
 OPTIONS = {
     "image": Option(
-        "PATH",
-        "base image, never written; repeat the option to run every VM test once per image",
+        "IMAGE",
+        "base image, never written: a path, also of a packed file; a URL, https:// or oci://; a name of vm-images.toml "
+        "(repeat the option to run every VM test once per image)",
         repeatable=True,
         separator=os.pathsep,
     ),
@@ -179,6 +180,10 @@ OPTIONS = {
     ),
     "cache": Option("DIR", "folder for frozen guests, from which later runs start (default: in the user's cache)"),
     "cache_size": Option("SIZE", "how much the frozen guests may take there (default: 10G)"),
+    "image_store": Option(
+        "DIR", "where images that were unpacked or downloaded are kept (default: in the user's cache)"
+    ),
+    "image_store_size": Option("SIZE", "how much of them is kept, the least recently used going first (default: 50G)"),
     "no_cache": Option("on|off", "keep no frozen guests for later runs", kind=bool),
     "budget": Option(
         "SIZE[,CPUS]",

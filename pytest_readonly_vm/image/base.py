@@ -7,6 +7,7 @@ checked and what is proved are the same files, whatever happens to their names.
 import os
 from pathlib import Path
 
+from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import BaseImageChanged, ImageError
 from pytest_readonly_vm.host.cleanup import Cleanup
@@ -14,6 +15,7 @@ from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.writers import WriteWatch, times_show_writes
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.inspection import inspect_chain, refuse_writers
+from pytest_readonly_vm.image.sources import ImageSources
 
 _SMALL = 64 << 20
 """Bytes: where times do not tell all, so much is read once more when somebody may have written it; 50 ms."""
@@ -92,8 +94,10 @@ def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) ->
 class Bases:
     """Those that machines were started from so far. Any thread may ask."""
 
-    def __init__(self) -> None:
-        self._opened: OncePerKey[tuple[Path, str | None], BaseImage] = OncePerKey()
+    def __init__(self, sources: ImageSources) -> None:
+        """`sources` finds what is not here yet."""
+        self._sources = sources
+        self._opened: OncePerKey[tuple[Path | ImageReference, str | None], BaseImage] = OncePerKey()
         self._watched: set[BaseImage] = set()
         self._digests: OncePerKey[BaseImage, tuple[str, ...]] = OncePerKey()
 
@@ -106,10 +110,13 @@ class Bases:
         image = config.image
         if image is None:
             return None
-        base = self._opened.get(
-            (image, config.format),
-            lambda: open_base(image, format=config.format, origin=config.origin("image"), qemu_img=qemu_img),
-        )
+        origin = config.origin("image")
+
+        def opened() -> BaseImage:
+            path = self._sources.locate(image, config, origin=origin, qemu_img=qemu_img)
+            return open_base(path, format=config.format, origin=origin, qemu_img=qemu_img)
+
+        base = self._opened.get((image, config.format), opened)
         if base.broken:
             raise BaseImageChanged(f"{image} is not used any more: {base.broken}")
         if config.verify != "off":
@@ -117,6 +124,10 @@ class Bases:
         if config.verify == "hash":
             self._digests.get(base, base.sha256)
         return base
+
+    def has(self, config: VmConfig) -> bool:
+        """Whether the base of a configuration can be had at once: it need not be downloaded or unpacked."""
+        return config.image is None or self._sources.has(config.image)
 
     def check(self, *, during: str) -> tuple[Path, ...]:
         """Compare every base in use with what it was when it was opened; return those that were compared.
@@ -140,11 +151,11 @@ class Bases:
         """What happened to each base that was found changed so far."""
         return {base.path: base.broken for base in tuple(self._watched) if base.broken}
 
-    def identity(self, image: Path | None) -> dict[str, str]:
+    def identity(self, image: Path | ImageReference | None) -> dict[str, str]:
         """By what a base image can be told from another: its ``fingerprint``; with ``verify=hash`` its ``sha256``."""
         digests = self._digests.made()
-        for base in self._opened.made().values():
-            if base.path == image:
+        for (named, _), base in self._opened.made().items():
+            if named == image:
                 if base in digests:
                     return {"sha256": digests[base][0]}
                 found = base.chain[0].fingerprint
@@ -165,3 +176,5 @@ class Bases:
             for base in self._opened.made().values():
                 with cleanup.step():
                     base.close()
+            with cleanup.step():
+                self._sources.close()

@@ -38,7 +38,7 @@ class OutputGuard:
         """
         for name in FILES:
             path = getattr(config, name)
-            if path is not None and path not in self._paths:
+            if isinstance(path, Path) and path not in self._paths:
                 self._paths[path] = SETTINGS[name].reads
                 if name == "image":
                     self._unopened.add(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from pytest_readonly_vm.channels.history import History
+from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.config.settings import FILES, VmConfig
 from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmError
@@ -18,7 +19,9 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.image.base import Bases
+from pytest_readonly_vm.image.image_list import listed
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.image.sources import ImageSources
 from pytest_readonly_vm.machine.vm import Keeper, VirtualMachine
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.resources import Resources
@@ -84,7 +87,7 @@ class Lab:
         self.layers: list[LayerMade] = []
         self._progress = progress
         self._resources = Resources(self.output_guard, tell, stopwatch or Stopwatch())
-        self._bases = Bases()
+        self._bases = Bases(ImageSources(tell, progress))
         hooks = Hooks(
             guest=self._handle,
             on_failure=lambda instance, error: on_failure(self._handle(instance), error),
@@ -103,7 +106,7 @@ class Lab:
         self._prefetch = Prefetch(self._start_ahead, self._maker.discard)
         self._made: dict[str, History] = {}
         """What was made for machines to come, by their names."""
-        self._usual_channels: dict[tuple[Path | None, Path | None], str] = {}
+        self._usual_channels: dict[tuple[Path | ImageReference | None, Path | None], str] = {}
         self._lock = threading.Lock()
         self._machines: list[VirtualMachine] = []
 
@@ -135,6 +138,7 @@ class Lab:
         :raises GuestDied: it ended while the guest was booting.
         :raises BootTimeout: the guest did not become ready in time.
         """
+        config = listed(config)
         config.check()
         _refuse_what_is_not_there(config)
         spec = self.spec(config, name)
@@ -156,11 +160,13 @@ class Lab:
         Nothing is started where that would be no gain: if a machine is not a copy of one that has booted.
         """
         with contextlib.suppress(VmError), host_errors("nothing is started ahead"):  # which `start` does then
-            self._prefetch.expect([one for one in wanted if self._has_template(one[0])])
+            known = [(listed(config), name) for config, name in wanted]
+            self._prefetch.expect([(config, name) for config, name in known if self._has_template(config)])
 
     def _has_template(self, config: VmConfig) -> bool:
         try:
-            return config.start in ("auto", "clone") and self._templates.has(self.spec(config, ""))
+            is_here = config.start in ("auto", "clone") and self._bases.has(config)
+            return is_here and self._templates.has(self.spec(config, ""))
         except (VmError, OSError):  # which `start` will raise for who wants the machine
             return False
 
@@ -260,7 +266,7 @@ class Lab:
         """What happened to each base that was found changed so far."""
         return self._bases.broken
 
-    def identity(self, image: Path | None) -> dict[str, str]:
+    def identity(self, image: Path | ImageReference | None) -> dict[str, str]:
         """By what a base image can be told from another: its ``fingerprint``; with ``verify=hash`` its ``sha256``."""
         return self._bases.identity(image)
 
@@ -273,7 +279,7 @@ def _refuse_what_is_not_there(config: VmConfig) -> None:
     for name in FILES:
         path = getattr(config, name)
         try:
-            _ = path and path.stat()
+            _ = isinstance(path, Path) and path.stat()
         except OSError as error:
             raise ConfigurationError(f"{config.origin(name)}: {name}: {path}: {error.strerror}") from None
     there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from pytest_readonly_vm.config.setting import Given
-from pytest_readonly_vm.config.settings import parse
+from pytest_readonly_vm.config.settings import VmConfig, parse
 from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.config.values import nearest
 from pytest_readonly_vm.errors import ConfigurationError, HostError
@@ -40,11 +40,23 @@ def read_settings(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     _require_cache(config.stash[_given])
     for image in config.stash[_images]:
-        if image.origin == "--vm-image" and isinstance(image.value, Path):
-            try:
-                image.value.stat()
-            except OSError as error:
-                raise pytest.UsageError(f"--vm-image: {image.value}: {error.strerror}") from None
+        if image.origin == "--vm-image":
+            _require_image(image)
+
+
+def _require_image(given: Given) -> None:
+    """What somebody names in this very command is to be there: a file, or a name that a list has."""
+    try:
+        if isinstance(given.value, Path):
+            given.value.stat()
+        else:
+            from pytest_readonly_vm.image.image_list import listed  # which only a name takes
+
+            listed(VmConfig().with_settings({"image": given}))
+    except OSError as error:
+        raise pytest.UsageError(f"--vm-image: {given.value}: {error.strerror}") from None
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def _require_cache(settings: Mapping[str, Given]) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import VmConfig
@@ -31,6 +32,7 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
     from pytest_readonly_vm.host.folders import require_cache
     from pytest_readonly_vm.host.hypervisor import find_hypervisor
     from pytest_readonly_vm.host.os_errors import host_errors
+    from pytest_readonly_vm.image.image_list import listed
     from pytest_readonly_vm.image.inspection import inspect_chain
     from pytest_readonly_vm.start.cache import default_folder
 
@@ -51,10 +53,13 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
         except HostError as error:
             found.append(f"vm: cache (from {wanted.origin('cache')}): guests are not kept for later runs: {error}")
     for image in images:
-        path = VmConfig().with_settings({"image": image}).image
-        assert path is not None
-        shown = f"base image {path} (from {image.origin})"
         try:
+            path = listed(VmConfig().with_settings({"image": image})).image
+            assert path is not None
+            shown = f"base image {path} (from {image.origin})"
+            if isinstance(path, ImageReference):
+                found.append(f"vm: base {path.describe()} (from {image.origin})")
+                continue
             with host_errors(f"{shown} cannot be looked at"):
                 chain = inspect_chain(path, format=wanted.format, shown=shown, qemu_img=hypervisor.qemu_img)
         except VmError as error:

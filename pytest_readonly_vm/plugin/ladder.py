@@ -10,6 +10,7 @@ import pytest
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.image.image_list import listed
 from pytest_readonly_vm.plugin import markers
 from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.run import Run
@@ -63,7 +64,7 @@ def config(request: pytest.FixtureRequest, scope: str, values: dict[str, object]
     """The value of ``vm_config``, or of a wider scope's, from those of all the settings' fixtures."""
     node = _package_of(request) if scope == "package" else request.node
     with _usage_errors():
-        return markers.applied(_from_fixtures(request, values), node)
+        return listed(markers.applied(_from_fixtures(request, values), node))
 
 
 def _from_fixtures(request: pytest.FixtureRequest, values: dict[str, object]) -> VmConfig:
@@ -95,7 +96,7 @@ def factory(request: pytest.FixtureRequest, vm_config: VmConfig) -> Iterator[VmF
             with _usage_errors():
                 origin = f"readonly_vm_factory in {request.node.nodeid}"
                 given = {key: Given(value, origin, request.path.parent) for key, value in settings.items()}
-                wanted = vm_config.with_settings(given)
+                wanted = listed(vm_config.with_settings(given))
                 return machines.enter_context(run.machine(wanted, request.node, label))
 
         yield boot

@@ -1,0 +1,122 @@
+"""Owns the list ``vm-images.toml``: names of images, where each comes from, its digest, the settings that go with it.
+
+::
+
+    [debian-12]
+    url = "https://example.org/debian-12.qcow2"
+    digest = "sha512:…"     # of what is behind the URL
+    size = 346030080        # bytes of that
+    firmware = "uefi"       # and any other setting
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_readonly_vm.config.image_reference import ImageReference
+from pytest_readonly_vm.config.setting import Given
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import ConfigurationError
+
+FILE_NAME = "vm-images.toml"
+_NEAREST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ListedImage:
+    """One entry of a list."""
+
+    name: str
+    url: str
+    """As it is written: a URL, or a path from the list's folder."""
+    digest: str | None
+    """``sha256:HEX`` or ``sha512:HEX``."""
+    size: int | None
+    """Bytes."""
+    settings: Mapping[str, object]
+
+
+class ImageList:
+    """The entries of one file, as it was when it was read."""
+
+    def __init__(self, path: Path, images: Mapping[str, ListedImage]) -> None:
+        self.path = path
+        self.images = images
+
+    @classmethod
+    def read(cls, path: Path) -> "ImageList":
+        """:raises ConfigurationError: it cannot be read, or is no such list."""
+        try:
+            content = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise ConfigurationError(f"{path}: {error.strerror}") from None
+        except ValueError as error:  # no TOML, no UTF-8
+            raise ConfigurationError(f"{path} is not TOML: {error}") from None
+        return cls(path, {name: _entry(path, name, entry) for name, entry in content.items()})
+
+    def nearest(self, name: str) -> list[str]:
+        """The names that resemble this one, the most alike first; all, if there are few."""
+        known = list(self.images)
+        return known if len(known) <= _NEAREST else difflib.get_close_matches(name, known, n=_NEAREST, cutoff=0.3)
+
+
+def find_list(folder: Path) -> Path | None:
+    """The list that counts in a folder: the one there, or the nearest above it."""
+    folder = folder.absolute()
+    return next((found for one in (folder, *folder.parents) if (found := one / FILE_NAME).is_file()), None)
+
+
+def listed(config: VmConfig) -> VmConfig:
+    """A configuration whose image is no name any more, with what the list says of it where nobody says otherwise.
+
+    :raises ConfigurationError: there is no such name; the message has the nearest ones. Or the list is wrong.
+    """
+    reference = config.image
+    if not isinstance(reference, ImageReference) or reference.scheme is not None:
+        return config
+    name, origin = reference.written, config.origin("image")
+    missing = f"{origin}: {reference.folder / name}: No such file or directory"
+    path = find_list(reference.folder)
+    if path is None:
+        raise ConfigurationError(f"{missing}, and no {FILE_NAME} in that folder or above it, which could list the name")
+    images = ImageList.read(path)
+    entry = images.images.get(name)
+    if entry is None:
+        near = images.nearest(name)
+        known = f"it has {', '.join(near)}" if near else "nor one like it"
+        raise ConfigurationError(f"{missing}, and {path} lists no {name!r}; {known}")
+    where = f"{FILE_NAME}: {name}"
+    unsaid = {key: value for key, value in entry.settings.items() if key not in config.origins}
+    given = {key: Given(value, where, path.parent) for key, value in unsaid.items()}
+    return config.with_settings(given | {"image": Given(_image(entry, path), f"{origin}, {where}", path.parent)})
+
+
+def _image(entry: ListedImage, path: Path) -> object:
+    """What is to be given as the image in its stead."""
+    if "://" not in entry.url:
+        return str(path.parent / entry.url)
+    url = entry.url
+    if entry.digest is not None:
+        url += f"@{entry.digest}" if url.startswith("oci:") else f"#{entry.digest.replace(':', '=')}"
+    return ImageReference(url, path.parent, label=entry.name)
+
+
+def _entry(path: Path, name: str, entry: object) -> ListedImage:
+    def wrong(what: str) -> ConfigurationError:
+        return ConfigurationError(f"{path}: {name}: {what}")
+
+    if not isinstance(entry, dict):
+        raise wrong("it is not a table; write [NAME] above its url")
+    rest = dict(entry)
+    url, digest, size = (rest.pop(key, None) for key in ("url", "digest", "size"))
+    if not isinstance(url, str) or not url:
+        raise wrong("it has no url")
+    if digest is not None and not isinstance(digest, str):
+        raise wrong(f"the digest {digest!r} is not a text like sha256:HEX")
+    if size is not None and not isinstance(size, int):
+        raise wrong(f"the size {size!r} is not a number of bytes")
+    if "image" in rest:
+        raise wrong("it has an image; where it comes from is its url")
+    return ListedImage(name, url, digest, size, rest)
