@@ -9,7 +9,7 @@ from pytest_readonly_vm.config import values
 
 SCHEMES = ("https", "http", "oci")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _SECRET = re.compile(r"(?<=://)[^/?#]*@")
 
 

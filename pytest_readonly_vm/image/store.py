@@ -39,6 +39,7 @@ _MANIFEST = "manifest.json"
 _SOURCES, _DOWNLOADS = "sources", "downloads"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _HALF = ".half-"
+_TRIES = 3
 _PATIENCE = 3600.0
 """Seconds for which one waits for another that makes the same, as long as that one is not stopped."""
 
@@ -106,9 +107,11 @@ class ImageStore:
         if (found := self._find(key)) is not None:
             return found
         with build_lock(self.folder / f"{key}.lock", shown, on_wait=on_wait, patience=_PATIENCE):
-            while (found := self._find(key)) is None:  # another run's limit may be smaller
+            for _ in range(_TRIES):
+                if (found := self._find(key)) is not None:
+                    return found
                 self._make(key, make, shown)
-        return found
+        raise ImageError(f"{shown} does not stay in the store of images {self.folder}; does another run empty it?")
 
     def entries(self) -> Iterator[StoredImage]:
         """All images, in no order; each is held until the next is asked for."""
@@ -153,7 +156,7 @@ class ImageStore:
             return self._read(folder, lock)
         except (OSError, ValueError, LookupError, TypeError):  # whatever JSON may hold in its place
             lock.release()
-            self.remove(digest)
+            self._discard(folder)  # also where others use it, who are to hear of it
             return None
         except BaseException:
             lock.release()
@@ -199,16 +202,14 @@ class ImageStore:
         self._evict(digest)
 
     def _put(self, half: Path, digest: str) -> None:
-        while True:
-            try:
-                half.rename(self.folder / digest)
-                return
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-            if (there := self._open(digest)) is not None:  # the same image, from another source
-                there.lock.release()
-                return
+        if (there := self._open(digest)) is not None:  # the same image, from another source
+            there.lock.release()
+            return
+        try:
+            half.rename(self.folder / digest)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # it has come meanwhile
+                raise
 
     def _evict(self, newest: str) -> None:
         entries = sorted(self.entries(), key=lambda entry: entry.last_used)

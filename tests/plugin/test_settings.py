@@ -121,7 +121,7 @@ def test_marker(readonly_vm_factory):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (("--vm-image=nope.img",), "--vm-image: *: No such file or directory"),
+        (("--vm-image=nope.img",), "--vm-image: *: No such file or directory, and no vm-images.toml in that folder *"),
         (("--vm-memory=lots",), "--vm-memory: memory: 'lots' is not a size; write it like 512M or 2G"),
         (("--vm-accel=kmv",), "--vm-accel: accel: 'kmv' is not one of auto, kvm, tcg (did you mean 'kvm'[?])"),
         (("-o", "vm_cpus=two"), "*vm_cpus: *two*"),
