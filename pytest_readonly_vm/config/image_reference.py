@@ -34,11 +34,11 @@ class ImageReference:
         return found[1].lower() if found else None
 
     def __str__(self) -> str:
-        return self.label or _SECRET.sub("", self.written)
+        return self.label or without_secrets(self.written)
 
     def describe(self) -> str:
         """For people who want to know all: name and URL."""
-        url = _SECRET.sub("", self.written)
+        url = without_secrets(self.written)
         return f"{self.label}, {url}" if self.label else url
 
     @property
@@ -47,6 +47,16 @@ class ImageReference:
         if self.label is not None:
             return self.label
         return re.split(r"[#?@]", str(self))[0].rstrip("/").rpartition("/")[2]
+
+
+def is_name(written: str) -> bool:
+    """Whether a list may have an image of this name."""
+    return bool(_NAME.fullmatch(written))
+
+
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown: without user and password."""
+    return _SECRET.sub("", url)
 
 
 def image(value: object) -> Path | ImageReference:
@@ -62,7 +72,7 @@ def image(value: object) -> Path | ImageReference:
             raise ValueError(f"{value!r} is a URL of a file; give its path")
         if scheme not in SCHEMES:
             known = ", ".join(f"{one}://" for one in SCHEMES)
-            raise ValueError(f"{_SECRET.sub('', value)!r} begins with none of {known}{values.nearest(scheme, SCHEMES)}")
+            raise ValueError(f"{without_secrets(value)!r} begins with none of {known}{values.nearest(scheme, SCHEMES)}")
         return ImageReference(values.text(value))
     return values.path(value)
 
@@ -77,6 +87,6 @@ def located_image(found: object, *, written: object, folder: Path | None) -> obj
     if isinstance(found, ImageReference):
         return ImageReference(found.written, folder or Path.cwd())
     assert isinstance(found, Path)
-    if isinstance(written, str) and _NAME.fullmatch(written) and not os.path.lexists((folder or Path()) / written):
+    if isinstance(written, str) and is_name(written) and not os.path.lexists((folder or Path()) / written):
         return ImageReference(written, folder or Path.cwd())
     return values.located(found, written=written, folder=folder)

@@ -12,10 +12,10 @@
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_readonly_vm.config.image_reference import ImageReference
+from pytest_readonly_vm.config.image_reference import ImageReference, image
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
@@ -56,10 +56,17 @@ class ImageList:
             raise ConfigurationError(f"{path} is not TOML: {error}") from None
         return cls(path, {name: _entry(path, name, entry) for name, entry in content.items()})
 
-    def nearest(self, name: str) -> list[str]:
-        """The names that resemble this one, the most alike first; all, if there are few."""
+    def get(self, name: str) -> ListedImage:
+        """:raises ConfigurationError: there is no such name; the message has the nearest ones."""
+        if name not in self.images:
+            raise ConfigurationError(f"{self.path} lists no {name!r}; {self.known(name)}")
+        return self.images[name]
+
+    def known(self, name: str) -> str:
+        """The end of a sentence about a name that is not there: those that resemble it, or all if there are few."""
         known = list(self.images)
-        return known if len(known) <= _NEAREST else difflib.get_close_matches(name, known, n=_NEAREST, cutoff=0.3)
+        near = known if len(known) <= _NEAREST else difflib.get_close_matches(name, known, n=_NEAREST, cutoff=0.3)
+        return f"it has {', '.join(near)}" if near else "nor one like it"
 
 
 def find_list(folder: Path) -> Path | None:
@@ -82,11 +89,9 @@ def listed(config: VmConfig) -> VmConfig:
     if path is None:
         raise ConfigurationError(f"{missing}, and no {FILE_NAME} in that folder or above it, which could list the name")
     images = ImageList.read(path)
-    entry = images.images.get(name)
-    if entry is None:
-        near = images.nearest(name)
-        known = f"it has {', '.join(near)}" if near else "nor one like it"
-        raise ConfigurationError(f"{missing}, and {path} lists no {name!r}; {known}")
+    if name not in images.images:
+        raise ConfigurationError(f"{missing}, and {path} lists no {name!r}; {images.known(name)}")
+    entry = images.get(name)
     where = f"{FILE_NAME}: {name}"
     unsaid = {key: value for key, value in entry.settings.items() if key not in config.origins}
     given = {key: Given(value, where, path.parent) for key, value in unsaid.items()}
@@ -94,13 +99,21 @@ def listed(config: VmConfig) -> VmConfig:
 
 
 def _image(entry: ListedImage, path: Path) -> object:
-    """What is to be given as the image in its stead."""
+    """What is to be given as the image in its stead.
+
+    :raises ConfigurationError: its URL or digest is none.
+    """
     if "://" not in entry.url:
         return str(path.parent / entry.url)
     url = entry.url
     if entry.digest is not None:
-        url += f"@{entry.digest}" if url.startswith("oci:") else f"#{entry.digest.replace(':', '=')}"
-    return ImageReference(url, path.parent, label=entry.name)
+        url += f"@{entry.digest}" if url.startswith("oci:") else f"{'&' if '#' in url else '#'}{entry.digest}"
+    try:
+        found = image(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {entry.name}: {error}") from None
+    assert isinstance(found, ImageReference)
+    return replace(found, folder=path.parent, label=entry.name)
 
 
 def _entry(path: Path, name: str, entry: object) -> ListedImage:
@@ -119,4 +132,6 @@ def _entry(path: Path, name: str, entry: object) -> ListedImage:
         raise wrong(f"the size {size!r} is not a number of bytes")
     if "image" in rest:
         raise wrong("it has an image; where it comes from is its url")
+    if digest is not None and "://" not in url:
+        raise wrong("a path has no digest; what is there is used as it is")
     return ListedImage(name, url, digest, size, rest)
