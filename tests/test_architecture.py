@@ -121,6 +121,7 @@ def test_files_come_to_places_of_the_users_by_the_output_guard() -> None:
         "host/accel.py",
         "host/locks.py",
         "host/slots.py",
+        "image/unpack.py",
         "qemu/provision.py",
     }
     own |= {"evidence/capsule/restore.py", "plugin/output_folder.py"}

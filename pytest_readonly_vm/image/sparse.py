@@ -95,15 +95,25 @@ def _take(source: int, target: int | None, offsets: Sequence[int]) -> bytes:
         length = os.preadv(source, [buffer], offset)
         if buffer.startswith(_ZERO_BLOCK[:length]):
             continue
-        block = memoryview(buffer)[:length]
-        lines += offset.to_bytes(8, "little") + hashlib.sha256(block).digest()
+        lines += offset.to_bytes(8, "little") + hashlib.sha256(memoryview(buffer)[:length]).digest()
         if target is not None:
-            for start, end in _runs(buffer, length):
-                write_at(target, block[start:end], offset + start)
+            write_pages(target, buffer, length, offset)
     return bytes(lines)
 
 
-def _runs(buffer: bytearray, length: int) -> Iterator[tuple[int, int]]:
+def write_pages(target: int, buffer: bytes | bytearray, length: int, offset: int) -> int:
+    """Write the pages that are not all zero to a place in a file that has a hole there; return how many bytes.
+
+    :raises OSError: there is no room.
+    """
+    written = 0
+    for start, end in _runs(buffer, length):
+        write_at(target, memoryview(buffer)[start:end], offset + start)
+        written += end - start
+    return written
+
+
+def _runs(buffer: bytes | bytearray, length: int) -> Iterator[tuple[int, int]]:
     """Where in a block there are pages that are not all zero, neighbours together."""
     start = None
     for page in range(0, length, _PAGE):

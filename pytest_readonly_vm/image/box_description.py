@@ -1,0 +1,56 @@
+"""Owns what an archive says itself of the disks in it: an OVA's OVF, the metadata of a Vagrant box. Pure.
+
+The words are those of DMTF's DSP0243 (Open Virtualization Format) and of vagrant-libvirt's description of its boxes.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from xml.etree import ElementTree
+
+LONGEST = 1 << 20
+"""Bytes of a description."""
+
+
+def is_description(name: str) -> bool:
+    """Whether a member of an archive may be one, by its name."""
+    return name.endswith(".ovf") or name == "metadata.json"
+
+
+def described_disks(texts: Mapping[str, bytes]) -> list[str]:
+    """The names of the disks that the descriptions of an archive name.
+
+    :raises ValueError: one cannot be understood.
+    """
+    names: list[str] = []
+    for name, text in texts.items():
+        for disk in _of_ovf(text) if name.endswith(".ovf") else _of_box(text):
+            if disk not in names:
+                names.append(disk)
+    return names
+
+
+def _of_ovf(text: bytes) -> list[str]:
+    if re.search(rb"<!(?:DOCTYPE|ENTITY)", text):  # no OVF has either, and bombs of entities have both
+        raise ValueError("it has a document type")
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise ValueError(str(error)) from None
+    # By their names without the namespace, of which there are several versions.
+    elements = [
+        (one.tag.rpartition("}")[2], {key.rpartition("}")[2]: one.attrib[key] for key in one.attrib})
+        for one in root.iter()
+    ]
+    files = {found.get("id"): found.get("href", "") for tag, found in elements if tag == "File"}
+    # A disk without a file is an empty one.
+    return [files.get(found["fileRef"], "") for tag, found in elements if tag == "Disk" and found.get("fileRef")]
+
+
+def _of_box(text: bytes) -> list[str]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no object of JSON")
+    disks = found.get("disks")
+    named = [disk.get("path") for disk in disks if isinstance(disk, dict)] if isinstance(disks, list) else []
+    return [name.removeprefix("./") for name in named if isinstance(name, str)]
