@@ -25,9 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_machine(arguments, Part.BOOT).replace(ready="none", channel="none", start="cold")
     with Terminal() as terminal:
         if terminal.is_interactive:
-            terminal.say(
-                f"booting {arguments.image or arguments.kernel}, which is not written; Ctrl-] ends the machine"
-            )
+            terminal.say(f"booting {config.boots}, which is not written; Ctrl-] ends the machine")
         with started(config, terminal) as vm:
             status, how = on_console(vm, terminal)
         terminal.say(f"{how}; {config.image} is as it was" if config.image else how)

@@ -48,9 +48,10 @@ def read_machine(arguments: argparse.Namespace, command: Part) -> VmConfig:
             given[name] = Given(OPTIONS[name].of_variable(value), variable, Path.cwd())
     if arguments.image is not None:
         given["image"] = Given(arguments.image, "IMAGE", Path.cwd())
-    elif "kernel" not in given:
-        raise ConfigurationError("there is nothing to boot: name an IMAGE, or a --kernel")
-    return listed(VmConfig().with_settings(given))
+    config = listed(VmConfig().with_settings(given))
+    if config.boots is None:
+        raise ConfigurationError("there is nothing to boot: name an IMAGE, a --kernel or a --cdrom")
+    return config
 
 
 @contextlib.contextmanager
@@ -59,7 +60,7 @@ def started(config: VmConfig, terminal: Terminal) -> Iterator[VirtualMachine]:
 
     :raises VmError: as `Lab.start` and `Lab.check_bases`.
     """
-    base = config.image or config.kernel
+    base = config.boots
     assert base is not None
     with Lab(tell=terminal.say) as lab:
         with warnings.catch_warnings(record=True) as caught:

@@ -22,6 +22,7 @@ HELP = "a root shell in the guest of a capsule, which goes on from the moment wh
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("capsule", type=Path, metavar="CAPSULE", help="file that a run with --vm-capsule has saved")
     parser.add_argument("--image", type=Path, metavar="PATH", help="the base image, if it is not where it was")
+    parser.add_argument("--cdrom", type=Path, metavar="PATH", help="the image of its CD, if it is not where it was")
     parser.add_argument("-c", dest="script", metavar="COMMAND", help="run this by the guest's sh, and exit as it does")
     parser.add_argument("--run", action="store_true", help="let a guest go on that was paused or had panicked")
     parser.add_argument(
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
             lab,
             capsule,
             image=arguments.image,
+            cdrom=arguments.cdrom,
             run=arguments.run,
             allow_qemu_args=arguments.allow_qemu_args,
             network=arguments.network,

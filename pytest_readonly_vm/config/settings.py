@@ -12,8 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
+from pytest_readonly_vm.config import image_reference as given_image
 from pytest_readonly_vm.config import values as read
-from pytest_readonly_vm.config.image_reference import ImageReference, image, located_image
+from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.config.qemu_args import objection
 from pytest_readonly_vm.config.setting import Given, Part, Setting, setting
@@ -34,8 +35,11 @@ class VmConfig:
     """
 
     # Commands have it as an argument of their own.
-    image: Path | ImageReference | None = setting(_TESTS, None, image, reads="the base image", locate=located_image)
+    image: Path | ImageReference | None = setting(
+        _TESTS, None, given_image.image, reads="the base image", locate=given_image.located_image
+    )
     format: str | None = setting(_MACHINE, None, read.one_of("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc"))
+    cdrom: Path | ImageReference | None = setting(_MACHINE, None, given_image.image, reads=_OTHERS.format("CD"))
     memory: int = setting(_MACHINE | Part.CAPSULE, 1 << 30, read.size, qemu_options=("m",))
     cpus: int = setting(_MACHINE | Part.CAPSULE, 1, read.cpus, qemu_options=("smp",))
     cpu_model: str | None = setting(_MACHINE | Part.CAPSULE, None, read.text, qemu_options=("cpu",))
@@ -113,6 +117,11 @@ class VmConfig:
         """
         return self.with_settings({name: Given(value, f"replace({name}=…)") for name, value in changes.items()})
 
+    @property
+    def boots(self) -> Path | ImageReference | None:
+        """What a machine boots, for people: its image, else its kernel, else its CD."""
+        return self.image or self.kernel or self.cdrom
+
     def origin(self, name: str) -> str:
         """Where the value of this setting came from, for messages: ``--vm-memory``, ``pytest.ini: vm_memory``, …"""
         return self.origins.get(name, "the default")
@@ -122,7 +131,7 @@ class VmConfig:
 
         :raises ConfigurationError: they contradict each other, or there is nothing to boot.
         """
-        if self.image is None and self.kernel is None:
+        if self.boots is None:
             raise ConfigurationError(
                 "no base image: give one with --vm-image=PATH, PYTEST_VM_IMAGE, vm_image in the ini file, "
                 "@pytest.mark.vm(image=...) or a vm_image fixture; the README says where one comes from"

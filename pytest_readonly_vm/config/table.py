@@ -40,6 +40,11 @@ OPTIONS = {
     "format": Option(
         "NAME", "format of the base image: qcow2, raw, qed, vmdk, vdi, vhdx, vpc (default: what qemu-img finds)"
     ),
+    "cdrom": Option(
+        "PATH",
+        "CD or DVD image in the machine's drive, never written: as an image a path, also of a packed file, or a URL; "
+        "an image that is a CD itself is there without a disk",
+    ),
     "memory": Option("SIZE", "guest memory, like 512M or 2G (default: 1G)"),
     "cpus": Option("N", "virtual CPUs (default: 1)", kind=int),
     "cpu_model": Option(

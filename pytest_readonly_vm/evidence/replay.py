@@ -4,6 +4,7 @@ What a test's QEMU gets from us as descriptors, and what is in the machine's own
 their place are the files that they were, or nothing.
 """
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.evidence.redaction import option_without_secrets
-from pytest_readonly_vm.qemu.command_line import BELOW, DISK
+from pytest_readonly_vm.qemu.command_line import BELOW, CDROM, DISK
 
 _BY_DESCRIPTOR = re.compile(r"socket,id=(\w+),fd=(\d+)")
 _MEMORY = re.compile(r",?memory-backend=ram\b")
@@ -29,6 +30,8 @@ class Started:
     """The machine's own, which goes with it."""
     layers: Sequence[tuple[int, Path, str]] = ()
     """The files of the base image, the topmost first: descriptor, path, format."""
+    cdrom: tuple[int, Path] | None = None
+    """The image of a CD: descriptor, path."""
     credentials: str | None = None
     """The text for systemd in the guest, if there is one."""
     is_copy: bool = False
@@ -75,6 +78,8 @@ def _options(started: Started, notes: list[str]) -> Iterator[tuple[str, ...]]:
     if started.is_copy:
         notes.append("The machine was a copy of a frozen guest, the script boots anew.")
     known: Mapping[int, tuple[Path, str]] = {number: (path, kind) for number, path, kind in started.layers}
+    if started.cdrom is not None:
+        known = {**known, started.cdrom[0]: (started.cdrom[1], "CD")}
     for option, value in _pairs(started.argv[1:]):
         if value is None:
             yield (option,)
@@ -104,6 +109,10 @@ def _changed(
         return [("-drive", f"if=none,id={DISK},snapshot=on,format={kind},file={escaped(str(path))}")]
     elif option == "-blockdev" and f'"node-name":"{BELOW}"' in value:
         return []
+    elif option == "-blockdev" and f'"node-name":"{CDROM}"' in value and started.cdrom is not None:
+        file = {"driver": "file", "filename": str(started.cdrom[1])}
+        node = {"driver": "raw", "node-name": CDROM, "read-only": True, "file": file}
+        return [("-blockdev", json.dumps(node))]
     elif option == "-machine" and _MEMORY.search(value):
         return [("-machine", left)] if (left := _MEMORY.sub("", value).strip(",")) else []
     elif option == "-smbios" and value.startswith("type=11,path=") and str(started.folder) in value:

@@ -5,16 +5,18 @@ checked and what is proved are the same files, whatever happens to their names.
 """
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.errors import BaseImageChanged, ImageError
+from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, ImageError
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.writers import WriteWatch, times_show_writes
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.inspection import inspect_chain, refuse_writers
+from pytest_readonly_vm.image.signatures import HEAD, is_cd
 from pytest_readonly_vm.image.sources import ImageSources
 
 _SMALL = 64 << 20
@@ -37,6 +39,11 @@ class BaseImage:
     @property
     def path(self) -> Path:
         return self.chain[0].path
+
+    @cached_property
+    def is_cd(self) -> bool:
+        """Whether it is the image of a CD or DVD."""
+        return self.format == "raw" and is_cd(os.pread(self.chain[0].descriptor, HEAD, 0))
 
     @property
     def format(self) -> str:
@@ -65,12 +72,13 @@ class BaseImage:
             os.close(file.descriptor)
 
 
-def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path) -> BaseImage:
+def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path, called: str = "base image") -> BaseImage:
     """Look at an image and every file below it, refuse what cannot be a base, and open the rest read-only.
 
+    :param called: what it is, for messages.
     :raises ImageError: missing, unreadable, damaged, encrypted, open for writing elsewhere, or of an unsupported kind.
     """
-    shown = f"base image {path} (from {origin})"
+    shown = f"{called} {path} (from {origin})"
     chain: list[ImageFile] = []
     watched: dict[ImageFile, int] = {}
     watch = WriteWatch()
@@ -101,22 +109,46 @@ class Bases:
         self._watched: set[BaseImage] = set()
         self._digests: OncePerKey[BaseImage, tuple[str, ...]] = OncePerKey()
 
-    def get(self, config: VmConfig, *, qemu_img: Path) -> BaseImage | None:
-        """The base of a configuration, None if it has none.
+    def get(self, config: VmConfig, *, qemu_img: Path) -> tuple[BaseImage | None, BaseImage | None]:
+        """The base and the CD of a configuration, each None if it has none. An image that is a CD is no base.
 
-        :raises ImageError: the image is refused.
-        :raises BaseImageChanged: it was found changed earlier in this run.
+        :raises ConfigurationError: both the image and the setting for a CD are CDs, or it has no disk to keep.
+        :raises ImageError: one is refused.
+        :raises BaseImageChanged: one was found changed earlier in this run.
         """
-        image = config.image
+        base = self._get(config, "image", format=config.format, called="base image", qemu_img=qemu_img)
+        cdrom = self._get(config, "cdrom", format="raw", called="CD", qemu_img=qemu_img)
+        if cdrom is not None and not cdrom.is_cd:
+            raise ImageError(
+                f"CD {config.cdrom} (from {config.origin('cdrom')}) is not the image of a CD or DVD; a disk is given "
+                "by --vm-image"
+            )
+        if base is None or not base.is_cd or config.format is not None:
+            return base, cdrom
+        if cdrom is not None:
+            raise ConfigurationError(
+                f"{config.origin('cdrom')}: cdrom: the image {config.image} is a CD as well, and a machine has one "
+                "drive; give a disk as the image, or none"
+            )
+        if config.keep != "never":
+            raise ConfigurationError(
+                f"{config.origin('keep')}: keep={config.keep} needs a disk, and the image {config.image} is a CD"
+            )
+        return None, base
+
+    def _get(
+        self, config: VmConfig, setting: str, *, format: str | None, called: str, qemu_img: Path
+    ) -> BaseImage | None:
+        image: Path | ImageReference | None = getattr(config, setting)
         if image is None:
             return None
-        origin = config.origin("image")
+        origin = config.origin(setting)
 
         def opened() -> BaseImage:
             path = self._sources.locate(image, config, origin=origin, qemu_img=qemu_img)
-            return open_base(path, format=config.format, origin=origin, qemu_img=qemu_img)
+            return open_base(path, format=format, origin=origin, qemu_img=qemu_img, called=called)
 
-        base = self._opened.get((image, config.format), opened)
+        base = self._opened.get((image, format), opened)
         if base.broken:
             raise BaseImageChanged(f"{image} is not used any more: {base.broken}")
         if config.verify != "off":
@@ -126,8 +158,8 @@ class Bases:
         return base
 
     def has(self, config: VmConfig) -> bool:
-        """Whether the base of a configuration can be had at once: it need not be downloaded or unpacked."""
-        return config.image is None or self._sources.has(config.image)
+        """Whether what `get` returns can be had at once: it need not be downloaded or unpacked."""
+        return all(image is None or self._sources.has(image) for image in (config.image, config.cdrom))
 
     def check(self, *, during: str) -> tuple[Path, ...]:
         """Compare every base in use with what it was when it was opened; return those that were compared.

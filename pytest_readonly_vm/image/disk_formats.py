@@ -1,7 +1,7 @@
 """Owns what the first and last bytes of a disk say of it: whether it is certainly one, how large it is. Pure.
 
 The places are those of the formats' own descriptions: docs/interop/qcow2.txt and qed_spec.txt of QEMU, VMware's
-"Virtual Disk Format 5.0", Microsoft's "Virtual Hard Disk Image Format Specification", block/vdi.c of QEMU.
+"Virtual Disk Format 5.0", Microsoft's "Virtual Hard Disk Image Format Specification", block/vdi.c of QEMU; ECMA-119.
 """
 
 import re
@@ -16,6 +16,8 @@ FIXED, DIFFERENCING = 2, 4
 """Types of VHDs."""
 
 _SECTOR = 512
+_CD_SECTOR = 2048
+_CD_PADDING = 150
 _FORMATS = rb"QFI\xfb|QED\0|KDMV|COWD|vhdxfile|conectix|.{64}\x7f\x10\xda\xbe"
 _FILE_SYSTEMS = rb"XFSB|hsqs|.{1080}\x53\xef|LUKS\xba\xbe|.{512}LABELONE"
 _BOOTS = rb".{510}\x55\xaa|.{512}EFI PART|.{4096}EFI PART"
@@ -46,6 +48,16 @@ def virtual_size(head: bytes) -> int | None:
     if head[64:68] == b"\x7f\x10\xda\xbe":
         return _number("<Q", head, 368)
     return None
+
+
+def end_of_cd(head: bytes) -> int:
+    """Where the contents of a CD end at least, in bytes; 0 where that is not said.
+
+    Some programs count the empty sectors behind the end, and others cut these off again.
+    """
+    if head[32768:32774] != b"\1CD001":
+        return 0
+    return max(_number("<I", head, 32848) - _CD_PADDING, 0) * _CD_SECTOR
 
 
 def vhd_type(footer: bytes, size: int) -> int | None:

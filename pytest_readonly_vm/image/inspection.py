@@ -11,8 +11,9 @@ from typing import Any
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.process import Completed, ending, run_tool
 from pytest_readonly_vm.host.writers import has_writer
-from pytest_readonly_vm.image.disk_formats import DIFFERENCING, FIXED, FOOTER, vhd_type
+from pytest_readonly_vm.image.disk_formats import DIFFERENCING, FIXED, FOOTER, end_of_cd, vhd_type
 from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
+from pytest_readonly_vm.image.signatures import HEAD
 from pytest_readonly_vm.printable import count
 
 SUPPORTED = ("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc")
@@ -136,7 +137,7 @@ def _refuse_what_info_shows(info: dict[str, Any], what: str) -> None:
 
 def _refuse_damage(image: Inspected, what: str, qemu_img: Path) -> None:
     if image.format == "raw":
-        _refuse_truncation(image, _end_of_partitions(image.path), what)
+        _refuse_truncation(image, max(_end_of_partitions(image.path), _end_of_cd(image.path)), what)
         return  # nothing in it is of QEMU's, so qemu-img has nothing to check
     if image.format == "vdi":  # qemu-img checks it, and does not notice
         _refuse_truncation(image, _end_of_vdi(image.path), what)
@@ -175,6 +176,11 @@ def _end_of_partitions(path: Path) -> int:
         if kind not in (0, 0xEE):  # 0xEE protects a GPT; its size is often a constant
             end = max(end, first + count)
     return end * _SECTOR
+
+
+def _end_of_cd(path: Path) -> int:
+    with path.open("rb") as file:
+        return end_of_cd(file.read(HEAD))
 
 
 def _end_of_vdi(path: Path) -> int:

@@ -31,10 +31,11 @@ class OutputGuard:
         self._opened: dict[tuple[int, int], str] = {}
         self._unopened: set[Path | None] = set()
 
-    def protect(self, config: VmConfig, layers: Sequence[ImageFile] = ()) -> None:
+    def protect(self, config: VmConfig, layers: Sequence[ImageFile] = (), cdrom: Sequence[ImageFile] = ()) -> None:
         """Keep the files that a machine of this configuration reads, whether one has been started or not.
 
         :param layers: of its base image, if that has been opened.
+        :param cdrom: that of its CD, likewise.
         """
         for name in FILES:
             path = getattr(config, name)
@@ -42,6 +43,8 @@ class OutputGuard:
                 self._paths[path] = SETTINGS[name].reads
                 if name == "image":
                     self._unopened.add(path)
+        for file in cdrom:
+            self._opened.setdefault((file.fingerprint.device, file.fingerprint.inode), SETTINGS["cdrom"].reads)
         for layer in layers:
             known = layer.fingerprint.device, layer.fingerprint.inode
             what = SETTINGS["image"].reads if layer is layers[0] else _layer(layers[0].path)

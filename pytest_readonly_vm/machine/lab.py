@@ -174,13 +174,14 @@ class Lab:
     def spec(self, config: VmConfig, name: str, *, is_spare: bool = False) -> MachineSpec:
         """What is wanted, with what it takes on this computer; raises as `start`, but starts nothing."""
         hypervisor = self._resources.hypervisor(config)
-        base = self._bases.get(config, qemu_img=hypervisor.qemu_img)
-        self.output_guard.protect(config, base.chain if base else ())
+        base, cdrom = self._bases.get(config, qemu_img=hypervisor.qemu_img)
+        self.output_guard.protect(config, base.chain if base else (), cdrom.chain if cdrom else ())
         return MachineSpec(
             config=config,
             name=name,
             hypervisor=hypervisor,
             base=base,
+            cdrom=cdrom,
             usual_channel=self._usual_channels.get((config.image, config.kernel)),
             is_spare=is_spare,
         )

@@ -11,12 +11,13 @@ from pytest_readonly_vm.plugin.given import given_images, given_settings
 
 
 def lines(config: pytest.Config) -> list[str]:
-    """Nothing where neither image nor kernel is given: finding out takes QEMU to be started.
+    """Nothing where there is nothing to boot: finding out takes QEMU to be started.
 
     Problems are shown and left to the tests that will meet them; others of the run may need no machine.
     """
     images, settings = given_images(config), given_settings(config)
-    return _describe(images, VmConfig().with_settings(settings)) if images or "kernel" in settings else []
+    wanted = VmConfig().with_settings(settings)
+    return _describe(images, wanted) if images or wanted.boots else []
 
 
 def _start(wanted: VmConfig) -> list[str]:

@@ -15,6 +15,9 @@ DISK = "disk0"
 BELOW = "below"
 """Its name for what an overlay is above."""
 
+CDROM = "cdrom0"
+"""Its name for the image of a CD."""
+
 _DEFAULT_MACHINE = {
     "x86_64": "pc",
     "i386": "pc",
@@ -39,6 +42,11 @@ _DISKS = {
     "ide": ("ide-hd,drive=disk0,bus=ide.0",),
     "nvme": ("nvme,drive=disk0,serial=disk0",),
     "usb": ("qemu-xhci,id=usb0", "usb-storage,drive=disk0,bus=usb0.0"),
+}
+_CD_DRIVES = {
+    "pc": ("ide-cd,bus=ide.1",),
+    "q35": ("ide-cd,bus=ide.2",),
+    "other": ("virtio-scsi-{bus},id=cdrom-bus", "scsi-cd,bus=cdrom-bus.0"),
 }
 
 
@@ -81,6 +89,7 @@ class Wiring:
     console: int
     chain: tuple[DiskImage, ...] = ()
     overlay: Path | None = None
+    cdrom: DiskImage | None = None
     ram: RamWire | None = None
     waits_for_state: bool = False
     """Whether the guest does not boot but waits for a state to go on from."""
@@ -126,6 +135,7 @@ def command_line(
         *_direct_boot(config, wiring.append),
         *_disk(config, wiring, bus),
         *wiring.provision,
+        *_cdrom(wiring.cdrom, _type_of(machine), bus),
         *_network(config, bus),
         "-device", f"virtio-rng-{bus}",
         *(("-vga", "std") if arch in _X86 and _type_of(machine) != "microvm" else ()),
@@ -224,9 +234,28 @@ def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
         # said in JSON, which has none for bytes that are no UTF-8.
         overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={escaped(str(wiring.overlay))},backing={BELOW}"
         arguments += ["-blockdev", chain(wiring.chain, BELOW), "-drive", overlay]
-    for device in _DISKS[config.disk_interface]:
-        arguments += ["-device", device.format(bus=bus)]
+    *controllers, disk = (device.format(bus=bus) for device in _DISKS[config.disk_interface])
+    # Firmware does not agree on what comes first. 0 is taken by a kernel of a direct boot.
+    for device in (*controllers, f"{disk},bootindex=1" if wiring.cdrom else disk):
+        arguments += ["-device", device]
     return tuple(arguments)
+
+
+def _cdrom(image: DiskImage | None, kind: str, bus: str) -> tuple[str, ...]:
+    """A drive with a CD, from which a guest boots if it has no disk, or a blank one."""
+    if image is None:
+        return ()
+    *controllers, drive = _CD_DRIVES["other"]
+    if kind in ("pc", "isapc") or kind.startswith("pc-i440fx-"):
+        *controllers, drive = _CD_DRIVES["pc"]
+    elif kind == "q35" or kind.startswith("pc-q35-"):
+        *controllers, drive = _CD_DRIVES["q35"]
+    devices = (*controllers, f"{drive},drive={CDROM},bootindex=2")
+    return (
+        "-add-fd", f"fd={image.descriptor},set={image.descriptor}",
+        "-blockdev", chain((image,), CDROM),
+        *(word for device in devices for word in ("-device", device.format(bus=bus))),
+    )  # fmt: skip
 
 
 def _network(config: VmConfig, bus: str) -> tuple[str, ...]:

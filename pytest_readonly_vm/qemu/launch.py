@@ -89,6 +89,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
                 *(DiskImage(file.descriptor, file.format, is_frozen=True) for file in initial.overlays),
                 *(DiskImage(file.descriptor, file.format) for file in spec.chain),
             ),
+            cdrom=DiskImage(spec.cd.descriptor, spec.cd.format) if spec.cd else None,
             overlay=overlay,
             ram=initial.ram,
             waits_for_state=initial.state is not None,
@@ -208,7 +209,8 @@ def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path
     argv = spec.command_line(wiring)
     ports = (port.descriptor for port in wiring.ports)
     ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
-    inherited = (wiring.monitor, wiring.console, *ports, *(file.descriptor for file in wiring.chain), *ram, *extra)
+    images = (file.descriptor for file in (*wiring.chain, *((wiring.cdrom,) if wiring.cdrom else ())))
+    inherited = (wiring.monitor, wiring.console, *ports, *images, *ram, *extra)
     # QEMU puts its temporary snapshots into TMPDIR.
     # Its memory by huge pages, where the kernel gives them to who asks: half as many page faults in the start of each.
     tunables = ":".join(filter(None, ("glibc.malloc.hugetlb=1", os.environ.get(_TUNABLES))))

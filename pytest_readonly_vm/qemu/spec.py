@@ -19,6 +19,7 @@ class MachineSpec:
     name: str
     hypervisor: Hypervisor
     base: BaseImage | None
+    cdrom: BaseImage | None = None
     usual_channel: str | None = None
     """The channel that such a machine had before."""
     is_spare: bool = False
@@ -28,6 +29,16 @@ class MachineSpec:
     def chain(self) -> tuple[ImageFile, ...]:
         """The files of the base image."""
         return self.base.chain if self.base else ()
+
+    @property
+    def cd(self) -> ImageFile | None:
+        """The file of its CD."""
+        return self.cdrom.chain[0] if self.cdrom else None
+
+    @property
+    def images(self) -> tuple[ImageFile, ...]:
+        """All files that it reads and never writes."""
+        return (*self.chain, *((self.cd,) if self.cd else ()))
 
     @property
     def slowness(self) -> float:

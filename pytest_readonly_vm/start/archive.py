@@ -71,7 +71,7 @@ class Archive:
                 files[f"{_KEY}.pub"] = _memory(template.ssh_key.with_suffix(".pub").read_bytes(), opened)
             files |= {_DISK.format(number): file.descriptor for number, file in enumerate(template.overlays)}
             description = {
-                "image": str(config.image or config.kernel),
+                "image": str(config.boots),
                 "machine": f"{config.memory >> 20}M, {config.cpus} CPU, {spec.hypervisor.accelerator.name}",
                 "qemu": f"{spec.hypervisor.qemu.version} {spec.hypervisor.qemu.arch}",
             }

@@ -35,6 +35,7 @@ def key_of(spec: MachineSpec) -> str:
         monitor=0,
         console=0,
         chain=tuple(DiskImage(number, layer.format) for number, layer in enumerate(spec.chain)),
+        cdrom=DiskImage(len(spec.chain), spec.cd.format) if spec.cd else None,
         ports=tuple(PortWire(device, name, 0) for device, name in port_names(config)),
         append=given.append,
         provision=given.qemu_args,
@@ -51,7 +52,7 @@ def key_of(spec: MachineSpec) -> str:
         _kernel(Path("/")) if spec.hypervisor.accelerator.name == "kvm" else None,
         arguments,
         [hashlib.sha256(content).hexdigest() for content in given.files.values()],
-        [dataclasses.astuple(layer.fingerprint) for layer in spec.chain],
+        [dataclasses.astuple(file.fingerprint) for file in spec.images],
         [_file(path) for path in (*files, *_files_of(config.qemu_args)) if path],
         {name: code_of(getattr(config, name)) for name in settings_in(Part.KEY) if name not in FILES},
     )

@@ -77,7 +77,7 @@ def test_a_vhd_is_one_also_if_it_begins_as_a_raw_disk_does(tmp_path: Path, optio
 def test_a_vhd_above_another_is_refused_as_qemu_would_show_zeros(tmp_path: Path) -> None:
     path = disk(tmp_path, "vpc")
     retyped(path, 4)
-    with pytest.raises(ImageError, match="^it is a VHD with only what differs from another one"):
+    with pytest.raises(ImageError, match=r"^it is a VHD with only what differs from another one"):
         formats(path)
 
 

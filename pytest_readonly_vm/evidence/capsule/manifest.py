@@ -47,7 +47,7 @@ _MOST_WORDS = 4096
 
 @dataclass(frozen=True, slots=True)
 class BaseLayer:
-    """One file of the base image, the topmost first."""
+    """One file of the base image, the topmost first; or the image of a CD."""
 
     path: str
     format: str
@@ -65,6 +65,8 @@ class Manifest:
     """The settings of the machine that shape it, as JSON has them."""
     base: tuple[BaseLayer, ...]
     """Empty for a machine without a disk."""
+    cdrom: BaseLayer | None = None
+    """The image of its CD."""
     qemu: str
     """Version of the QEMU that saved it."""
     arch: str
@@ -168,6 +170,7 @@ def _manifest(found: dict[str, Any]) -> Manifest:
     return Manifest(
         settings=_settings(_mapping(found["settings"])),
         base=base,
+        cdrom=_base_layer(_mapping(found["cdrom"])) if found.get("cdrom") is not None else None,
         qemu=_text(found["qemu"]),
         arch=_fitting(found["arch"], _ARCH),
         accelerator=_one_of(found["accelerator"], "kvm", "tcg"),

@@ -7,10 +7,12 @@ no timer finds that days have passed.
 import os
 import shlex
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import AcceleratorUnavailable, CapsuleRefused, ImageError
+from pytest_readonly_vm.evidence.capsule.manifest import BaseLayer
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
 from pytest_readonly_vm.evidence.capsule.restore import restored
 from pytest_readonly_vm.host.qemu_binary import host_arch
@@ -25,6 +27,7 @@ def resume_capsule(
     capsule: Capsule,
     *,
     image: Path | None = None,
+    cdrom: Path | None = None,
     run: bool = False,
     allow_qemu_args: bool = False,
     network: bool = False,
@@ -35,12 +38,13 @@ def resume_capsule(
     A guest that was paused, or had panicked, stays as it was.
 
     :param image: the base image, if it is not where it was.
+    :param cdrom: the image of its CD, likewise.
     :param run: let a guest that stood still go on.
     :param allow_qemu_args: start QEMU with what the capsule has of arguments of its own, which may do anything.
     :param network: let connections out of the guest, which a stranger may have prepared.
     :param local: settings of this computer, such as ``qemu``, ``seal`` and ``tmpdir``.
     :raises CapsuleRefused: this computer cannot resume it; the message is one sentence.
-    :raises ImageError: the base image is not there, or is another.
+    :raises ImageError: the base image or that of the CD is not there, or is another.
     :raises StartFailed: QEMU did not come up, or did not accept the state.
     """
     manifest = capsule.manifest
@@ -49,7 +53,7 @@ def resume_capsule(
             f"{capsule.path} starts QEMU with arguments of its own: {shlex.join(manifest.extras)}; they may do "
             "anything, so look at them, and then allow them with --allow-qemu-args"
         )
-    config = _config(capsule, image, local or VmConfig(), network=network)
+    config = _config(capsule, image, cdrom, local or VmConfig(), network=network)
     try:
         spec = lab.spec(config, manifest.name)
     except AcceleratorUnavailable as error:
@@ -60,11 +64,13 @@ def resume_capsule(
             f"{capsule.path} is of a {manifest.arch} guest, and {spec.hypervisor.qemu.path} runs others"
         )
     if spec.base is not None:
-        _require_same(spec.base, capsule)
+        _require_same(spec.base, capsule.manifest.base, capsule)
+    if spec.cdrom is not None and capsule.manifest.cdrom is not None:
+        _require_same(spec.cdrom, (capsule.manifest.cdrom,), capsule)
     return lab.adopt(lambda maker: restored(maker, spec, capsule, runs=run or manifest.is_running))
 
 
-def _config(capsule: Capsule, image: Path | None, local: VmConfig, *, network: bool) -> VmConfig:
+def _config(capsule: Capsule, image: Path | None, cdrom: Path | None, local: VmConfig, *, network: bool) -> VmConfig:
     manifest = capsule.manifest
     config = manifest.config(local, network=network)
     if config.qemu is None and manifest.arch != host_arch():
@@ -75,23 +81,25 @@ def _config(capsule: Capsule, image: Path | None, local: VmConfig, *, network: b
             f"{capsule.path} is of a machine with {config.memory >> 20}M of memory, which is more than this computer "
             f"has ({there_is >> 20}M)"
         )
+    if manifest.cdrom is not None:
+        config = config.replace(cdrom=_place(cdrom, manifest.cdrom, capsule, "--cdrom"))
+    elif cdrom is not None:
+        raise CapsuleRefused(f"{capsule.path} is of a machine without a CD, so it needs none")
     if not manifest.base:
         if image is not None:
             raise CapsuleRefused(f"{capsule.path} is of a machine without a disk, so it needs no image")
         return config
     top = manifest.base[0]
-    place = (image or Path(top.path)).absolute()
-    _require_size(place, capsule)
-    return config.replace(image=place, format=top.format)
+    return config.replace(image=_place(image, top, capsule, "--image"), format=top.format)
 
 
-def _require_size(place: Path, capsule: Capsule) -> None:
-    """See, before anything is read, whether a base can be that of a capsule, which may name anything as such.
+def _place(given: Path | None, top: BaseLayer, capsule: Capsule, option: str) -> Path:
+    """Where an image is. See, before anything is read, whether it can be a capsule's, which may name anything as such.
 
     :raises ImageError: it cannot.
     """
-    top = capsule.manifest.base[0]
-    known = f"name it with --image=PATH (its SHA-256 is {top.sha256})"
+    place = (given or Path(top.path)).absolute()
+    known = f"name it with {option}=PATH (its SHA-256 is {top.sha256})"
     try:
         found = place.stat()
     except OSError as error:
@@ -103,11 +111,11 @@ def _require_size(place: Path, capsule: Capsule) -> None:
             f"{place} is not the base image of {capsule.path}: it has {found.st_size} bytes, and that had {top.size}; "
             f"{known}"
         )
+    return place
 
 
-def _require_same(base: BaseImage, capsule: Capsule) -> None:
+def _require_same(base: BaseImage, known: Sequence[BaseLayer], capsule: Capsule) -> None:
     """:raises ImageError: a base is another than that of the capsule."""
-    known = capsule.manifest.base
     if len(base.chain) != len(known):
         raise ImageError(
             f"the base image {base.path} consists of {count(len(base.chain), 'file')}, and that of {capsule.path} of "

@@ -23,6 +23,7 @@ from pytest_readonly_vm.evidence.capsule.file import CapsuleWriter, new_capsule
 from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, BaseLayer, Manifest, devices_of, settings_of
 from pytest_readonly_vm.evidence.capsule.processor import features
 from pytest_readonly_vm.host.loop import LoopThread, within
+from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.command_line import DISK
@@ -72,14 +73,20 @@ def save_capsule(vm: VirtualMachine, path: Path, *, test: str = "", timeout: flo
     try:
         instance.output_guard.refuse(path)
         digests = [file.sha256(deadline=deadline) for file in instance.spec.chain]
+        cdrom = _layer_of_cd(instance.spec.cd, deadline) if instance.spec.cd else None
         with new_capsule(path, deadline=deadline) as capsule, _standstill(loop, instance, deadline) as moment:
-            _write(capsule, loop, instance, moment, digests, test)
+            _write(capsule, loop, instance, moment, digests, cdrom, test)
     except (Unfrozen, QmpError) as error:
         raise VmError(f"{vm.name}: the machine cannot be saved: {error}") from None
     except TimeoutError:
         raise WaitTimeout(f"{vm.name}: the capsule was not complete within {timeout:g} s") from None
     except OSError as error:
         raise VmError(f"{vm.name}: the capsule {path} cannot be written: {error.strerror or error}") from None
+
+
+def _layer_of_cd(file: ImageFile, deadline: float) -> BaseLayer:
+    size = file.fingerprint.size
+    return BaseLayer(str(file.path), file.format, size, size, file.sha256(deadline=deadline))
 
 
 @contextlib.contextmanager
@@ -140,7 +147,13 @@ def _virtual_sizes(image: dict[str, Any] | None) -> list[int]:
 
 
 def _write(
-    capsule: CapsuleWriter, loop: LoopThread, instance: Instance, moment: _Moment, digests: list[str], test: str
+    capsule: CapsuleWriter,
+    loop: LoopThread,
+    instance: Instance,
+    moment: _Moment,
+    digests: list[str],
+    cdrom: BaseLayer | None,
+    test: str,
 ) -> None:
     capsule.add("console.log", moment.transcript.data)
     sizes = {"state": _write_state(capsule, loop, instance.qmp)}
@@ -155,6 +168,7 @@ def _write(
         base=tuple(
             BaseLayer(str(file.path), file.format, file.fingerprint.size, size, digest) for file, size, digest in base
         ),
+        cdrom=cdrom,
         qemu=qemu.version,
         arch=qemu.arch,
         accelerator=instance.spec.hypervisor.accelerator.name,
