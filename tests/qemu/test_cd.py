@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import BaseImageChanged, ConfigurationError, ImageError, Lab, QmpError, VirtualMachine, VmConfig
+from pytest_readonly_vm.evidence.capsule.opened import open_capsule
+from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
+from pytest_readonly_vm.evidence.capsule.save import save_capsule
 from tests.guests import bootsector
 from tests.guests.cd import write_cd
 from tests.qemu.image_tools import run
+from tests.qemu.waiting import GENEROUS
 
 FROM_CD = "from the CD"
 """What the guest of the CD prints."""
@@ -151,3 +155,27 @@ def test_what_makes_no_sense_is_refused(
     given |= {name: cd.parent / value for name, value in settings.items() if value in ("missing", "short")}
     with pytest.raises((ImageError, ConfigurationError), match=words):
         boot(**given)
+
+
+def test_a_capsule_goes_on_with_its_cd_and_no_other(
+    boot: Callable[..., VirtualMachine], cd: Path, blank: Path, tmp_path: Path
+) -> None:
+    write_cd(cd, bootsector.echo(f"{FROM_CD}\n"))
+    for disk in (cd, blank):
+        settings = {} if disk is cd else {"cdrom": cd}
+        guest = boot(disk, ready=f"console:{FROM_CD}", start="cold", channel="none", **settings)
+        save_capsule(guest, tmp_path / "saved")
+        with Lab() as lab, open_capsule(tmp_path / "saved") as capsule:
+            resumed = resume_capsule(lab, capsule)
+            resumed.console.send("as it was")
+            resumed.console.expect("as it was", timeout=GENEROUS)
+            assert drives(resumed)["cdrom0"] is True
+    elsewhere = cd.rename(tmp_path / "elsewhere.iso")
+    with Lab() as lab, open_capsule(tmp_path / "saved") as capsule:
+        with pytest.raises(ImageError, match=r"install\.iso of .*saved is not there .*; name it with --cdrom=PATH"):
+            resume_capsule(lab, capsule)
+        assert resume_capsule(lab, capsule, cdrom=elsewhere).instance.spec.cd is not None
+    with Lab() as lab, open_capsule(tmp_path / "saved") as capsule:
+        write_cd(elsewhere, bootsector.hello("another\n"))
+        with pytest.raises(ImageError, match=r"elsewhere\.iso is not the CD of .*saved: its SHA-256 is "):
+            resume_capsule(lab, capsule, cdrom=elsewhere)

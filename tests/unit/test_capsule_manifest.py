@@ -52,6 +52,8 @@ def test_it_comes_back_as_it_was() -> None:
     found = parse_manifest(manifest().to_json(), shown="x")
     assert found == manifest()
     assert found.disks == 2
+    with_cd = manifest(cdrom=BaseLayer("/images/install.iso", "raw", 1 << 20, 1 << 20, "cd" * 32))
+    assert parse_manifest(with_cd.to_json(), shown="x") == with_cd
     without = manifest(conversation=None, base=(), sizes={"state": 100})
     assert parse_manifest(without.to_json(), shown="x") == without
 
@@ -129,6 +131,9 @@ LAYER = {"path": "/base", "format": "raw", "size": 1, "virtual_size": 1, "sha256
         {"base": {"path": "/base"}},
         {"base": ["/base"]},
         {"base": []},
+        {"cdrom": LAYER | {"path": "relative"}},
+        {"cdrom": LAYER | {"sha256": "short"}},
+        {"cdrom": [LAYER]},
         {"arch": "../../tmp/evil"},
         {"arch": None},
         {"machine": "pc,firmware=/etc/shadow"},

@@ -1,5 +1,6 @@
 """What a configuration becomes on QEMU's command line: pure, so whole lines are compared."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,35 @@ def test_the_seal_and_the_human_monitor_add_their_arguments() -> None:
     whole = " ".join(line(VmConfig(), sealed))
     assert "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in whole
     assert "socket,id=human,path=/run/monitor,server=on,wait=off -mon chardev=human,mode=control" in whole
+
+
+CD = Wiring(monitor=5, console=6, cdrom=DiskImage(7, "raw"))
+CD_NODE = '{"node-name":"cdrom0","read-only":true,"driver":"raw","file":{"driver":"file","filename":"/dev/fdset/7"}}'
+
+
+@pytest.mark.parametrize(
+    ("machine", "arch", "devices"),
+    [
+        (None, "x86_64", ["ide-cd,bus=ide.1,drive=cdrom0,bootindex=2"]),
+        ("pc-i440fx-7.2,hpet=off", "x86_64", ["ide-cd,bus=ide.1,drive=cdrom0,bootindex=2"]),
+        ("q35", "x86_64", ["ide-cd,bus=ide.2,drive=cdrom0,bootindex=2"]),
+        ("pc-q35-7.2", "x86_64", ["ide-cd,bus=ide.2,drive=cdrom0,bootindex=2"]),
+        ("microvm", "x86_64", ["virtio-scsi-device,id=cdrom-bus", "scsi-cd,bus=cdrom-bus.0,drive=cdrom0,bootindex=2"]),
+        (None, "aarch64", ["virtio-scsi-pci,id=cdrom-bus", "scsi-cd,bus=cdrom-bus.0,drive=cdrom0,bootindex=2"]),
+        (None, "s390x", ["virtio-scsi-ccw,id=cdrom-bus", "scsi-cd,bus=cdrom-bus.0,drive=cdrom0,bootindex=2"]),
+    ],
+)
+def test_a_cd_is_in_a_drive_that_the_machine_has(machine: str | None, arch: str, devices: list[str]) -> None:
+    found = line(VmConfig(machine=machine), CD, arch)
+    start = found.index("-add-fd")
+    expected = ["-add-fd", "fd=7,set=7", "-blockdev", CD_NODE]
+    expected += [word for device in devices for word in ("-device", device)]
+    assert found[start : start + len(expected)] == expected
+
+
+def test_the_disk_comes_before_a_cd_beside_it() -> None:
+    both = dataclasses.replace(CD, chain=ONE_LAYER.chain)
+    for disk_interface in ("virtio", "scsi", "sata", "ide", "nvme", "usb"):
+        config = VmConfig(image=Path("base.qcow2"), disk_interface=disk_interface)
+        assert [word for word in line(config, both) if "bootindex=1" in word and "drive=disk0" in word]
+        assert not [word for word in line(config) if "bootindex" in word]

@@ -55,3 +55,16 @@ def test_a_script_says_what_is_not_there_any_more() -> None:
     assert "-drive if=none,id=disk0,snapshot=on,format=raw,file=/images/base.raw" in commands(text)
     assert "# Left out: the credentials" in text
     assert "the script boots anew" in text
+
+
+def test_a_script_has_the_cd() -> None:
+    node = '{"node-name":"cdrom0","read-only":true,"driver":"raw","file":{"driver":"file","filename":"/dev/fdset/6"}}'
+    cd = ("-add-fd", "fd=6,set=6", "-blockdev", node, "-device", "ide-cd,bus=ide.1,drive=cdrom0")
+    text = script(Started(name="a", argv=(ARGV[0], *cd), folder=FOLDER, cdrom=(6, Path("/images/install.iso"))))
+    assert "# Descriptor 6 was /images/install.iso (CD)." in text
+    assert commands(text) == [
+        "exec /usr/bin/qemu",
+        '-blockdev \'{"driver": "raw", "node-name": "cdrom0", "read-only": true, "file": {"driver": "file", '
+        '"filename": "/images/install.iso"}}\'',
+        "-device ide-cd,bus=ide.1,drive=cdrom0",
+    ]

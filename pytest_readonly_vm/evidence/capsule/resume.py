@@ -64,9 +64,9 @@ def resume_capsule(
             f"{capsule.path} is of a {manifest.arch} guest, and {spec.hypervisor.qemu.path} runs others"
         )
     if spec.base is not None:
-        _require_same(spec.base, capsule.manifest.base, capsule)
+        _require_same(spec.base, capsule.manifest.base, capsule, called="base image")
     if spec.cdrom is not None and capsule.manifest.cdrom is not None:
-        _require_same(spec.cdrom, (capsule.manifest.cdrom,), capsule)
+        _require_same(spec.cdrom, (capsule.manifest.cdrom,), capsule, called="CD")
     return lab.adopt(lambda maker: restored(maker, spec, capsule, runs=run or manifest.is_running))
 
 
@@ -82,7 +82,7 @@ def _config(capsule: Capsule, image: Path | None, cdrom: Path | None, local: VmC
             f"has ({there_is >> 20}M)"
         )
     if manifest.cdrom is not None:
-        config = config.replace(cdrom=_place(cdrom, manifest.cdrom, capsule, "--cdrom"))
+        config = config.replace(cdrom=_place(cdrom, manifest.cdrom, capsule, called="CD"))
     elif cdrom is not None:
         raise CapsuleRefused(f"{capsule.path} is of a machine without a CD, so it needs none")
     if not manifest.base:
@@ -90,35 +90,36 @@ def _config(capsule: Capsule, image: Path | None, cdrom: Path | None, local: VmC
             raise CapsuleRefused(f"{capsule.path} is of a machine without a disk, so it needs no image")
         return config
     top = manifest.base[0]
-    return config.replace(image=_place(image, top, capsule, "--image"), format=top.format)
+    return config.replace(image=_place(image, top, capsule, called="base image"), format=top.format)
 
 
-def _place(given: Path | None, top: BaseLayer, capsule: Capsule, option: str) -> Path:
+def _place(given: Path | None, top: BaseLayer, capsule: Capsule, *, called: str) -> Path:
     """Where an image is. See, before anything is read, whether it can be a capsule's, which may name anything as such.
 
     :raises ImageError: it cannot.
     """
     place = (given or Path(top.path)).absolute()
+    option = "--cdrom" if called == "CD" else "--image"
     known = f"name it with {option}=PATH (its SHA-256 is {top.sha256})"
     try:
         found = place.stat()
     except OSError as error:
-        raise ImageError(f"the base image {place} of {capsule.path} is not there ({error.strerror}); {known}") from None
+        raise ImageError(f"the {called} {place} of {capsule.path} is not there ({error.strerror}); {known}") from None
     if not stat.S_ISREG(found.st_mode):
-        raise ImageError(f"{place}, the base image that {capsule.path} names, is no file; {known}")
+        raise ImageError(f"{place}, the {called} that {capsule.path} names, is no file; {known}")
     if found.st_size != top.size:
         raise ImageError(
-            f"{place} is not the base image of {capsule.path}: it has {found.st_size} bytes, and that had {top.size}; "
+            f"{place} is not the {called} of {capsule.path}: it has {found.st_size} bytes, and that had {top.size}; "
             f"{known}"
         )
     return place
 
 
-def _require_same(base: BaseImage, known: Sequence[BaseLayer], capsule: Capsule) -> None:
-    """:raises ImageError: a base is another than that of the capsule."""
+def _require_same(base: BaseImage, known: Sequence[BaseLayer], capsule: Capsule, *, called: str) -> None:
+    """:raises ImageError: an image is another than that of the capsule."""
     if len(base.chain) != len(known):
         raise ImageError(
-            f"the base image {base.path} consists of {count(len(base.chain), 'file')}, and that of {capsule.path} of "
+            f"the {called} {base.path} consists of {count(len(base.chain), 'file')}, and that of {capsule.path} of "
             f"{len(known)}"
         )
     for file, then in zip(base.chain, known, strict=True):
@@ -126,6 +127,6 @@ def _require_same(base: BaseImage, known: Sequence[BaseLayer], capsule: Capsule)
             raise ImageError(f"{file.path} has the format {file.format}, and {capsule.path} is for {then.format}")
         if (digest := file.sha256()) != then.sha256:
             raise ImageError(
-                f"{file.path} is not the base image of {capsule.path}: its SHA-256 is {digest}, and that of the base "
-                f"was {then.sha256}"
+                f"{file.path} is not the {called} of {capsule.path}: its SHA-256 is {digest}, and that of the "
+                f"{called.removesuffix(' image')} was {then.sha256}"
             )
