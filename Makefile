@@ -57,7 +57,7 @@ clean: ## Remove what can be made again, but for the guests (in ~/.cache, or $RE
 $(ENVIRONMENT): pyproject.toml | packages
 	"$$(.ci/find-python)" -m venv $(VENV)
 	$(PYTHON_HERE) -m pip install --quiet --upgrade pip
-	$(PYTHON_HERE) -m pip install --quiet --editable . --group dev
+	$(PYTHON_HERE) -m pip install --quiet --editable '.[images]' --group dev
 	@touch $@
 
 # Apart, as it needs neither the plugin nor anything of the system's.

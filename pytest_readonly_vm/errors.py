@@ -10,6 +10,7 @@
     │   ├── SealUnavailable
     │   └── OutOfSpace
     ├── ImageError               the base image is refused, before anything starts
+    │   └── DownloadError        ... as it could not be had from its URL or registry
     ├── BaseImageChanged         the base image is no longer what it was when the run opened it
     ├── StartFailed              QEMU did not come up
     ├── GuestDied                the guest has come to its end, or QEMU with it, while somebody was waiting for it
@@ -81,11 +82,15 @@ class SealUnavailable(HostError):
 
 
 class OutOfSpace(HostError):
-    """The folder for temporary snapshots has no room."""
+    """The folder for temporary snapshots has no room, or that for images that come from elsewhere."""
 
 
 class ImageError(VmError):
     """The base image cannot be used: missing, damaged, encrypted, in use by a writer, or of an unsupported kind."""
+
+
+class DownloadError(ImageError):
+    """An image cannot be had from its URL or registry: refused, missing, cut too often, not what its digest says."""
 
 
 class BaseImageChanged(VmError):

@@ -43,9 +43,14 @@ class Completed:
 
 
 def run_tool(
-    argv: Sequence[str], *, timeout: float, env: Mapping[str, str] | None = None, pass_fds: Sequence[int] = ()
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    stdin: bytes = b"",
 ) -> Completed:
-    """Run a helper tool to its end, at most `timeout` seconds, without a shell and without input.
+    """Run a helper tool to its end, at most `timeout` seconds, without a shell.
 
     :raises OSError: it cannot be started.
     """
@@ -53,7 +58,7 @@ def run_tool(
     try:
         done = subprocess.run(
             argv,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             timeout=timeout,
             check=False,

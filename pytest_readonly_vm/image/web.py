@@ -1,0 +1,320 @@
+"""Owns the conversation with web servers: proxies, certificates, redirects, time limits, and why one broke.
+
+The only file that imports urllib3, which is not installed with the package. It knows nothing of images.
+
+Nothing that is secret is in a message: of a URL only what `shown_url` leaves, of what urllib3 says only the cause.
+"""
+
+import contextlib
+import os
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
+from pytest_readonly_vm.config.image_url import INSECURE, shown_url
+from pytest_readonly_vm.errors import ConfigurationError, DownloadError, HostError
+from pytest_readonly_vm.image.tries import Interrupted
+
+if TYPE_CHECKING:
+    from urllib3 import BaseHTTPResponse, PoolManager
+
+CONNECT_PATIENCE = 20.0
+READ_PATIENCE = 30.0
+"""Seconds without a single byte, after which a connection is given up."""
+SLOWEST = 1024
+"""Bytes a second, over `SLOW_PATIENCE` seconds: a server that sends less is as good as one that sends nothing."""
+SLOW_PATIENCE = 60.0
+
+_MOST_REDIRECTS = 10
+_PIECE = 1 << 18
+_SHORT = 1 << 13  # bytes of a body that is sooner read than a new connection made
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PASSING = (408, 425, 429, 500, 502, 503, 504)
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+
+
+class Credentials(Protocol):
+    """What makes a server believe who asks."""
+
+    def headers(self, url: str) -> Mapping[str, str]:
+        """The headers for this URL; none for a host for which they are not meant."""
+
+    def take_challenge(self, url: str, challenge: str) -> bool:
+        """Hear why a server has refused (status 401), and say whether asking again may help."""
+
+
+class NoCredentials:
+    """Nobody in particular asks."""
+
+    def headers(self, url: str) -> Mapping[str, str]:
+        return {}
+
+    def take_challenge(self, url: str, challenge: str) -> bool:
+        return False
+
+
+class Answer:
+    """What a server has answered: its status and headers, and its body as it comes over the wire."""
+
+    def __init__(self, response: "BaseHTTPResponse", url: str) -> None:
+        self._response = response
+        self.url = url
+        """After all redirects."""
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers  # by names in any case
+
+    @property
+    def reason(self) -> str:
+        """``404 Not Found``."""
+        return _status(self._response)
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body, never unpacked, whatever Content-Encoding says: the digest is that of these bytes.
+
+        :raises Interrupted: it ended early, or comes too slowly, or not at all.
+        """
+        since, received = time.monotonic(), 0
+        while True:
+            with _interruptions(self.url):
+                piece = self._response.read1(_PIECE, decode_content=False)
+            if not piece:
+                return
+            yield piece
+            received += len(piece)
+            if (seconds := time.monotonic() - since) >= SLOW_PATIENCE:
+                if received < SLOWEST * seconds:
+                    raise Interrupted(f"sends less than {SLOWEST} bytes a second")
+                since, received = time.monotonic(), 0
+
+    def text(self, most: int) -> bytes:
+        """The whole body of an answer that is known to be short.
+
+        :raises DownloadError: it is longer than `most` bytes.
+        :raises Interrupted: it ended early.
+        """
+        found = bytearray()
+        for piece in self.pieces():
+            found += piece
+            if len(found) > most:
+                raise DownloadError(f"{shown_url(self.url)} is longer than the {most} bytes that such a text may have")
+        return bytes(found)
+
+
+class Web:
+    """Connections to web servers, kept open between requests. A context manager."""
+
+    def __init__(self, *, insecure: bool) -> None:
+        """
+        :param insecure: whether http will do, also where https leads there.
+        :raises HostError: urllib3 is not installed.
+        """
+        try:
+            import urllib3
+        except ImportError:
+            raise HostError(
+                "images from URLs and registries need urllib3: pip install 'pytest-readonly-vm[images]'"
+            ) from None
+        self._urllib3 = urllib3
+        self._insecure = insecure
+        self._pools: dict[str, PoolManager] = {}
+        self._context: ssl.SSLContext | None = None
+
+    def __enter__(self) -> "Web":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in self._pools.values():
+            pool.clear()
+
+    @contextlib.contextmanager
+    def ask(
+        self,
+        url: str,
+        *,
+        credentials: Credentials,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Iterator[Answer]:
+        """The answer to a request, after redirects, which are followed for `GET` and `HEAD`.
+
+        :raises DownloadError: it leads where it must not, or nowhere, or a certificate is not trusted.
+        :raises Interrupted: no answer, or one that says to come again.
+        """
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = self._response(url, credentials, method, headers or {}, body)
+            try:
+                if response.status not in _REDIRECTS or method == "POST":
+                    if response.status in _PASSING:
+                        raise Interrupted(f"answers {_status(response)}", pause=_pause(response))
+                    yield Answer(response, url)
+                    return
+                url = self._where_to(url, response)
+            finally:
+                _leave(response)
+        raise DownloadError(f"{shown_url(url)} redirects for ever: {_MOST_REDIRECTS} times so far")
+
+    def _response(
+        self, url: str, credentials: Credentials, method: str, headers: Mapping[str, str], body: bytes | None
+    ) -> "BaseHTTPResponse":
+        asked: dict[str, str] = {}
+        while True:
+            own = credentials.headers(url)
+            with _interruptions(url):
+                response = self._pool(url).request(
+                    method,
+                    url,
+                    body=body,
+                    headers={"User-Agent": "pytest-readonly-vm", "Accept-Encoding": "identity", **headers, **own},
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    decode_content=False,
+                    timeout=self._urllib3.Timeout(connect=CONNECT_PATIENCE, read=READ_PATIENCE),
+                )
+            challenge = response.headers.get("WWW-Authenticate", "")
+            if response.status != 401 or asked or not credentials.take_challenge(url, challenge):
+                return response
+            _leave(response)
+            asked[url] = challenge
+
+    def _where_to(self, url: str, response: "BaseHTTPResponse") -> str:
+        location = response.headers.get("Location", "")
+        try:
+            parts = urlsplit(urljoin(url, location))
+            target = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+            host = parts.hostname
+        except ValueError:
+            host = None
+        if not location or not host or parts.scheme not in ("https", "http"):
+            raise DownloadError(f"{shown_url(url)} redirects to what is no URL of the web ({_status(response)})")
+        if parts.scheme == "http" and not self._insecure:
+            raise DownloadError(
+                f"{shown_url(url)} redirects to {shown_url(target)}, and anybody on the way can read and change what "
+                f"comes by http; take another URL, or put {INSECURE} after its #"
+            )
+        return target
+
+    def _pool(self, url: str) -> "PoolManager":
+        parts = urlsplit(url)
+        proxies = getproxies_environment()
+        proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+        if proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
+            proxy = ""
+        if proxy not in self._pools:
+            self._pools[proxy] = self._new_pool(proxy if not proxy or "://" in proxy else f"http://{proxy}")
+        return self._pools[proxy]
+
+    def _new_pool(self, proxy: str) -> "PoolManager":
+        self._context = self._context or _tls()
+        if not proxy:
+            return self._urllib3.PoolManager(ssl_context=self._context)
+        try:
+            parts = urlsplit(proxy)
+            login = f"{_plain(parts.username)}:{_plain(parts.password)}" if parts.username else None
+            bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], path="", query=""))
+            return self._urllib3.ProxyManager(
+                bare,
+                proxy_headers=self._urllib3.make_headers(proxy_basic_auth=login),
+                ssl_context=self._context,
+                proxy_ssl_context=self._context,
+            )
+        except (ValueError, self._urllib3.exceptions.HTTPError):
+            raise ConfigurationError(
+                f"{shown_url(proxy)}, which HTTP_PROXY, HTTPS_PROXY or ALL_PROXY of the environment names, is no proxy "
+                "that can be used; write it like http://proxy.example.org:3128"
+            ) from None
+
+
+def _plain(part: str | None) -> str:
+    from urllib.parse import unquote
+
+    return unquote(part or "")
+
+
+def _tls() -> ssl.SSLContext:
+    """The system's certificates, or those that a variable names which others in Python heed, or OpenSSL itself."""
+    for variable in _CA_VARIABLES:
+        named = os.environ.get(variable)
+        if not named:
+            continue
+        try:
+            context = ssl.create_default_context(
+                **({"capath": named} if Path(named).is_dir() else {"cafile": named})  # type: ignore[arg-type]
+            )
+        except OSError as error:  # ssl.SSLError is one
+            reason = error.strerror if error.errno and not isinstance(error, ssl.SSLError) else "it has no certificate"
+            raise ConfigurationError(
+                f"{named}, which {variable} of the environment names, cannot be used: {reason}"
+            ) from None
+        return context
+    return ssl.create_default_context()
+
+
+@contextlib.contextmanager
+def _interruptions(url: str) -> Iterator[None]:
+    """Turn what urllib3 raises into what is to be done about it."""
+    from urllib3 import exceptions as errors
+
+    try:
+        yield
+    except errors.ProxyError as error:
+        cause = error.original_error
+        raise Interrupted(f"cannot be had through the proxy of the environment: {_cause(cause)}") from None
+    except errors.SSLError as error:
+        found = error.args[0] if error.args else error
+        if isinstance(found, ssl.SSLCertVerificationError):
+            raise _distrusted(url, found) from None
+        raise Interrupted(f"broke the encrypted connection: {getattr(found, 'reason', None) or 'no reason'}") from None
+    except errors.ReadTimeoutError:
+        raise Interrupted(f"sent nothing for {READ_PATIENCE:g} s") from None
+    except errors.NameResolutionError:
+        raise Interrupted("is at a host whose name cannot be looked up") from None
+    except errors.NewConnectionError as error:
+        raise Interrupted(f"cannot be connected to: {_cause(error)}") from None
+    except errors.ConnectTimeoutError:  # which the two above are as well
+        raise Interrupted(f"cannot be connected to within {CONNECT_PATIENCE:g} s") from None
+    except (errors.LocationParseError, errors.LocationValueError):
+        raise DownloadError(f"{shown_url(url)} cannot be read as a URL") from None
+    except (errors.HTTPError, OSError):
+        raise Interrupted("ended the connection too early") from None
+
+
+def _distrusted(url: str, error: ssl.SSLCertVerificationError) -> DownloadError:
+    return DownloadError(
+        f"{shown_url(url)}: the server's certificate is not trusted: {error.verify_message.rstrip('.')}; a certificate "
+        "authority of your own is named by SSL_CERT_FILE=FILE in the environment"
+    )
+
+
+def _cause(error: BaseException) -> str:
+    """The kernel's words at the bottom of what urllib3 has wrapped; its own name one and have URLs in them."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        if isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed"):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
+
+
+def _leave(response: "BaseHTTPResponse") -> None:
+    """Keep the connection for the next request where that is cheap; else close it."""
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) <= _SHORT:
+        response.drain_conn()
+    response.close()
+
+
+def _status(response: "BaseHTTPResponse") -> str:
+    return f"{response.status} {response.reason or ''}".strip()
+
+
+def _pause(response: "BaseHTTPResponse") -> float:
+    written = response.headers.get("Retry-After", "")
+    return float(written) if written.isdecimal() else 0.0
