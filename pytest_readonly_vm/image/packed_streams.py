@@ -122,7 +122,7 @@ def unpacked(source: ByteStream, kind: Stream, what: str) -> ByteStream:
         one = _DECOMPRESSORS[kind.suffix]()
     except ImportError:
         raise ImageError(
-            f'{what} is packed by zstd, for which Python needs: pip install 'pytest-readonly-vm[images]'; or give what '
+            f"{what} is packed by zstd, for which Python needs: pip install 'pytest-readonly-vm[images]'; or give what "
             "is in it, after: zstd -d"
         ) from None
     rest = b""

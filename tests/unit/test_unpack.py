@@ -470,4 +470,4 @@ class TestTheWayThere:
     ) -> None:
         for name in ("backports.zstd", "compression.zstd"):
             monkeypatch.setitem(sys.modules, name, None)
-        assert 'pip install 'pytest-readonly-vm[images]'' in refusal(tmp_path, zstd(DISK))
+        assert "pip install 'pytest-readonly-vm[images]'" in refusal(tmp_path, zstd(DISK))
