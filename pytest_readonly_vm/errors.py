@@ -101,6 +101,10 @@ class GuestWarning(_Legible, UserWarning):
     """The guest has booted, and something is not as it should be: units that failed, a login that leads nowhere."""
 
 
+class ImageWarning(_Legible, UserWarning):
+    """An image is used that somebody could have changed on its way: it came by http, or nobody knows its digest."""
+
+
 class StartFailed(VmError):
     """QEMU ended or stayed silent before its monitor answered."""
 

@@ -122,11 +122,8 @@ def test_files_come_to_places_of_the_users_by_the_output_guard() -> None:
         "host/accel.py",
         "host/locks.py",
         "host/slots.py",
-<<<<<<< HEAD
         "image/unpack.py",
-=======
         "image/part_file.py",
->>>>>>> c7b0194 (Download images from URLs, compared with their digests, gone on with after whatever interrupts it)
         "qemu/provision.py",
     }
     own |= {"evidence/capsule/restore.py", "plugin/output_folder.py"}

@@ -14,7 +14,7 @@ from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.values import path
 from pytest_readonly_vm.errors import ConfigurationError, HostError
-from pytest_readonly_vm.host.qemu_binary import find_qemu_img
+from pytest_readonly_vm.host.qemu_binary import find_qemu, find_qemu_img
 from pytest_readonly_vm.image.image_list import FILE_NAME, ImageList, ListedImage, find_list, listed
 from pytest_readonly_vm.image.sources import ImageSources
 from pytest_readonly_vm.printable import line
@@ -125,12 +125,12 @@ def _looked_up(url: str, where: Path) -> dict[str, object]:
             raise ConfigurationError(f"URL: {where.parent / image}: No such file or directory")
         return {}
     with _sources() as sources:
-        found = sources.look(image, origin="URL")
+        found = sources.look(image)
     return {"digest": str(found.digest) if found.digest else None, "size": found.size}
 
 
 def _pull(entries: Sequence[ListedImage], where: Path) -> int:
-    qemu_img = find_qemu_img(None)
+    qemu_img = find_qemu_img(find_qemu(None, origin="the default"))
     with _sources() as sources:
         for entry in entries:
             given = Given(ImageReference(entry.name, where.parent), where.name)
@@ -195,7 +195,7 @@ def _shown(values: Mapping[str, object]) -> str:
     words = []
     for key, value in values.items():
         if key == "url":
-            words.append(image_reference.without_secrets(str(value)))
+            words.append(_shown_url(str(value)))
         elif key == "digest":
             algorithm, _, digits = str(value or "").partition(":")
             words.append(f"{algorithm}:{digits[:_DIGITS_SHOWN]}…" if value else "no digest")
@@ -204,6 +204,13 @@ def _shown(values: Mapping[str, object]) -> str:
         else:
             words.append(f"{key} {value}")
     return ", ".join(words)
+
+
+def _shown_url(written: str) -> str:
+    try:
+        return str(image_reference.image(written))
+    except ValueError as error:
+        return str(error)
 
 
 @contextlib.contextmanager

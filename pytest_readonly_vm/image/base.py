@@ -159,7 +159,7 @@ class Bases:
 
     def has(self, config: VmConfig) -> bool:
         """Whether what `get` returns can be had at once: it need not be downloaded or unpacked."""
-        return all(image is None or self._sources.has(image) for image in (config.image, config.cdrom))
+        return all(image is None or self._sources.has(image, config) for image in (config.image, config.cdrom))
 
     def check(self, *, during: str) -> tuple[Path, ...]:
         """Compare every base in use with what it was when it was opened; return those that were compared.

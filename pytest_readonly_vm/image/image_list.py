@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pytest_readonly_vm.config.image_reference import ImageReference, image
+from pytest_readonly_vm.config.digest import Digest
+from pytest_readonly_vm.config.image_reference import ImageReference, image, is_url
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
@@ -81,9 +82,9 @@ def listed(config: VmConfig) -> VmConfig:
     :raises ConfigurationError: there is no such name; the message has the nearest ones. Or the list is wrong.
     """
     reference = config.image
-    if not isinstance(reference, ImageReference) or reference.scheme is not None:
+    if not isinstance(reference, ImageReference) or not isinstance(reference.place, str):
         return config
-    name, origin = reference.written, config.origin("image")
+    name, origin = reference.place, config.origin("image")
     missing = f"{origin}: {reference.folder / name}: No such file or directory"
     path = find_list(reference.folder)
     if path is None:
@@ -103,17 +104,16 @@ def _image(entry: ListedImage, path: Path) -> object:
 
     :raises ConfigurationError: its URL or digest is none.
     """
-    if "://" not in entry.url:
+    if not is_url(entry.url):
         return str(path.parent / entry.url)
-    url = entry.url
-    if entry.digest is not None:
-        url += f"@{entry.digest}" if url.startswith("oci:") else f"{'&' if '#' in url else '#'}{entry.digest}"
     try:
-        found = image(url)
+        found = image(entry.url)
+        assert isinstance(found, ImageReference)
+        assert not isinstance(found.place, str)
+        digest = Digest.parse(entry.digest) if entry.digest is not None else found.place.digest
     except ValueError as error:
         raise ConfigurationError(f"{path}: {entry.name}: {error}") from None
-    assert isinstance(found, ImageReference)
-    return replace(found, folder=path.parent, label=entry.name)
+    return replace(found, place=replace(found.place, digest=digest), folder=path.parent, label=entry.name)
 
 
 def _entry(path: Path, name: str, entry: object) -> ListedImage:
@@ -132,6 +132,6 @@ def _entry(path: Path, name: str, entry: object) -> ListedImage:
         raise wrong(f"the size {size!r} is not a number of bytes")
     if "image" in rest:
         raise wrong("it has an image; where it comes from is its url")
-    if digest is not None and "://" not in url:
+    if digest is not None and not is_url(url):
         raise wrong("a path has no digest; what is there is used as it is")
     return ListedImage(name, url, digest, size, rest)

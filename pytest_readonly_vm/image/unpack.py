@@ -41,6 +41,12 @@ _FIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,80}\.(?:img|raw|qcow2|vmdk|vdi|
 """The names that a disk keeps, as people look at them. Nothing else depends on a name."""
 
 
+def file_name(written: str) -> str:
+    """What the file of a disk is called in a folder of our own: as it was, or ``disk``."""
+    name = PurePath(written).name
+    return name if _FIT.fullmatch(name) else "disk"
+
+
 def is_packed(path: Path) -> bool:
     """Whether a file is to be unpacked before it can be a disk, by its first 33 KiB.
 
@@ -84,8 +90,7 @@ def unpack(
         if reason := why_not_a_disk(found.path):
             raise ImageError(f"{shown} has no disk in it: {found.name} {reason}")
         refuse_other_files(found.path, shown=f"{shown}: {found.name}", qemu_img=qemu_img)
-        name = PurePath(found.name).name
-        path = folder / (name if _FIT.fullmatch(name) else "disk")
+        path = folder / file_name(found.name)
         found.path.rename(path)
     except OSError as error:
         raise ImageError(unpacking.explain(error)) from None

@@ -51,10 +51,10 @@ def vm_timeout_factor() -> int:
 
 @pytest.fixture
 def small(boot_sector: Callable[[str], Path]) -> Callable[..., VmConfig]:
-    """Configurations for a lab of the test's own: a boot-sector guest by its name, or another image, and settings."""
+    """Configurations for a lab of the test's own: a boot-sector guest by its name, or another image by path or URL."""
 
     def config(image: str | Path, **settings: object) -> VmConfig:
-        path = boot_sector(image) if isinstance(image, str) else image
+        path = boot_sector(image) if isinstance(image, str) and "://" not in image else image
         known: dict[str, object] = {"memory": "16M", "accel": ACCEL, "ready": f"console:{READY}", "no_cache": True}
         known |= {"boot_timeout": BOOT_TIMEOUT, "timeout_factor": 1}
         return VmConfig().replace(image=path, **known | settings)

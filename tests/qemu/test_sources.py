@@ -1,0 +1,205 @@
+"""An image boots from wherever it is, however it is packed, and what is in the store stays as it is."""
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import DownloadError, ImageWarning, Lab, VirtualMachine, VmConfig
+from pytest_readonly_vm.cli import main
+from tests.accelerator import ACCEL
+from tests.conftest import READY
+from tests.guests import bootsector
+from tests.qemu.image_tools import run, writer_image
+from tests.qemu.test_images import WRITTEN, sees_its_own_writes_only
+from tests.web_server import Site, site
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest_readonly_vm.ImageWarning")
+
+_OVF = """\
+<?xml version="1.0"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
+  <References><File ovf:href="disk1.vmdk" ovf:id="file1"/></References>
+  <DiskSection><Disk ovf:diskId="disk1" ovf:fileRef="file1" ovf:capacity="1"/></DiskSection>
+</Envelope>
+"""
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Path:
+    folder = tmp_path / "disks"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def server() -> Iterator[Site]:
+    with site() as found:
+        yield found
+
+
+def packed(kind: str, folder: Path) -> Path:
+    """The guest `writer`, packed as `kind`, under a name that says nothing of it."""
+    path = folder / "image"
+    if kind == "ova":
+        writer_image(folder / "disk1.vmdk", "vmdk", "subformat=streamOptimized")
+        (folder / "box.ovf").write_text(_OVF)
+        with tarfile.open(path, "w") as archive:
+            for name in ("box.ovf", "disk1.vmdk"):
+                archive.add(folder / name, name)
+        return path
+    if kind == "box":
+        writer_image(folder / "box.img", "qcow2")
+        (folder / "metadata.json").write_text('{"provider": "libvirt", "format": "qcow2"}')
+        with tarfile.open(path, "w:gz") as archive:
+            for name in ("metadata.json", "Vagrantfile", "box.img"):
+                (folder / "Vagrantfile").touch()
+                archive.add(folder / name, f"./{name}")
+        return path
+    format, _, how = kind.partition(".")
+    disk = writer_image(folder / f"disk.{format}", format)
+    if how == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(disk, disk.name)
+    elif how == "zst":
+        subprocess.run(["zstd", "-q", disk, "-o", path], check=True)
+    else:
+        pack = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress}[how]
+        path.write_bytes(pack(disk.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["raw.gz", "raw.xz", "raw.bz2", "qcow2.zst", "qcow2.xz", "vpc.zip", "box", "ova"])
+def test_a_packed_image_boots_from_the_store(
+    disks: Path, store: Path, boot: Callable[..., VirtualMachine], kind: str
+) -> None:
+    image = packed(kind, disks)
+    before = image.read_bytes()
+    first = boot(image, ready=WRITTEN, image_store=store)
+    entry = first.instance.spec.base.path
+    assert entry.is_relative_to(store)
+    digest = hashlib.sha256(entry.read_bytes()).hexdigest()
+    sees_its_own_writes_only(first)
+    sees_its_own_writes_only(boot(image, ready=WRITTEN, image_store=store))
+    assert hashlib.sha256(entry.read_bytes()).hexdigest() == digest
+    assert image.read_bytes() == before
+    assert len(list(store.glob("*/manifest.json"))) == 1
+
+
+def test_a_packed_image_that_was_changed_is_another_to_the_next_run(
+    disks: Path, store: Path, boot: Callable[..., VirtualMachine], small: Callable[..., VmConfig]
+) -> None:
+    image = packed("raw.gz", disks)
+    sees_its_own_writes_only(boot(image, ready=WRITTEN, image_store=store))
+    image.write_bytes(gzip.compress(bootsector.write_image(disks / "other", bootsector.hello(READY)).read_bytes()))
+    with Lab() as lab:
+        assert "sector" not in lab.start(small(image, image_store=store), name="other").console.text
+    assert len(list(store.glob("*/manifest.json"))) == 2
+
+
+def test_an_image_comes_from_a_url_once_for_all_runs(
+    disks: Path, store: Path, server: Site, boot: Callable[..., VirtualMachine]
+) -> None:
+    content = packed("qcow2.xz", disks).read_bytes()
+    server.put("SHA256SUMS", f"{hashlib.sha256(content).hexdigest()} *disk.qcow2.xz\n".encode())
+    url = server.put("disk.qcow2.xz", content)
+    for _ in range(2):
+        sees_its_own_writes_only(boot(f"{url}#insecure", ready=WRITTEN, image_store=store))
+    assert len(server.requests("disk.qcow2.xz")) == 1
+    assert not list((store / "downloads").iterdir())
+
+
+def test_an_image_without_a_digest_is_asked_for_each_time_and_warned_of(
+    disks: Path, store: Path, server: Site, boot: Callable[..., VirtualMachine]
+) -> None:
+    url = server.put("disk.raw", writer_image(disks / "disk.raw").read_bytes())
+    with pytest.warns(ImageWarning, match="without a digest"):
+        sees_its_own_writes_only(boot(f"{url}#insecure", ready=WRITTEN, image_store=store))
+    assert len(list(store.glob("*/disk.raw"))) == 1
+
+
+def test_a_digest_that_differs_is_an_error_with_both_and_nothing_is_kept(
+    disks: Path, store: Path, server: Site, boot: Callable[..., VirtualMachine]
+) -> None:
+    content = packed("raw.gz", disks).read_bytes()
+    url = server.put("disk.raw.gz", content)
+    wanted, found = "0" * 64, hashlib.sha256(content).hexdigest()
+    with pytest.raises(DownloadError, match=f"{wanted}.*{found}|{found}.*{wanted}"):
+        boot(f"{url}#sha256={wanted}&insecure", image_store=store)
+    assert [path.name for path in store.rglob("*") if path.is_file()] == []
+
+
+def test_a_stranger_s_disk_may_not_name_files_of_this_computer(
+    disks: Path, store: Path, server: Site, boot: Callable[..., VirtualMachine]
+) -> None:
+    base = writer_image(disks / "base.raw")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", disks / "top.qcow2")
+    content = (disks / "top.qcow2").read_bytes()
+    url = server.put("top.qcow2", content)
+    with pytest.raises(Exception, match=r"top.qcow2.*written above another disk"):
+        boot(f"{url}#sha256={hashlib.sha256(content).hexdigest()}&insecure", image_store=store)
+    assert [path.name for path in store.rglob("*") if path.is_file()] == []
+
+
+def test_workers_share_one_download_and_a_list_gives_names(
+    disks: Path, store: Path, server: Site, pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way of a project: a list, a step that pulls, tests by name in several processes."""
+    content = packed("raw.gz", disks).read_bytes()
+    server.put("disk.raw.gz.sha512", hashlib.sha512(content).hexdigest().encode())
+    url = server.put("disk.raw.gz", content)
+    settings = ["--set", "memory=16M", "--set", f"ready=console:{READY}"]
+    assert main(["image", "add", "tiny", f"{url}#insecure", *settings]) == 0
+    assert main(["image", "update"]) == 0
+    assert "nothing has moved" in capsys.readouterr().out
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_boots(readonly_vm, number):
+            assert "hello" in readonly_vm.console.text
+            assert str(readonly_vm.config.image) == "tiny"
+        """
+    )
+    arguments = ["--vm-image=tiny", f"--vm-accel={ACCEL}", f"--vm-image-store={store}", "--vm-no-cache", "-p", "xdist", "-n2"]
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=4)
+    assert len(server.requests("disk.raw.gz")) == 1
+    server.files.clear()  # no network is needed once it is here
+    pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=4)
+
+
+def test_update_shows_what_moved_before_it_writes(
+    disks: Path, server: Site, pytester: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = pytester.path / "vm-images.toml"
+    old, new = hashlib.sha256(b"old").hexdigest(), hashlib.sha256(b"newer").hexdigest()
+    server.put("disk.raw.sha256", old.encode())
+    url = server.put("disk.raw", b"old")
+    assert main(["image", "add", "tiny", f"{url}#insecure"]) == 0
+    before = path.read_text()
+    server.put("disk.raw.sha256", new.encode())
+    server.put("disk.raw", b"newer")
+    capsys.readouterr()
+    assert main(["image", "update"]) == 1
+    said = capsys.readouterr().out
+    assert said.index(old[:12]) < said.index(new[:12])
+    assert path.read_text() == before
+    assert main(["image", "update", "tiny", "--yes"]) == 0
+    assert path.read_text() == before.replace(old, new).replace("size = 3", "size = 5")
+    assert main(["image", "list"]) == 0
+    assert main(["image", "remove", "tiny"]) == 0
+    assert "url" not in path.read_text()
+    assert main(["image", "pull", "tiny"]) == 2
