@@ -1,7 +1,7 @@
 """Owns the command line ``python -m tests.guests``: builds what is missing and says where it is.
 
 Paths go to standard output, one a line: of tiny and alpine the kernel, the initramfs and the disk, of
-servers, which is tiny with more in it, the initramfs, of debian the image.
+servers, which is tiny with more in it, the initramfs, of cd and debian the image.
 What is being done goes to standard error.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.guests import BuildError, cache, debian, tiny_linux, tiny_with_servers
 from tests.guests.alpine import alpine
+from tests.guests.tiny_cd import tiny_cd
 
 
 def _tiny_paths() -> list[Path]:
@@ -26,6 +27,10 @@ def _tiny_paths() -> list[Path]:
 
 def _servers_paths() -> list[Path]:
     return [tiny_with_servers().initrd]
+
+
+def _cd_paths() -> list[Path]:
+    return [tiny_cd()]
 
 
 def _debian_paths() -> list[Path]:
@@ -40,6 +45,7 @@ def _alpine_paths() -> list[Path]:
 _GUESTS: dict[str, Callable[[], list[Path]]] = {
     "tiny": _tiny_paths,
     "servers": _servers_paths,
+    "cd": _cd_paths,
     "debian": _debian_paths,
     "alpine": _alpine_paths,
 }

@@ -24,14 +24,15 @@ PROMPT = "tiny# "
 """What the shell on the serial port asks with."""
 
 # The last words spare an emulated processor a fifth of the boot: relocation, and tests of ciphers that nobody uses.
-_APPEND = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests apparmor=0 audit=0"
+APPEND = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests apparmor=0 audit=0"
 _DISK_SIZE = 64 << 20
 _DISK_LABEL = "DATA"
 _DISK_UUID = "8f1b0a4e-5d1c-4c59-9a3e-74696e790001"
 _TIME = 1_700_000_000  # 2023-11-14, the present of everything built here
-_ALONG = ("linux-image-", "linux-modules-")
+ALONG = ("linux-image-", "linux-modules-")
 _DIRECTORIES = "bin dev etc mnt modules proc root run sbin sys tmp usr usr/bin usr/sbin"
-_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng")
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng")
+"""Those that the guest loads, with what they need."""
 
 _INIT = f"""\
 #!/bin/sh
@@ -78,7 +79,7 @@ def tiny_linux() -> TinyLinux:
     recipe = [Path(__file__).with_name(f"{name}.py") for name in ("tiny_linux", "kernel", "archive", "cpio", "ext4")]
     key = cache.key(distribution, codename, recipe=recipe)
     directory = cache.get("tiny", key=key, build=_build)
-    return TinyLinux(directory / "vmlinux", directory / "initrd", directory / "data.qcow2", _APPEND)
+    return TinyLinux(directory / "vmlinux", directory / "initrd", directory / "data.qcow2", APPEND)
 
 
 def _build(directory: Path) -> None:
@@ -86,14 +87,14 @@ def _build(directory: Path) -> None:
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         scratch = Path(temporary)
         host = archive.host_archive()
-        packages = archive.download(host, [host.kernel, "busybox-static"], along=_ALONG, into=scratch)
+        packages = archive.download(host, [host.kernel, "busybox-static"], along=ALONG, into=scratch)
         root = scratch / "root"
         for package in packages:
             log.info("unpacking %s", package.name)
             tools.run(["dpkg-deb", "--extract", package, root])
         image = only(root.glob("boot/vmlinuz-*"))
         log.info("packing the initramfs")
-        members = [*_system(root), *_modules(root, image.name.removeprefix("vmlinuz-"))]
+        members = [*system(root), *modules(root, image.name.removeprefix("vmlinuz-"))]
         # Not compressed: at 3 MB, unpacking gzip costs the emulated processor more than reading saves.
         (directory / "initrd").write_bytes(cpio.archive(members))
         kernel.unpack(image, directory / "vmlinux")
@@ -112,7 +113,7 @@ def only(paths: Iterable[Path]) -> Path:
     return found[0]
 
 
-def _system(root: Path) -> Iterator[cpio.Member]:
+def system(root: Path) -> Iterator[cpio.Member]:
     """Everything but the kernel modules."""
     busybox = only(path for path in root.glob("**/bin/busybox") if not path.is_symlink())
     for name in _DIRECTORIES.split():
@@ -125,7 +126,7 @@ def _system(root: Path) -> Iterator[cpio.Member]:
             yield cpio.symlink(applet, "/bin/busybox")
 
 
-def _modules(root: Path, version: str) -> Iterator[cpio.Member]:
+def modules(root: Path, version: str, names: Iterable[str] = MODULES) -> Iterator[cpio.Member]:
     """The kernel modules, numbered in the order in which they have to be loaded."""
     home = only(root.glob(f"**/lib/modules/{version}"))
     files = {_module_name(path): path for path in home.glob("kernel/**/*.ko*")}
@@ -143,7 +144,7 @@ def _modules(root: Path, version: str) -> Iterator[cpio.Member]:
             add(needed.replace("-", "_"))
         order[name] = content
 
-    for name in _MODULES:
+    for name in names:
         add(name)
     for number, (name, content) in enumerate(order.items()):
         yield cpio.file(f"modules/{number:02}-{name}.ko", content)

@@ -19,12 +19,14 @@ PACKAGE_OF = {
     "debugfs": "e2fsprogs",
     "dpkg-deb": "dpkg",
     "grub-mkimage": "grub-common",
+    "grub-mkrescue": "grub-common",
     "lz4": "lz4",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
     "qemu-img": "qemu-utils",
     "ssh-keygen": "openssh-client",
+    "xorriso": "xorriso",
     "zstd": "zstd",
 }
 """The package, in Debian and Ubuntu, that each tool is in; `packages.txt` lists what a host needs."""

@@ -10,8 +10,10 @@ from pytest_readonly_vm import BaseImageChanged, ConfigurationError, ImageError,
 from pytest_readonly_vm.evidence.capsule.opened import open_capsule
 from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
 from pytest_readonly_vm.evidence.capsule.save import save_capsule
+from tests.accelerator import ACCEL
 from tests.guests import bootsector
 from tests.guests.cd import write_cd
+from tests.guests.tiny_cd import tiny_cd
 from tests.qemu.image_tools import run
 from tests.qemu.waiting import GENEROUS
 
@@ -179,3 +181,23 @@ def test_a_capsule_goes_on_with_its_cd_and_no_other(
         write_cd(elsewhere, bootsector.hello("another\n"))
         with pytest.raises(ImageError, match=r"elsewhere\.iso is not the CD of .*saved: its SHA-256 is "):
             resume_capsule(lab, capsule, cdrom=elsewhere)
+
+
+def test_a_linux_on_a_cd_runs_commands_and_is_cloned() -> None:
+    """Its image boots as a disk as well, as those of distributions do; it has been told nothing of the plugin."""
+    iso = tiny_cd()
+    before = digest(iso)
+    config = VmConfig().replace(image=iso, memory="256M", accel=ACCEL, start="clone", no_cache=True, verify="hash")
+    with Lab() as lab:
+        guest = lab.start(config, name="guest")
+        guest.run("mount -r -t iso9660 /dev/sr0 /mnt")
+        assert guest.run("cat /mnt/boot/grub/grub.cfg").stdout.startswith("serial ")
+        assert "Read-only" in guest.run("dd if=/dev/zero of=/dev/sr0 count=1", check=False).stderr
+        with guest.fork(1) as [branch]:
+            assert "grub" in branch.run("ls /mnt/boot").stdout
+        guest.reset()
+        assert guest.run("ls /mnt").stdout == ""
+        assert lab.start(config, name="second").manner == "clone"
+        assert lab.check_bases(during="it") == (iso,)
+        assert lab.compare_digests() == {iso: ""}
+    assert digest(iso) == before
