@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.errors import (
         AcceleratorUnavailable,
         BaseImageChanged,
+        BootFailed,
         BootTimeout,
         CapsuleRefused,
         ChannelError,
@@ -74,6 +75,7 @@ _WHERE = {
     "errors": (
         "AcceleratorUnavailable",
         "BaseImageChanged",
+        "BootFailed",
         "BootTimeout",
         "CapsuleRefused",
         "ChannelError",
@@ -134,6 +136,7 @@ __all__ = [
     "AllOf",
     "AnyOf",
     "BaseImageChanged",
+    "BootFailed",
     "BootTimeout",
     "CapsuleRefused",
     "ChannelAnswers",

@@ -13,6 +13,7 @@
     │   └── DownloadError        ... as it could not be had from its URL or registry
     ├── BaseImageChanged         the base image is no longer what it was when the run opened it
     ├── StartFailed              QEMU did not come up
+    ├── BootFailed               the firmware booted nothing: it found no loader, or Secure Boot refused it
     ├── GuestDied                the guest has come to its end, or QEMU with it, while somebody was waiting for it
     │   ├── GuestPanicked        ... by a panic of its kernel
     │   ├── GuestReset           ... by a reset that nobody asked for: a triple fault, a watchdog, a loop of reboots
@@ -107,6 +108,10 @@ class ImageWarning(_Legible, UserWarning):
 
 class StartFailed(VmError):
     """QEMU ended or stayed silent before its monitor answered."""
+
+
+class BootFailed(VmError):
+    """The machine's firmware has booted nothing: it found no loader, or Secure Boot refused the one that it found."""
 
 
 class GuestDied(VmError):

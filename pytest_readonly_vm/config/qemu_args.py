@@ -40,6 +40,16 @@ def objection(arguments: Sequence[str], decided: Mapping[str, str]) -> str | Non
     return None
 
 
+def own_firmware(arguments: Sequence[str]) -> str | None:
+    """What in these arguments gives the machine a firmware of the user's, or None."""
+    for option, value in zip_longest(arguments, arguments[1:], fillvalue=""):
+        if option.lstrip("-") == "bios" and option.startswith("-"):
+            return f"{option} {value}"
+        if option.lstrip("-") == "drive" and _parts(value).get("if") == "pflash":
+            return f"{option} {value}"
+    return None
+
+
 def may_use_tcp(arguments: Sequence[str]) -> bool:
     """Whether QEMU itself may be told by these to connect, or to be connected to, by TCP."""
     return any(argument.startswith("-") and argument.lstrip("-") not in _WITHOUT_TCP for argument in arguments)

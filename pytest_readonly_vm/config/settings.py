@@ -44,6 +44,9 @@ class VmConfig:
     cpus: int = setting(_MACHINE | Part.CAPSULE, 1, read.cpus, qemu_options=("smp",))
     cpu_model: str | None = setting(_MACHINE | Part.CAPSULE, None, read.text, qemu_options=("cpu",))
     machine: str | None = setting(_MACHINE | Part.CAPSULE, None, read.text, qemu_options=("machine", "M"))
+    firmware: str = setting(
+        _MACHINE | Part.CAPSULE | Part.KEY, "auto", read.one_of("auto", "bios", "uefi", "uefi-secure")
+    )
     accel: str = setting(_MACHINE, "auto", read.one_of("auto", "kvm", "tcg"), qemu_options=("accel", "enable-kvm"))
     qemu: str | None = setting(_COMPUTER, None, read.program)
     kernel: Path | None = setting(

@@ -51,6 +51,11 @@ OPTIONS = {
         "NAME", "QEMU CPU model (default: max for x86 and Arm guests, all that the accelerator can do)"
     ),
     "machine": Option("TYPE", "QEMU machine type (default: pc for x86 guests, virt for Arm and RISC-V)"),
+    "firmware": Option(
+        "NAME",
+        "what boots the image: bios; uefi; uefi-secure, which refuses what is not signed by the keys that the "
+        "distribution has enrolled; auto, uefi if the image can boot by nothing else (default: auto)",
+    ),
     "accel": Option(
         "NAME",
         "auto: KVM if it is proved to run guests here, else TCG; kvm: refuse to run without; tcg (default: auto)",

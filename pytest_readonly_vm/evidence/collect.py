@@ -211,6 +211,7 @@ def _script(vm: "VirtualMachine") -> str:
             folder=instance.folder,
             layers=[(layer.descriptor, layer.path, layer.format) for layer in instance.spec.chain],
             cdrom=(cd.descriptor, cd.path) if (cd := instance.spec.cd) else None,
+            firmware=[(file.descriptor, file.path, file.format) for file in instance.spec.firmware.files],
             credentials=smbios.read_text() if smbios.exists() else None,
             is_copy=vm.manner == "clone",
         )
@@ -244,6 +245,7 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
         facts["base"] = f"{base.path} ({base.format}, {base.fingerprint.size} bytes, inode {base.fingerprint.inode})"
     if cd := instance.spec.cd:
         facts["CD"] = str(cd.path)
+    facts["firmware"] = vm.firmware
     ready = f"ready after {vm.boot_seconds:.2f} s" if vm.boot_seconds else "never ready"
     phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in vm.boot_phases.items())
     whose = "" if vm.manner == "boot" else "the boot that it goes on from: "

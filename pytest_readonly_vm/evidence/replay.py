@@ -17,6 +17,7 @@ from pytest_readonly_vm.qemu.command_line import BELOW, CDROM, DISK
 
 _BY_DESCRIPTOR = re.compile(r"socket,id=(\w+),fd=(\d+)")
 _MEMORY = re.compile(r",?memory-backend=ram\b")
+_FLASH = re.compile(r"if=pflash,unit=(\d+)")
 _SEED = "seed0"
 
 
@@ -32,6 +33,8 @@ class Started:
     """The files of the base image, the topmost first: descriptor, path, format."""
     cdrom: tuple[int, Path] | None = None
     """The image of a CD: descriptor, path."""
+    firmware: Sequence[tuple[int, Path, str]] = ()
+    """The same for those of its firmware."""
     credentials: str | None = None
     """The text for systemd in the guest, if there is one."""
     is_copy: bool = False
@@ -77,7 +80,8 @@ def _pairs(words: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 def _options(started: Started, notes: list[str]) -> Iterator[tuple[str, ...]]:
     if started.is_copy:
         notes.append("The machine was a copy of a frozen guest, the script boots anew.")
-    known: Mapping[int, tuple[Path, str]] = {number: (path, kind) for number, path, kind in started.layers}
+    files = (*started.layers, *started.firmware)
+    known: Mapping[int, tuple[Path, str]] = {number: (path, kind) for number, path, kind in files}
     if started.cdrom is not None:
         known = {**known, started.cdrom[0]: (started.cdrom[1], "CD")}
     for option, value in _pairs(started.argv[1:]):
@@ -104,8 +108,15 @@ def _changed(
         if device == "console":
             return [("-chardev", "stdio,id=console,mux=on,signal=off"), ("-mon", "chardev=console,mode=readline")]
         return [] if device == "monitor" else [("-chardev", f"null,id={device}")]
-    elif option == "-drive" and f"id={DISK}," in value and layers:
-        path, kind = next(iter(layers.values()))
+    elif option == "-bios" and started.firmware:
+        return [("-bios", str(started.firmware[0][1]))]
+    elif option == "-drive" and (unit := _FLASH.match(value)) and int(unit[1]) < len(started.firmware):
+        # What was written to the variables of a machine goes with it, and a copy has neither of the files.
+        _, path, kind = started.firmware[int(unit[1])]
+        access = "readonly=on" if ",readonly=on," in value else "snapshot=on"
+        return [("-drive", f"if=pflash,unit={unit[1]},{access},format={kind},file={escaped(str(path))}")]
+    elif option == "-drive" and f"id={DISK}," in value and started.layers:
+        _, path, kind = started.layers[0]
         return [("-drive", f"if=none,id={DISK},snapshot=on,format={kind},file={escaped(str(path))}")]
     elif option == "-blockdev" and f'"node-name":"{BELOW}"' in value:
         return []

@@ -11,6 +11,7 @@ from pytest_readonly_vm.guest.booting_guest import BootingGuest
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.guest.login import Login, login
+from pytest_readonly_vm.guest.nothing_booted import unless_nothing_boots
 from pytest_readonly_vm.guest.readiness import Readiness, readiness
 from pytest_readonly_vm.guest.stages import stage
 from pytest_readonly_vm.host.loop import LoopThread, cancel
@@ -45,6 +46,7 @@ def boot(instance: Instance, *, loop: LoopThread, guest: Callable[[], Guest]) ->
     :param guest: makes what a user's function of readiness gets.
     :raises StartFailed: QEMU ended or stayed silent.
     :raises GuestDied: it ended while the guest was booting.
+    :raises BootFailed: its firmware has booted nothing.
     :raises BootTimeout: the guest did not become ready within ``config.boot_timeout``.
     :raises ChannelError: it refuses the login that is set.
     """
@@ -71,7 +73,8 @@ async def _boot(guest: BootingGuest, instance: Instance, ready: Readiness, typis
     try:
         async with asyncio.timeout(limit.seconds) as clock:
             guest.deadline = clock.when() or guest.deadline
-            await instance.qmp.liveness.race(_ready(guest, instance, ready, typist))
+            booted = unless_nothing_boots(instance, _ready(guest, instance, ready, typist))
+            await instance.qmp.liveness.race(booted)
             await instance.allow_reboots()
     except GuestDied as death:
         if instance.config.ready != "none":  # by which a guest that was started has booted, and may come to its end

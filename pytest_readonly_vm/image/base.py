@@ -5,6 +5,7 @@ checked and what is proved are the same files, whatever happens to their names.
 """
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -27,9 +28,20 @@ _TIMES = "its size and times are what they were"
 class BaseImage:
     """A base image with its backing chain, open and believed sound. `chain` begins with the image itself."""
 
-    def __init__(self, chain: tuple[ImageFile, ...], watch: WriteWatch, watched: dict[ImageFile, int]) -> None:
-        """`watched` are the files whose times do not tell all, with their numbers in the watch for writers."""
+    def __init__(
+        self,
+        chain: tuple[ImageFile, ...],
+        watch: WriteWatch,
+        watched: dict[ImageFile, int],
+        *,
+        what: str = "the base image",
+    ) -> None:
+        """`watched` are the files whose times do not tell all, with their numbers in the watch for writers.
+
+        `what` is what they are to people.
+        """
         self.chain = chain
+        self.what = what
         self._watch = watch
         self._watched = watched
         self._digests = {file: file.sha256() for file in watched if file.fingerprint.size <= _SMALL}
@@ -79,24 +91,30 @@ def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path, ca
     :raises ImageError: missing, unreadable, damaged, encrypted, open for writing elsewhere, or of an unsupported kind.
     """
     shown = f"{called} {path} (from {origin})"
+    chain = inspect_chain(path, format=format, shown=shown, qemu_img=qemu_img)
+    return _opened([(found.path, found.format) for found in chain], shown=shown)
+
+
+def _opened(parts: Sequence[tuple[Path, str]], *, shown: str, what: str = "the base image") -> BaseImage:
+    """Files with their formats, open read-only and watched; raises as `open_base`."""
     chain: list[ImageFile] = []
     watched: dict[ImageFile, int] = {}
     watch = WriteWatch()
     try:
-        for found in inspect_chain(path, format=format, shown=shown, qemu_img=qemu_img):
+        for path, format in parts:
             try:
-                descriptor = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
-                raise ImageError(f"{shown}: {found.path}: {error.strerror}") from None
-            chain.append(ImageFile(found.path, found.format, descriptor, Fingerprint.of(os.fstat(descriptor))))
+                raise ImageError(f"{shown}: {path}: {error.strerror}") from None
+            chain.append(ImageFile(path, format, descriptor, Fingerprint.of(os.fstat(descriptor))))
             # The watch first, and then the question who is there already: so nobody can come between the two.
             if not times_show_writes(descriptor):
                 watched[chain[-1]] = watch.add(descriptor)
-            refuse_writers(descriptor, f"{shown}: {found.path}")
+            refuse_writers(descriptor, f"{shown}: {path}")
     except BaseException:
         BaseImage(tuple(chain), watch, {}).close()
         raise
-    return BaseImage(tuple(chain), watch, watched)
+    return BaseImage(tuple(chain), watch, watched, what=what)
 
 
 class Bases:
@@ -106,6 +124,7 @@ class Bases:
         """`sources` finds what is not here yet."""
         self._sources = sources
         self._opened: OncePerKey[tuple[Path | ImageReference, str | None], BaseImage] = OncePerKey()
+        self._parts: OncePerKey[tuple[tuple[Path, str], ...], BaseImage] = OncePerKey()
         self._watched: set[BaseImage] = set()
         self._digests: OncePerKey[BaseImage, tuple[str, ...]] = OncePerKey()
 
@@ -149,17 +168,35 @@ class Bases:
             return open_base(path, format=format, origin=origin, qemu_img=qemu_img, called=called)
 
         base = self._opened.get((image, format), opened)
-        if base.broken:
-            raise BaseImageChanged(f"{image} is not used any more: {base.broken}")
-        if config.verify != "off":
-            self._watched.add(base)
-        if config.verify == "hash":
-            self._digests.get(base, base.sha256)
+        self._prove(base, config.verify)
         return base
 
     def has(self, config: VmConfig) -> bool:
         """Whether what `get` returns can be had at once: it need not be downloaded or unpacked."""
         return all(image is None or self._sources.has(image, config) for image in (config.image, config.cdrom))
+
+    def get_parts(
+        self, parts: tuple[tuple[Path, str], ...], *, what: str, origin: str, verify: str
+    ) -> tuple[ImageFile, ...]:
+        """Files that machines read beside their images, by path and format: kept, and proved untouched, as these are.
+
+        :param what: what they are, for messages.
+        :param origin: what names them.
+        :raises ImageError: one cannot be read, or is open for writing elsewhere.
+        :raises BaseImageChanged: one was found changed earlier in this run.
+        """
+        shown = f"{what} {parts[0][0]} (from {origin})"
+        found = self._parts.get(parts, lambda: _opened(parts, shown=shown, what=what))
+        self._prove(found, verify)
+        return found.chain
+
+    def _prove(self, base: BaseImage, verify: str) -> None:
+        if base.broken:
+            raise BaseImageChanged(f"{base.path} is not used any more: {base.broken}")
+        if verify != "off":
+            self._watched.add(base)
+        if verify == "hash":
+            self._digests.get(base, base.sha256)
 
     def check(self, *, during: str) -> tuple[Path, ...]:
         """Compare every base in use with what it was when it was opened; return those that were compared.
@@ -171,11 +208,11 @@ class Bases:
         for base in [base for base in tuple(self._watched) if not base.broken]:
             if difference := base.difference():
                 base.broken = f"{difference} while {during} ran"
-                found.append(base.broken)
+                found.append(f"{base.what} is no longer what it was: {base.broken}")
             else:
                 sound.append(base.path)
         if found:
-            raise BaseImageChanged(f"the base image is no longer what it was: {'; '.join(found)}")
+            raise BaseImageChanged("; ".join(found))
         return tuple(sound)
 
     @property
@@ -205,7 +242,7 @@ class Bases:
 
     def close(self) -> None:
         with Cleanup() as cleanup:
-            for base in self._opened.made().values():
+            for base in (*self._opened.made().values(), *self._parts.made().values()):
                 with cleanup.step():
                     base.close()
             with cleanup.step():

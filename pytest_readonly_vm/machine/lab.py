@@ -23,6 +23,7 @@ from pytest_readonly_vm.image.image_list import listed
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.image.sources import ImageSources
 from pytest_readonly_vm.machine.vm import Keeper, VirtualMachine
+from pytest_readonly_vm.qemu.firmware import Firmware, Firmwares
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
@@ -88,6 +89,7 @@ class Lab:
         self._progress = progress
         self._resources = Resources(self.output_guard, tell, stopwatch or Stopwatch())
         self._bases = Bases(ImageSources(tell, progress))
+        self._firmwares = Firmwares(self._bases)
         hooks = Hooks(
             guest=self._handle,
             on_failure=lambda instance, error: on_failure(self._handle(instance), error),
@@ -171,8 +173,13 @@ class Lab:
             return False
 
     @host_errors("no machine can be started")
-    def spec(self, config: VmConfig, name: str, *, is_spare: bool = False) -> MachineSpec:
-        """What is wanted, with what it takes on this computer; raises as `start`, but starts nothing."""
+    def spec(
+        self, config: VmConfig, name: str, *, is_spare: bool = False, firmware: Firmware | None = None
+    ) -> MachineSpec:
+        """What is wanted, with what it takes on this computer; raises as `start`, but starts nothing.
+
+        :param firmware: if it is another than `config` would have here.
+        """
         hypervisor = self._resources.hypervisor(config)
         base, cdrom = self._bases.get(config, qemu_img=hypervisor.qemu_img)
         self.output_guard.protect(config, base.chain if base else (), cdrom.chain if cdrom else ())
@@ -182,6 +189,7 @@ class Lab:
             hypervisor=hypervisor,
             base=base,
             cdrom=cdrom,
+            firmware=firmware or self._firmwares.get(config, hypervisor, base),
             usual_channel=self._usual_channels.get((config.image, config.kernel)),
             is_spare=is_spare,
         )

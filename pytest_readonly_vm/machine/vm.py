@@ -125,6 +125,11 @@ class VirtualMachine(Reachable):
         return self.instance.spec.hypervisor.accelerator.describe()
 
     @property
+    def firmware(self) -> str:
+        """What boots it, and why that: ``uefi, as the image has BOOTX64.EFI …``; see the setting ``firmware``."""
+        return self.instance.spec.firmware.describe()
+
+    @property
     def slowness(self) -> float:
         """By how much times that are meant for fast computers are to be multiplied for it: see ``timeout_factor``."""
         return self.instance.spec.slowness

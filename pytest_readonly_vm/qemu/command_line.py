@@ -29,7 +29,7 @@ _DEFAULT_MACHINE = {
 _BACKED = ("qcow2", "qed", "vmdk")
 """Formats of which a file can have another one below."""
 
-_X86 = ("x86_64", "i386")
+X86 = ("x86_64", "i386")
 
 _TRANSLATED = 256
 """MiB of translated guest code that TCG keeps. With its usual 1024, a library's pages that a thousand processes ran
@@ -58,6 +58,22 @@ class DiskImage:
     format: str
     is_frozen: bool = False
     """Whether it is a file of our own that nobody writes any more, though a QEMU may still hold it for writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlashWire:
+    """A flash device of the firmware, whose content QEMU has in memory.
+
+    It begins as the read-only `code`, as `variables`, a file of the machine's own, or blank, if it comes by a state.
+    """
+
+    size: int
+    """In bytes."""
+    writable: bool
+    code: DiskImage | None = None
+    variables: Path | None = None
+    format: str = "raw"
+    """Of `variables`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +110,11 @@ class Wiring:
     waits_for_state: bool = False
     """Whether the guest does not boot but waits for a state to go on from."""
     human_monitor: Path | None = None
+    flash: tuple[FlashWire, ...] = ()
+    rom: int | None = None
+    """A firmware that is no flash device, as an inherited descriptor."""
+    has_smm: bool = False
+    """Whether the machine has System Management Mode, by which alone its firmware can write to its flash."""
     ports: tuple[PortWire, ...] = ()
     append: str | None = None
     provision: tuple[str, ...] = ()
@@ -117,7 +138,7 @@ def command_line(
         "-display", "none",
         "-vnc", "none",  # so that a display can be opened for a person later
         "-name", f"guest={escaped(name)}",
-        *_ram(wiring.ram, config.memory, machine),
+        *_ram(wiring.ram, config.memory, f"{machine},smm=on" if wiring.has_smm else machine),
         "-accel", f"tcg,tb-size={_TRANSLATED}" if accelerator == "tcg" else accelerator,
         *(("-cpu", cpu) if cpu else ()),
         "-smp", str(config.cpus),
@@ -132,13 +153,14 @@ def command_line(
         "-serial", "chardev:console",
         *_human_monitor(wiring.human_monitor),
         *_ports(wiring.ports, bus),
+        *_firmware(wiring),
         *_direct_boot(config, wiring.append),
         *_disk(config, wiring, bus),
         *wiring.provision,
         *_cdrom(wiring.cdrom, _type_of(machine), bus),
         *_network(config, bus),
         "-device", f"virtio-rng-{bus}",
-        *(("-vga", "std") if arch in _X86 and _type_of(machine) != "microvm" else ()),
+        *(("-vga", "std") if arch in X86 and _type_of(machine) != "microvm" else ()),
         *(("-device", "vmgenid,guid=auto") if _has_device_of_pcs("vmgenid", config, arch, machine) else ()),
         *(("-device", "pvpanic") if _has_device_of_pcs("pvpanic", config, arch, machine) else ()),
         *(("-incoming", "defer") if wiring.waits_for_state else ()),
@@ -165,14 +187,14 @@ def _has_device_of_pcs(device: str, config: VmConfig, arch: str, machine: str | 
     users = any(argument.startswith(device) for argument in config.qemu_args)
     kind = _type_of(machine)  # or one with a version, for which the others are short
     is_pc = kind in ("pc", "q35") or kind.startswith(("pc-i440fx-", "pc-q35-"))
-    return arch in _X86 and is_pc and not users
+    return arch in X86 and is_pc and not users
 
 
 def _default_cpu(arch: str, accelerator: str) -> str | None:
-    if arch in _X86 and accelerator == "tcg":
+    if arch in X86 and accelerator == "tcg":
         # Linux then copies memory by string instructions, which TCG is slow at: a Debian boots in 16 s instead of 22.
         return "max,-erms,-fsrm"
-    return "max" if arch in (*_X86, "aarch64") else None
+    return "max" if arch in (*X86, "aarch64") else None
 
 
 def chain(files: Sequence[DiskImage], name: str | None = None) -> str:
@@ -191,6 +213,27 @@ def chain(files: Sequence[DiskImage], name: str | None = None) -> str:
         node = {"driver": one.format, "file": file, **below}
     named = {"node-name": name, "read-only": True} if name else {}
     return json.dumps({**named, **(node or {})}, separators=(",", ":"))
+
+
+def _firmware(wiring: Wiring) -> tuple[str, ...]:
+    arguments: list[str] = []
+    if wiring.has_smm:
+        # Sleep to RAM would end with the flash open: https://github.com/tianocore/edk2/blob/master/OvmfPkg/README
+        arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
+    if wiring.rom is not None:
+        arguments += ["-bios", f"/proc/self/fd/{wiring.rom}"]
+    for unit, flash in enumerate(wiring.flash):
+        if flash.code is not None:
+            arguments += ["-add-fd", f"fd={flash.code.descriptor},set={flash.code.descriptor}"]
+            content = f"file={escaped('json:' + chain([flash.code]))}"
+        elif flash.variables is not None:
+            # Nobody reads the file but this QEMU, once.
+            content = f"cache=unsafe,format={flash.format},file={escaped(str(flash.variables))}"
+        else:
+            content = f"driver=null-co,read-zeroes=off,size={flash.size}"
+        access = "" if flash.writable else ",readonly=on"
+        arguments += ["-drive", f"if=pflash,unit={unit}{access},{content}"]
+    return tuple(arguments)
 
 
 def _human_monitor(path: Path | None) -> tuple[str, ...]:
@@ -274,7 +317,14 @@ def virtio_bus(config: VmConfig, arch: str) -> str:
     return "device" if _type_of(_machine(config, arch)) == "microvm" else "pci"
 
 
+def machine_type(config: VmConfig, arch: str) -> str:
+    """QEMU's machine type without options; nothing where QEMU's own default is taken."""
+    return _type_of(_machine(config, arch))
+
+
 def _machine(config: VmConfig, arch: str) -> str | None:
+    if config.machine is None and config.firmware == "uefi-secure" and arch in X86:
+        return "q35"  # as pc has no System Management Mode that would protect flash
     return config.machine or _DEFAULT_MACHINE.get(arch)
 
 

@@ -82,6 +82,9 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
         monitor, qemu_monitor = (sockets.enter_context(end) for end in socket.socketpair())
         console, qemu_console = (sockets.enter_context(end) for end in socket.socketpair())
         ports, lines = _ports(config, sockets)
+        from_state = initial.state is not None
+        if not from_state:
+            spec.firmware.write_variables(folder)
         wiring = Wiring(
             monitor=qemu_monitor.fileno(),
             console=qemu_console.fileno(),
@@ -92,7 +95,10 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
             cdrom=DiskImage(spec.cd.descriptor, spec.cd.format) if spec.cd else None,
             overlay=overlay,
             ram=initial.ram,
-            waits_for_state=initial.state is not None,
+            waits_for_state=from_state,
+            flash=spec.firmware.wires(folder, from_state=from_state),
+            rom=spec.firmware.rom,
+            has_smm=spec.firmware.needs_smm,
             human_monitor=folder / "monitor" if config.monitor else None,
             ports=ports,
             append=given.append,
@@ -209,8 +215,8 @@ def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path
     argv = spec.command_line(wiring)
     ports = (port.descriptor for port in wiring.ports)
     ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
-    images = (file.descriptor for file in (*wiring.chain, *((wiring.cdrom,) if wiring.cdrom else ())))
-    inherited = (wiring.monitor, wiring.console, *ports, *images, *ram, *extra)
+    descriptors = (*(file.descriptor for file in wiring.chain), *(file.descriptor for file in spec.images))
+    inherited = (wiring.monitor, wiring.console, *ports, *descriptors, *ram, *extra)
     # QEMU puts its temporary snapshots into TMPDIR.
     # Its memory by huge pages, where the kernel gives them to who asks: half as many page faults in the start of each.
     tunables = ":".join(filter(None, ("glibc.malloc.hugetlb=1", os.environ.get(_TUNABLES))))

@@ -8,6 +8,7 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import Wiring, command_line, virtio_bus
+from pytest_readonly_vm.qemu.firmware import Firmware
 from pytest_readonly_vm.qemu.provision import Provision, provision
 
 
@@ -19,6 +20,7 @@ class MachineSpec:
     name: str
     hypervisor: Hypervisor
     base: BaseImage | None
+    firmware: Firmware
     cdrom: BaseImage | None = None
     usual_channel: str | None = None
     """The channel that such a machine had before."""
@@ -38,7 +40,7 @@ class MachineSpec:
     @property
     def images(self) -> tuple[ImageFile, ...]:
         """All files that it reads and never writes."""
-        return (*self.chain, *((self.cd,) if self.cd else ()))
+        return (*self.chain, *((self.cd,) if self.cd else ()), *self.firmware.files)
 
     @property
     def slowness(self) -> float:

@@ -7,6 +7,7 @@ import json
 import platform
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -29,20 +30,26 @@ _SEEN_BY_GUESTS = ("nested", "enable_pmu", "ignore_msrs", "ept", "npt", "avic", 
 
 def key_of(spec: MachineSpec) -> str:
     """The key of the template of a machine that has just become ready, as hexadecimal digits."""
-    config, qemu = spec.config, spec.hypervisor.qemu
+    config, qemu, firmware = spec.config, spec.hypervisor.qemu, spec.firmware
     given = spec.provision(_FOLDER, key=None)
     wiring = Wiring(
         monitor=0,
         console=0,
         chain=tuple(DiskImage(number, layer.format) for number, layer in enumerate(spec.chain)),
         cdrom=DiskImage(len(spec.chain), spec.cd.format) if spec.cd else None,
+        flash=tuple(
+            replace(wire, code=wire.code and replace(wire.code, descriptor=0))
+            for wire in firmware.wires(_FOLDER, from_state=False)
+        ),
+        rom=None if firmware.rom is None else 0,
+        has_smm=firmware.needs_smm,
         ports=tuple(PortWire(device, name, 0) for device, name in port_names(config)),
         append=given.append,
         provision=given.qemu_args,
         sandboxed=spec.hypervisor.seal.sandbox,
     )
     files = [getattr(config, name) for name in settings_in(Part.KEY) if name in FILES]
-    arguments = dataclasses.replace(spec, name="").command_line(wiring)
+    arguments = replace(spec, name="").command_line(wiring)
     return digest(
         _FORMAT,
         _plugin(),

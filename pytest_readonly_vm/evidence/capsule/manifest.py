@@ -43,6 +43,7 @@ _READ_WHOLE = {"user_data": 1 << 24, "ssh-key": 1 << 16, "ssh-key.pub": 1 << 16}
 """Members that somebody reads whole, and how many bytes these may have."""
 _MOST_LAYERS = 200  # as QEMU can have
 _MOST_WORDS = 4096
+_MOST_FLASH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,15 @@ class BaseLayer:
     """Of the file, in bytes."""
     virtual_size: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flash:
+    """The firmware of a machine whose state has all of it: its kind, and the sizes of its flash devices in bytes."""
+
+    kind: str
+    sizes: tuple[int, ...]
+    needs_smm: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +91,8 @@ class Manifest:
     cpu: tuple[str, ...]
     """What the guest's processors can do, by QEMU's names of it: ``avx2``, ``pauth``, …"""
     has_named_ram: bool
+    flash: Flash | None
+    """None for a machine whose firmware is a ROM."""
     conversation: tuple[str, Mapping[str, Any]] | None
     """The channel that was in use, and where it stood."""
     unread: int
@@ -180,6 +192,7 @@ def _manifest(found: dict[str, Any]) -> Manifest:
         is_running=_flag(found["is_running"]),
         cpu=tuple(_fitting(one, _FEATURE) for one in _list(found["cpu"], _MOST_WORDS)),
         has_named_ram=_flag(found["has_named_ram"]),
+        flash=_flash(found.get("flash")),  # which those have not that were saved before there was a firmware to choose
         conversation=_conversation(found["conversation"]),
         unread=_number(found["unread"]),
         sizes=sizes,
@@ -224,6 +237,17 @@ def _base_layer(found: Mapping[str, Any]) -> BaseLayer:
         size=_number(found["size"]),
         virtual_size=_number(found["virtual_size"]),
         sha256=_fitting(found["sha256"], _SHA256),
+    )
+
+
+def _flash(found: object) -> Flash | None:
+    if found is None:
+        return None
+    told = _mapping(found)
+    return Flash(
+        kind=_one_of(told["kind"], "uefi", "uefi-secure"),
+        sizes=tuple(_number(size) for size in _list(told["sizes"], _MOST_FLASH)),
+        needs_smm=_flag(told["needs_smm"]),
     )
 
 

@@ -20,6 +20,7 @@ from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.printable import count
+from pytest_readonly_vm.qemu.firmware import of_state
 
 
 def resume_capsule(
@@ -55,7 +56,9 @@ def resume_capsule(
         )
     config = _config(capsule, image, cdrom, local or VmConfig(), network=network)
     try:
-        spec = lab.spec(config, manifest.name)
+        flash = manifest.flash
+        firmware = of_state(flash.kind, flash.sizes, needs_smm=flash.needs_smm) if flash else None
+        spec = lab.spec(config, manifest.name, firmware=firmware)
     except AcceleratorUnavailable as error:
         what = f"{capsule.path} was saved under {manifest.accelerator}, whose state no other accelerator can load"
         raise CapsuleRefused(f"{what}: {error}") from None
