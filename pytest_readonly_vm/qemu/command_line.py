@@ -278,8 +278,10 @@ def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
         overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={escaped(str(wiring.overlay))},backing={BELOW}"
         arguments += ["-blockdev", chain(wiring.chain, BELOW), "-drive", overlay]
     *controllers, disk = (device.format(bus=bus) for device in _DISKS[config.disk_interface])
-    # Firmware does not agree on what comes first. 0 is taken by a kernel of a direct boot.
-    for device in (*controllers, f"{disk},bootindex=1" if wiring.cdrom else disk):
+    # Firmware does not agree on what comes first, and UEFI's goes on to the network when it finds nothing here, for
+    # minutes. 0 is taken by a kernel of a direct boot.
+    is_told = wiring.cdrom or wiring.flash or wiring.rom is not None
+    for device in (*controllers, f"{disk},bootindex=1" if is_told else disk):
         arguments += ["-device", device]
     return tuple(arguments)
 

@@ -119,15 +119,15 @@ class Firmwares:
         if kind == "bios":
             return Firmware(kind=kind, reason=reason)
         machine = machine_type(config, arch)
+        if kind == "uefi-secure" and arch in X86 and machine != "q35" and not machine.startswith("pc-q35-"):
+            raise ConfigurationError(
+                f"{config.origin('firmware')}: firmware=uefi-secure keeps its keys safe by System Management Mode, "
+                f"which QEMU has in q35 and not in {machine} (from {config.origin('machine')}); leave machine out"
+            )
         try:
             found = find_firmware(hypervisor.qemu, machine=machine, secure=kind == "uefi-secure")
         except HostError as error:
             raise HostError(f"this machine boots by {kind}, as {reason}, and {error}") from None
-        if found.needs_smm and machine != "q35" and not machine.startswith("pc-q35-"):
-            raise ConfigurationError(
-                f"{config.origin('firmware')}: firmware={kind} keeps its variables safe by System Management Mode, "
-                f"which QEMU has in q35 and not in {machine} (from {config.origin('machine')}); leave machine out"
-            )
         files = self._bases.get_parts(
             tuple((file.path, file.format) for file in (found.code, found.variables) if file),
             what="the firmware",
