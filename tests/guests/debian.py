@@ -1,5 +1,7 @@
 """Owns the recipe of a user's image: the host's own release of Debian (or Ubuntu) on a disk that boots.
 
+Beside it are what other disks with the same files are made of, see `debian_uefi`.
+
 The guest has a bootloader (GRUB for the BIOS), systemd, login prompts on tty1 and on ttyS0 at 115200 baud,
 DHCP on every ethernet interface, sshd, the QEMU guest agent, and cloud-init, which does nothing unless it
 finds a seed. The host name is ``debian``, root's password ``readonly``.
@@ -21,7 +23,12 @@ PASSWORD = "readonly"
 
 _TIME = 1_700_000_000  # 2023-11-14, the date of what the build itself makes
 _SIZE = 2 << 30
-_UUID = "8f1b0a4e-5d1c-4c59-9a3e-646562690001"
+ROOT_UUID = "8f1b0a4e-5d1c-4c59-9a3e-646562690001"
+BTRFS_UUID = "8f1b0a4e-5d1c-4c59-9a3e-646562690002"
+PARTITION_SIZE = _SIZE - disk.PARTITION_START
+"""In bytes, of the only partition, whatever its file system."""
+WORDS = f"console=tty0 console=ttyS0,115200 quiet {debian_files.KERNEL_WORDS}"
+"""Of the kernel's command line, what does not depend on where the root is."""
 _DISK_SIGNATURE = 0x64656269
 # crypt(5), SHA-256 with few rounds, so that a login costs an emulated processor little.
 _PASSWORD_HASH = "$5$rounds=1000$readonlyvm$eRbyoYq2Hrq4W8qbKCYBe7iDZzbFV8vli3gY/ug3HWD"
@@ -42,6 +49,9 @@ _PACKAGES = (
     "systemd-sysv",
     "udev",
 )
+_VOLUMES = ("lvm2", "btrfs-progs")
+"""Packages of which a second initramfs has what it takes to find the root; the guest has none of them."""
+_VOLUMES_ALONG = ("dmsetup", "libaio", "libdevmapper", "libedit", "liblzo2", "libbsd", "libmd")
 _LEFT_OUT = ("/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*")
 
 # Both scripts run inside mmdebstrap, as root or as the root of a user namespace; $1 is the guest's tree. They
@@ -83,11 +93,33 @@ chmod 1777 "$root/tmp"
 for name in proc sys; do
     if mountpoint -q "$root/$name"; then mount -t tmpfs -o mode=0555 tmpfs "$root/$name"; fi
 done
-mv "$aside/tmp/boot-area" "$raw"
 find "$root" -newermt @{now} -exec touch --no-dereference --date=@{time} {{}} +
-{mke2fs}
-{settle}
-qemu-img convert -f raw -O qcow2 "$raw" "$aside/tmp/debian.qcow2"
+if [ -e "$root/boot/initrd-volumes.img" ]; then
+    truncate --size={size} "$raw" "$raw.btrfs"
+    truncate --size={partition} "$raw.btrfs"
+    mkfs.btrfs --quiet --uuid {btrfs_uuid} --rootdir "$root" "$raw.btrfs"
+    dd if="$raw.btrfs" of="$raw" bs=1M seek=1 conv=sparse,notrunc status=none
+    rm "$raw.btrfs"
+    qemu-img convert -f raw -O qcow2 "$raw" "$aside/tmp/btrfs.qcow2"
+else
+    mv "$aside/tmp/boot-area" "$raw"
+    {mke2fs}
+    {settle}
+    qemu-img convert -f raw -O qcow2 "$raw" "$aside/tmp/debian.qcow2"
+fi
+"""
+
+# The kernel and the second initramfs, and the tree as it is on a btrfs.
+_VOLUMES_TOO = """\
+set -eu
+cd "$1"
+cp --dereference boot/vmlinuz tmp/vmlinuz
+for package in tmp/volumes/*.deb; do
+    dpkg-deb --fsys-tarfile "$package" | tar --extract --keep-directory-symlink  # as /lib and /sbin are links
+done
+chroot . /usr/sbin/mkinitramfs -o /boot/initrd-volumes.img $(basename lib/modules/*)
+cp boot/initrd-volumes.img tmp/
+echo 'UUID={btrfs_uuid} / btrfs defaults 0 0' >etc/fstab
 """
 
 # Mounting is for a mount namespace of its own. Where it is not permitted, mmdebstrap has mounted nothing.
@@ -111,7 +143,7 @@ def debian() -> Path:
 
 def _build(directory: Path) -> None:
     privileged = os.geteuid() == 0
-    needed = ["debugfs", "grub-mkimage", "mke2fs", "mmdebstrap", "qemu-img"]
+    needed = ["debugfs", "grub-mkimage", "mke2fs", "mkfs.btrfs", "mmdebstrap", "qemu-img"]
     tools.require(*needed, *([] if privileged else ["newuidmap"]), files={_GRUB: "grub-pc-bin"})
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         scratch = Path(temporary)
@@ -120,10 +152,14 @@ def _build(directory: Path) -> None:
         log.info("making the boot area with GRUB")
         inputs = {
             "boot-area": _boot_area(scratch),
-            "files.tar": debian_files.tar(root_uuid=_UUID, time=_TIME),
+            "files.tar": debian_files.tar(root_uuid=ROOT_UUID, time=_TIME),
             "finish": _finish().encode(),
             "make-disk": _make_disk(now).encode(),
+            "volumes-too": _VOLUMES_TOO.format(btrfs_uuid=BTRFS_UUID).encode(),
         }
+        volumes = scratch / "volumes"
+        volumes.mkdir()
+        archive.download(host, _VOLUMES, along=_VOLUMES_ALONG, into=volumes)
         for name, content in inputs.items():
             (scratch / name).write_bytes(content)
         log.info("installing %s %s and making the disk", host.distribution, host.codename)
@@ -131,11 +167,17 @@ def _build(directory: Path) -> None:
             ("essential", f"tar-in {shlex.quote(str(scratch / 'files.tar'))} /"),
             *(
                 ("customize", f"upload {shlex.quote(str(scratch / name))} /tmp/{name}")
-                for name in ("boot-area", "finish", "make-disk")
+                for name in ("boot-area", "finish", "make-disk", "volumes-too")
             ),
             ("customize", 'sh "$1/tmp/finish" "$1"'),
             ("customize", _RUN_MAKE_DISK),
-            ("customize", f"download /tmp/debian.qcow2 {shlex.quote(str(directory / 'debian.qcow2'))}"),
+            ("customize", f'mkdir "$1/tmp/volumes"; cp {shlex.quote(str(volumes))}/*.deb "$1/tmp/volumes"'),
+            ("customize", 'sh "$1/tmp/volumes-too" "$1"'),
+            ("customize", _RUN_MAKE_DISK),
+            *(
+                ("customize", f"download /tmp/{name} {shlex.quote(str(directory / name))}")
+                for name in ("debian.qcow2", "btrfs.qcow2", "vmlinuz", "initrd-volumes.img")
+            ),
         ]
         argv = [
             "mmdebstrap",
@@ -164,10 +206,13 @@ def _finish() -> str:
 
 def _make_disk(now: int) -> str:
     start = disk.PARTITION_START
-    mke2fs = ext4.mke2fs("@", size=_SIZE - start, label="debian", uuid=_UUID, offset=start, content="%")
+    mke2fs = ext4.mke2fs("@", size=_SIZE - start, label="debian", uuid=ROOT_UUID, offset=start, content="%")
     return _MAKE_DISK.format(
         mke2fs=shlex.join(mke2fs).replace(" @ ", ' "$raw" ').replace(" % ", ' "$root" '),
         settle=ext4.settle('"$raw"', offset=start, time=_TIME),
+        size=_SIZE,
+        partition=PARTITION_SIZE,
+        btrfs_uuid=BTRFS_UUID,
         now=now,
         time=_TIME,
     )
@@ -175,7 +220,7 @@ def _make_disk(now: int) -> str:
 
 def _boot_area(scratch: Path) -> bytes:
     early = scratch / "early.cfg"
-    early.write_text(f"search.fs_uuid {_UUID} root\nset prefix=($root)/boot/grub\n")
+    early.write_text(f"search.fs_uuid {ROOT_UUID} root\nset prefix=($root)/boot/grub\n")
     core = scratch / "core.img"
     tools.run(["grub-mkimage", "-O", "i386-pc", "-p", "/boot/grub", "-c", early, "-o", core, *_GRUB_MODULES])
     boot = (_GRUB / "boot.img").read_bytes()

@@ -13,6 +13,7 @@ from pytest_readonly_vm.errors import CapsuleRefused
 from pytest_readonly_vm.evidence.capsule.manifest import (
     EMBEDDED,
     BaseLayer,
+    Flash,
     Manifest,
     devices_of,
     parse_manifest,
@@ -38,6 +39,7 @@ def manifest(**changes: Any) -> Manifest:
         "is_running": True,
         "cpu": ("avx2", "sse4.2"),
         "has_named_ram": True,
+        "flash": Flash("uefi", (3653632, 540672), needs_smm=False),
         "conversation": ("shell", {"folder": "/tmp/x", "number": 3}),
         "unread": 10,
         "sizes": {"state": 100, "disk0.qcow2": 200, "disk1.qcow2": 300, "kernel": 400},
@@ -54,7 +56,7 @@ def test_it_comes_back_as_it_was() -> None:
     assert found.disks == 2
     with_cd = manifest(cdrom=BaseLayer("/images/install.iso", "raw", 1 << 20, 1 << 20, "cd" * 32))
     assert parse_manifest(with_cd.to_json(), shown="x") == with_cd
-    without = manifest(conversation=None, base=(), sizes={"state": 100})
+    without = manifest(conversation=None, flash=None, base=(), sizes={"state": 100})
     assert parse_manifest(without.to_json(), shown="x") == without
 
 
@@ -157,6 +159,11 @@ LAYER = {"path": "/base", "format": "raw", "size": 1, "virtual_size": 1, "sha256
         {"unread": None},
         {"is_running": "no"},
         {"has_named_ram": 1},
+        {"flash": [1]},
+        {"flash": {"kind": "bios", "sizes": [1], "needs_smm": False}},
+        {"flash": {"kind": "uefi", "sizes": [1, 2, 3], "needs_smm": False}},
+        {"flash": {"kind": "uefi", "sizes": [-1], "needs_smm": False}},
+        {"flash": {"kind": "uefi", "sizes": [1], "needs_smm": "no"}},
         {"cpu": "avx2"},
         {"cpu": ["\x1b[31m"]},
         {"devices": [1]},

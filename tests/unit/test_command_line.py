@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, Wiring, command_line
+from pytest_readonly_vm.qemu.command_line import DiskImage, FlashWire, PortWire, Wiring, command_line
 
 ONE_LAYER = Wiring(monitor=5, console=6, chain=(DiskImage(9, "qcow2"),))
 
@@ -161,3 +161,34 @@ def test_the_disk_comes_before_a_cd_beside_it() -> None:
         config = VmConfig(image=Path("base.qcow2"), disk_interface=disk_interface)
         assert [word for word in line(config, both) if "bootindex=1" in word and "drive=disk0" in word]
         assert not [word for word in line(config) if "bootindex" in word]
+
+
+def test_the_code_of_a_firmware_is_read_only_and_its_variables_are_the_machines_own() -> None:
+    code = FlashWire(size=1024, writable=False, code=DiskImage(7, "raw"))
+    variables = FlashWire(size=512, writable=True, variables=Path("/run/a,b/variables"), format="qcow2")
+    words = line(VmConfig(), Wiring(5, 6, ONE_LAYER.chain, flash=(code, variables)))
+    raw = '{"driver":"raw","file":{"driver":"file","filename":"/dev/fdset/7"}}'
+    drives = [word for word in words if "if=pflash" in word]
+    assert drives == [
+        f"if=pflash,unit=0,readonly=on,file={_escaped_json(raw)}",
+        "if=pflash,unit=1,cache=unsafe,format=qcow2,file=/run/a,,b/variables",
+    ]
+    assert "fd=7,set=7" in words
+    assert "virtio-blk-pci,drive=disk0,bootindex=0" in words
+
+
+def test_flash_is_blank_until_a_state_fills_it() -> None:
+    flash = (FlashWire(size=1024, writable=False), FlashWire(size=512, writable=True))
+    drives = [word for word in line(VmConfig(), Wiring(5, 6, flash=flash)) if "if=pflash" in word]
+    assert drives == [
+        "if=pflash,unit=0,readonly=on,driver=null-co,read-zeroes=off,size=1024",
+        "if=pflash,unit=1,driver=null-co,read-zeroes=off,size=512",
+    ]
+
+
+def test_secure_boot_is_on_a_machine_that_can_keep_its_keys() -> None:
+    words = line(VmConfig(firmware="uefi-secure"), Wiring(5, 6, has_smm=True))
+    assert "q35,smm=on" in words
+    assert "driver=cfi.pflash01,property=secure,value=on" in words
+    assert "virt" in line(VmConfig(firmware="uefi-secure"), Wiring(5, 6), arch="aarch64")
+    assert "-bios /proc/self/fd/9" in " ".join(line(VmConfig(), Wiring(5, 6, rom=9)))

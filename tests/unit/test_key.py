@@ -13,6 +13,8 @@ from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.config.settings import SETTINGS
 from pytest_readonly_vm.host.hypervisor import find_hypervisor
 from pytest_readonly_vm.image.base import open_base
+from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
+from pytest_readonly_vm.qemu.firmware import Firmware
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start import key
 from tests.accelerator import ACCEL
@@ -25,6 +27,7 @@ OTHER_VALUES = {
     "cpus": 2,
     "cpu_model": "qemu64",
     "machine": "q35",
+    "firmware": "uefi",
     "accel": "kvm",
     "qemu": "other",
     "kernel": "other",
@@ -86,7 +89,8 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineSpec]:
     image.write_bytes(bytes(1 << 20))
     hypervisor = find_hypervisor(VmConfig(accel=ACCEL))
     with contextlib.closing(open_base(image, format="raw", origin="the test", qemu_img=hypervisor.qemu_img)) as base:
-        yield MachineSpec(config=VmConfig(), name="guest", hypervisor=hypervisor, base=base)
+        firmware = Firmware(kind="bios", reason="the test says so")
+        yield MachineSpec(config=VmConfig(), name="guest", hypervisor=hypervisor, base=base, firmware=firmware)
 
 
 def test_every_setting_is_tried() -> None:
@@ -110,6 +114,23 @@ def test_what_shapes_a_guest_until_it_is_ready_is_in_its_name(
     assert getattr(usual, name) != getattr(other, name)
     shapes = bool(SETTINGS[name].parts & (Part.CAPSULE | Part.KEY))
     assert (key_of(usual) != key_of(other)) is shapes
+
+
+def test_firmware_that_is_installed_anew_is_another_name(spec: MachineSpec, tmp_path: Path) -> None:
+    """Where in this process it is open, and the machine's copy of the variables, are not of the name."""
+
+    def key_of(content: bytes, descriptor: int) -> str:
+        parts = []
+        for name in ("code", "variables"):
+            path = tmp_path / name
+            if not path.exists() or path.read_bytes() != content:
+                path.write_bytes(content)
+            parts.append(ImageFile(path, "raw", descriptor, Fingerprint.of(path.stat())))
+        found = Firmware(kind="uefi", reason="", files=tuple(parts), mapping="split", flash=(len(content),) * 2)
+        return key.key_of(dataclasses.replace(spec, firmware=found))
+
+    assert key_of(b"one", 8) == key_of(b"one", 9)
+    assert key_of(b"one", 8) != key_of(b"another", 8) != key.key_of(spec)
 
 
 def kernel(root: Path) -> object:

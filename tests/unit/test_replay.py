@@ -68,3 +68,17 @@ def test_a_script_has_the_cd() -> None:
         '"filename": "/images/install.iso"}}\'',
         "-device ide-cd,bus=ide.1,drive=cdrom0",
     ]
+
+
+def test_a_script_has_the_firmware_that_is_installed() -> None:
+    """Also that of a copy, which was given none; what a guest has written to its variables is gone with it."""
+    files = [(5, Path("/usr/share/CODE.fd"), "raw"), (6, Path("/usr/share/VARS.qcow2"), "qcow2")]
+    booted = ("if=pflash,unit=0,readonly=on,file=json:{}", f"if=pflash,unit=1,format=qcow2,file={FOLDER}/variables")
+    copied = ("if=pflash,unit=0,readonly=on,driver=null-co,size=1", "if=pflash,unit=1,driver=null-co,size=1")
+    for drives in (booted, copied):
+        argv = (*ARGV, *(word for drive in drives for word in ("-drive", drive)))
+        text = script(Started(name="a", argv=argv, folder=FOLDER, layers=LAYERS, firmware=files))
+        assert [line for line in commands(text) if "pflash" in line] == [
+            "-drive if=pflash,unit=0,readonly=on,format=raw,file=/usr/share/CODE.fd",
+            "-drive if=pflash,unit=1,snapshot=on,format=qcow2,file=/usr/share/VARS.qcow2",
+        ]

@@ -1,0 +1,69 @@
+"""What `auto` makes of a machine and its disk, and what cannot be asked for."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_readonly_vm import ConfigurationError, VmConfig
+from pytest_readonly_vm.qemu.firmware import decide
+
+UEFI_ONLY = SimpleNamespace(has_boot_code=False, loaders=("BOOTX64.EFI",))
+BOTH = SimpleNamespace(has_boot_code=True, loaders=("BOOTX64.EFI",))
+BIOS_ONLY = SimpleNamespace(has_boot_code=True, loaders=())
+NEITHER = SimpleNamespace(has_boot_code=False, loaders=())
+OF_ANOTHER = SimpleNamespace(has_boot_code=False, loaders=("BOOTAA64.EFI",))
+
+
+def decided(layout: Any = BIOS_ONLY, arch: str = "x86_64", **settings: object) -> tuple[str, str]:
+    config = VmConfig(image=Path("/base.qcow2")).replace(**settings)
+    return decide(config, arch=arch, layout=lambda: layout)
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "reason"),
+    [
+        (UEFI_ONLY, "uefi", "the image has BOOTX64.EFI in an EFI system partition and no boot code for a BIOS"),
+        (BOTH, "bios", "usually"),
+        (BIOS_ONLY, "bios", "usually"),
+        (NEITHER, "bios", "no loader for UEFI"),
+        (OF_ANOTHER, "bios", "no loader for UEFI"),
+    ],
+)
+def test_a_disk_decides_what_boots_it(layout: Any, kind: str, reason: str) -> None:
+    found, why = decided(layout)
+    assert found == kind
+    assert reason in why
+
+
+def test_other_machines_boot_disks_by_uefi() -> None:
+    for arch in ("aarch64", "arm", "riscv64"):
+        assert decided(arch=arch) == ("uefi", f"{arch} machines of the type virt boot a disk by nothing else")
+    assert decided(arch="s390x")[0] == decided(arch="aarch64", machine="raspi3b")[0] == "bios"
+
+
+def test_whoever_gives_a_kernel_or_a_firmware_is_not_looked_at() -> None:
+    def look() -> None:
+        pytest.fail("the disk was read")
+
+    for settings in ({"kernel": "/vmlinuz"}, {"qemu_args": "-bios /x"}, {"firmware": "uefi"}, {"firmware": "bios"}):
+        decide(VmConfig(image=Path("/base")).replace(**settings), arch="x86_64", layout=look)
+    assert decided(UEFI_ONLY, qemu_args="-drive if=pflash,readonly=on,file=/x") == (
+        "bios",
+        "qemu_args has -drive if=pflash,readonly=on,file=/x",
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"firmware": "bios", "arch": "aarch64"}, "firmware=bios is for x86 machines, and this one is aarch64"),
+        ({"firmware": "uefi", "qemu_args": "-bios /x"}, "firmware=uefi and -bios /x"),
+        ({"firmware": "uefi-secure", "kernel": "/vmlinuz"}, "is started whoever signed it"),
+    ],
+)
+def test_what_does_not_go_together_is_a_sentence(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence) as caught:
+        decided(**settings)
+    assert str(caught.value).startswith("replace(firmware=…): ")
