@@ -11,6 +11,7 @@ from pytest_readonly_vm.host.qemu_binary import find_qemu
 from tests.accelerator import ACCEL
 from tests.guests import bootsector
 from tests.guests.debian import debian
+from tests.guests.debian_uefi import debian_uefi
 from tests.guests.tiny_linux import READY as TINY_READY
 from tests.guests.tiny_linux import tiny_linux
 
@@ -48,6 +49,12 @@ def tiny() -> VmConfig:
 def full() -> VmConfig:
     """A Debian (or Ubuntu) with systemd and cloud-init, from its bootloader to the login prompt; built if need be."""
     return _machine(image=debian(), memory="1G", boot_timeout=600)
+
+
+def firmwares() -> dict[str, VmConfig]:
+    """The same Debian as different firmwares boot it, by their names for people."""
+    uefi = full().replace(image=debian_uefi().shim)
+    return {"BIOS": full(), "UEFI": uefi, "Secure Boot": uefi.replace(firmware="uefi-secure")}
 
 
 def both() -> dict[str, VmConfig]:

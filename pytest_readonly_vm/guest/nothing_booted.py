@@ -1,7 +1,7 @@
 """Owns what an UEFI firmware says on the serial console when it boots nothing, and the error for who waits for a guest.
 
-Otherwise that is a boot without an end, as the firmware waits for somebody at its keyboard. The words are those of BdsDxe
-in EDK II, and of shim.
+Otherwise that is a boot without an end, as the firmware waits for somebody at its keyboard. The words are those
+of EDK II and shim.
 """
 
 import asyncio

@@ -117,6 +117,7 @@ cp --dereference boot/vmlinuz tmp/vmlinuz
 for package in tmp/volumes/*.deb; do
     dpkg-deb --fsys-tarfile "$package" | tar --extract --keep-directory-symlink  # as /lib and /sbin are links
 done
+echo manual_add_modules btrfs >>etc/initramfs-tools/hooks/guest
 chroot . /usr/sbin/mkinitramfs -o /boot/initrd-volumes.img $(basename lib/modules/*)
 cp boot/initrd-volumes.img tmp/
 echo 'UUID={btrfs_uuid} / btrfs defaults 0 0' >etc/fstab

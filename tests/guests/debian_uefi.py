@@ -8,8 +8,8 @@ name        what the firmware starts                                    the root
 ``btrfs``   GRUB, which finds the kernel on                             a btrfs with the same files
 ==========  ==========================================================  ===========================
 
-The first two are qcow2 layers above the disk of `tests.guests.debian`: everything in front of its file system and behind
-it is written anew. No loop device is needed, nor LVM's own tools: `lvm` writes what they would.
+All are qcow2 layers above a disk of `tests.guests.debian`: everything in front of its file system and behind it is
+written anew. No loop device is needed, nor LVM's own tools: `lvm` writes what they would.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.guests.debian import BTRFS_UUID, PARTITION_SIZE, ROOT_UUID, WORDS, de
 from tests.guests.disk import PARTITION_START
 from tests.guests.tiny_linux import only
 
-_ESP_SIZE = 80 << 20
+_ESP_SIZE = 48 << 20
 _ESP_START = PARTITION_START + PARTITION_SIZE
 _SIZE = _ESP_START + _ESP_SIZE + esp.ALIGNED
 _PACKAGES = ("shim-signed", "grub-efi-amd64-signed", "systemd-boot-efi")

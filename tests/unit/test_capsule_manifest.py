@@ -67,7 +67,7 @@ def test_it_has_what_shapes_the_machine_and_nothing_of_this_computer_or_secret()
 
 def test_every_setting_that_it_has_comes_back_from_json() -> None:
     others = {"memory": 2 << 20, "cpus": 2, "network": "none", "disk_interface": "usb", "channel": "ssh"}
-    others |= {"provision": "none", "qemu_args": ["-device", "usb-tablet"]}
+    others |= {"provision": "none", "qemu_args": ["-device", "usb-tablet"], "firmware": "uefi"}
     names = set(settings_in(Part.CAPSULE)) - {*EMBEDDED}
     config = VmConfig().replace(**{name: others.get(name, "other") for name in names})
     found = parse_manifest(manifest(settings=settings_of(config)).to_json(), shown="x")

@@ -174,7 +174,7 @@ def test_the_code_of_a_firmware_is_read_only_and_its_variables_are_the_machines_
         "if=pflash,unit=1,cache=unsafe,format=qcow2,file=/run/a,,b/variables",
     ]
     assert "fd=7,set=7" in words
-    assert "virtio-blk-pci,drive=disk0,bootindex=0" in words
+    assert "virtio-blk-pci,drive=disk0,bootindex=1" in words
 
 
 def test_flash_is_blank_until_a_state_fills_it() -> None:

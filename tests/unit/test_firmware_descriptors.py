@@ -85,9 +85,7 @@ def test_secure_boot_needs_keys_that_are_enrolled(install: Install) -> None:
     install("10-empty", features=("secure-boot", "requires-smm"), targets=(Q35,))
     install("20-keys", features=("secure-boot", "enrolled-keys", "requires-smm"), targets=(Q35,))
     assert found("q35", secure=True) == "20-keys"
-    with pytest.raises(
-        HostError, match=r"no UEFI firmware that does Secure Boot, with keys enrolled, for x86_64 .* pc"
-    ):
+    with pytest.raises(HostError, match="no UEFI firmware that does Secure Boot, with keys enrolled, for x86_64"):
         found("pc", secure=True)
 
 
