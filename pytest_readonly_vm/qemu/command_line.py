@@ -1,6 +1,5 @@
 """Owns the translation of a configuration into QEMU's arguments. Pure: the same in, the same out."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,8 @@ from pathlib import Path
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.seal import SANDBOX_ARGUMENT
+from pytest_readonly_vm.qemu.chain import DiskImage, chain
+from pytest_readonly_vm.qemu.flash import FlashWire, flash_arguments
 
 DISK = "disk0"
 """QEMU's name for the drive that has the base image below it."""
@@ -26,9 +27,6 @@ _DEFAULT_MACHINE = {
     "riscv64": "virt",
     "riscv32": "virt",
 }
-_BACKED = ("qcow2", "qed", "vmdk")
-"""Formats of which a file can have another one below."""
-
 X86 = ("x86_64", "i386")
 
 _TRANSLATED = 256
@@ -48,32 +46,6 @@ _CD_DRIVES = {
     "q35": ("ide-cd,bus=ide.2",),
     "other": ("virtio-scsi-{bus},id=cdrom-bus", "scsi-cd,bus=cdrom-bus.0"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class DiskImage:
-    """One file of the backing chain, as QEMU gets it: an inherited read-only descriptor and its format."""
-
-    descriptor: int
-    format: str
-    is_frozen: bool = False
-    """Whether it is a file of our own that nobody writes any more, though a QEMU may still hold it for writing."""
-
-
-@dataclass(frozen=True, slots=True)
-class FlashWire:
-    """A flash device of the firmware, whose content QEMU has in memory.
-
-    It begins as the read-only `code`, as `variables`, a file of the machine's own, or blank, if it comes by a state.
-    """
-
-    size: int
-    """In bytes."""
-    writable: bool
-    code: DiskImage | None = None
-    variables: Path | None = None
-    format: str = "raw"
-    """Of `variables`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +125,7 @@ def command_line(
         "-serial", "chardev:console",
         *_human_monitor(wiring.human_monitor),
         *_ports(wiring.ports, bus),
-        *_firmware(wiring),
+        *flash_arguments(wiring.flash, wiring.rom, has_smm=wiring.has_smm),
         *_direct_boot(config, wiring.append),
         *_disk(config, wiring, bus),
         *wiring.provision,
@@ -195,45 +167,6 @@ def _default_cpu(arch: str, accelerator: str) -> str | None:
         # Linux then copies memory by string instructions, which TCG is slow at: a Debian boots in 16 s instead of 22.
         return "max,-erms,-fsrm"
     return "max" if arch in (*X86, "aarch64") else None
-
-
-def chain(files: Sequence[DiskImage], name: str | None = None) -> str:
-    """A chain of files as QEMU's block layer has it, each by its descriptor set, with its format and its end stated.
-
-    Without them QEMU opens what is below a file by the name in that file's header, and guesses its format. So the
-    last one has nothing below it whatever its header says, for which only JSON has a word.
-
-    :param name: of the topmost node, if it is to have one.
-    """
-    node: dict[str, object] | None = None
-    for one in reversed(files):
-        locking = {"locking": "off"} if one.is_frozen else {}
-        file = {"driver": "file", "filename": f"/dev/fdset/{one.descriptor}", **locking}
-        below = {"backing": node} if one.format in _BACKED else {}
-        node = {"driver": one.format, "file": file, **below}
-    named = {"node-name": name, "read-only": True} if name else {}
-    return json.dumps({**named, **(node or {})}, separators=(",", ":"))
-
-
-def _firmware(wiring: Wiring) -> tuple[str, ...]:
-    arguments: list[str] = []
-    if wiring.has_smm:
-        # Sleep to RAM would end with the flash open: https://github.com/tianocore/edk2/blob/master/OvmfPkg/README
-        arguments += ["-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1"]
-    if wiring.rom is not None:
-        arguments += ["-bios", f"/proc/self/fd/{wiring.rom}"]
-    for unit, flash in enumerate(wiring.flash):
-        if flash.code is not None:
-            arguments += ["-add-fd", f"fd={flash.code.descriptor},set={flash.code.descriptor}"]
-            content = f"file={escaped('json:' + chain([flash.code]))}"
-        elif flash.variables is not None:
-            # Nobody reads the file but this QEMU, once.
-            content = f"cache=unsafe,format={flash.format},file={escaped(str(flash.variables))}"
-        else:
-            content = f"driver=null-co,read-zeroes=off,size={flash.size}"
-        access = "" if flash.writable else ",readonly=on"
-        arguments += ["-drive", f"if=pflash,unit={unit}{access},{content}"]
-    return tuple(arguments)
 
 
 def _human_monitor(path: Path | None) -> tuple[str, ...]:

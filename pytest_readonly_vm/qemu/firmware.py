@@ -22,7 +22,9 @@ from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.image.base import BaseImage, Bases
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.layout import DiskLayout, read_layout
-from pytest_readonly_vm.qemu.command_line import X86, DiskImage, FlashWire, machine_type
+from pytest_readonly_vm.qemu.chain import DiskImage
+from pytest_readonly_vm.qemu.command_line import X86, machine_type
+from pytest_readonly_vm.qemu.flash import FlashWire
 
 _LOADERS = {
     "x86_64": "BOOTX64.EFI",

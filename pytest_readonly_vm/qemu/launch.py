@@ -31,7 +31,8 @@ from pytest_readonly_vm.host.seal import Landlock
 from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.host.workspace import COOKIE
 from pytest_readonly_vm.image.image_file import ImageFile
-from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, RamWire, Wiring
+from pytest_readonly_vm.qemu.chain import DiskImage
+from pytest_readonly_vm.qemu.command_line import PortWire, RamWire, Wiring
 from pytest_readonly_vm.qemu.disk import create_overlay
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.resources import Resources

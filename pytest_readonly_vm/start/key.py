@@ -16,7 +16,8 @@ from pytest_readonly_vm.config.layer import code_of
 from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.config.settings import FILES, settings_in
 from pytest_readonly_vm.image.image_file import Fingerprint
-from pytest_readonly_vm.qemu.command_line import DiskImage, PortWire, Wiring
+from pytest_readonly_vm.qemu.chain import DiskImage
+from pytest_readonly_vm.qemu.command_line import PortWire, Wiring
 from pytest_readonly_vm.qemu.launch import port_names
 from pytest_readonly_vm.qemu.spec import MachineSpec
 

@@ -14,7 +14,7 @@ from pytest_readonly_vm import GuestDied, Lab, StartFailed, VirtualMachine, VmCo
 from pytest_readonly_vm.errors import CapsuleRefused, ImageError
 from pytest_readonly_vm.evidence.capsule.file import CapsuleReader, new_capsule
 from pytest_readonly_vm.evidence.capsule.save import save_capsule
-from pytest_readonly_vm.qemu.command_line import DiskImage, chain
+from pytest_readonly_vm.qemu.chain import DiskImage, chain
 from tests.accelerator import ACCEL
 from tests.qemu import image_tools
 from tests.qemu.test_capsule import resumed

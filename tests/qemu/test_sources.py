@@ -174,7 +174,8 @@ def test_workers_share_one_download_and_a_list_gives_names(
             assert str(readonly_vm.config.image) == "tiny"
         """
     )
-    arguments = ["--vm-image=tiny", f"--vm-accel={ACCEL}", f"--vm-image-store={store}", "--vm-no-cache", "-p", "xdist", "-n2"]
+    settings = [f"--vm-accel={ACCEL}", f"--vm-image-store={store}", "--vm-no-cache"]
+    arguments = ["--vm-image=tiny", *settings, "-p", "xdist", "-n2"]
     pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=4)
     assert len(server.requests("disk.raw.gz")) == 1
     server.files.clear()  # no network is needed once it is here

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.qemu.command_line import DiskImage, FlashWire, PortWire, Wiring, command_line
+from pytest_readonly_vm.qemu.chain import DiskImage
+from pytest_readonly_vm.qemu.command_line import PortWire, Wiring, command_line
+from pytest_readonly_vm.qemu.flash import FlashWire
 
 ONE_LAYER = Wiring(monitor=5, console=6, chain=(DiskImage(9, "qcow2"),))
 
