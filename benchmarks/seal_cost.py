@@ -18,6 +18,7 @@ from benchmarks.stopwatch import Stopwatch
 from benchmarks.table import Table
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.hypervisor import find_hypervisor
+from pytest_readonly_vm.host.qemu_binary import find_qemu_img, host_arch
 from pytest_readonly_vm.host.seal import Landlock, landlock_abi
 from pytest_readonly_vm.image.base import BaseImage, open_base
 from pytest_readonly_vm.machine.lab import Lab
@@ -81,7 +82,8 @@ def _machines(config: VmConfig, runs: int) -> Table:
     table.add("seal=off", off)
     table.add("seal=auto", auto)
     table.add("**what the seal adds**", auto - off)
-    table.notes.append(f"seal=auto is here: {find_hypervisor(configs['auto']).seal.describe()}.")
+    hypervisor = find_hypervisor(configs["auto"], arch=host_arch(), qemu_img=find_qemu_img(None))
+    table.notes.append(f"seal=auto is here: {hypervisor.seal.describe()}.")
     return table
 
 

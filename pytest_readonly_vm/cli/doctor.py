@@ -68,7 +68,7 @@ def examine() -> Iterator[Finding]:
         yield Finding("QEMU", "FAIL", *_halves(str(error)))
     else:
         yield Finding("QEMU", "ok", f"{qemu.version} {qemu.arch}, {qemu.path}")
-        yield _guarded("qemu-img", lambda: Finding("qemu-img", "ok", str(find_qemu_img(qemu))))
+        yield _guarded("qemu-img", lambda: Finding("qemu-img", "ok", str(find_qemu_img(None))))
         yield _guarded("accelerator", lambda: _accelerator(qemu))
         yield _sandbox(qemu)
     yield _landlock()

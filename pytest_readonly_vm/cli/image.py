@@ -14,7 +14,7 @@ from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.values import path
 from pytest_readonly_vm.errors import ConfigurationError, HostError
-from pytest_readonly_vm.host.qemu_binary import find_qemu, find_qemu_img
+from pytest_readonly_vm.host.qemu_binary import find_qemu_img
 from pytest_readonly_vm.image.image_list import FILE_NAME, ImageList, ListedImage, find_list, listed
 from pytest_readonly_vm.image.sources import ImageSources
 from pytest_readonly_vm.printable import line
@@ -130,7 +130,7 @@ def _looked_up(url: str, where: Path) -> dict[str, object]:
 
 
 def _pull(entries: Sequence[ListedImage], where: Path) -> int:
-    qemu_img = find_qemu_img(find_qemu(None, origin="the default"))
+    qemu_img = find_qemu_img(None)
     with _sources() as sources:
         for entry in entries:
             given = Given(ImageReference(entry.name, where.parent), where.name)

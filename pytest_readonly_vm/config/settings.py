@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from pytest_readonly_vm.config import image_reference as given_image
 from pytest_readonly_vm.config import values as read
+from pytest_readonly_vm.config.architectures import architecture
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.config.qemu_args import objection
@@ -49,6 +50,7 @@ class VmConfig:
     )
     accel: str = setting(_MACHINE, "auto", read.one_of("auto", "kvm", "tcg"), qemu_options=("accel", "enable-kvm"))
     qemu: str | None = setting(_COMPUTER, None, read.program)
+    arch: str = setting(_MACHINE, "auto", architecture)
     kernel: Path | None = setting(
         _MACHINE | Part.CAPSULE | Part.KEY, None, read.path, reads=_OTHERS.format("kernel"), qemu_options=("kernel",)
     )

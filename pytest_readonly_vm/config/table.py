@@ -48,9 +48,13 @@ OPTIONS = {
     "memory": Option("SIZE", "guest memory, like 512M or 2G (default: 1G)"),
     "cpus": Option("N", "virtual CPUs (default: 1)", kind=int),
     "cpu_model": Option(
-        "NAME", "QEMU CPU model (default: max for x86 and Arm guests, all that the accelerator can do)"
+        "NAME",
+        "QEMU CPU model (default: max for x86, Arm, RISC-V and s390x guests, nearly all that the accelerator can do)",
     ),
-    "machine": Option("TYPE", "QEMU machine type (default: pc for x86 guests, virt for Arm and RISC-V)"),
+    "machine": Option(
+        "TYPE",
+        "QEMU machine type (default: pc for x86 guests, virt for Arm, RISC-V and LoongArch, pseries for POWER)",
+    ),
     "firmware": Option(
         "NAME",
         "what boots the image: bios; uefi; uefi-secure, which refuses what is not signed by the keys that the "
@@ -60,7 +64,13 @@ OPTIONS = {
         "NAME",
         "auto: KVM if it is proved to run guests here, else TCG; kvm: refuse to run without; tcg (default: auto)",
     ),
-    "qemu": Option("BINARY", "QEMU system emulator, a name on PATH or a path (default: the one for this computer)"),
+    "qemu": Option("BINARY", "QEMU system emulator, a name on PATH or a path (default: the one for arch)"),
+    "arch": Option(
+        "NAME",
+        "architecture of the guest: x86_64, aarch64, riscv64 and what else QEMU emulates, also as amd64, arm64, …; "
+        "auto, that of qemu, of the kernel, or of the image, as far as its partitions or loaders for UEFI tell, else "
+        "this computer's (default: auto)",
+    ),
     "kernel": Option("PATH", "kernel for a direct boot, without the image's bootloader"),
     "initrd": Option("PATH", "initial RAM disk for a direct boot"),
     "append": Option("TEXT", "kernel command line for a direct boot"),

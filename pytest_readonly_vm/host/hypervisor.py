@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.accel import Accelerator, choose
-from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu, find_qemu_img
+from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu
+from pytest_readonly_vm.host.qemu_features import Features, find_features
 from pytest_readonly_vm.host.seal import Seal, choose_seal
 
 SLOWNESS = {"kvm": 1.0, "tcg": 4.0}
@@ -20,6 +21,7 @@ class Hypervisor:
     qemu_img: Path
     accelerator: Accelerator
     seal: Seal
+    features: Features
 
     def describe(self) -> str:
         """One line for people."""
@@ -32,15 +34,16 @@ class Hypervisor:
         return SLOWNESS.get(self.accelerator.name, 1.0)
 
 
-def find_hypervisor(config: VmConfig) -> Hypervisor:
-    """Find and probe what `config` asks for.
+def find_hypervisor(config: VmConfig, *, arch: str, qemu_img: Path) -> Hypervisor:
+    """Find and probe what `config` asks for, for guests of an architecture in QEMU's words.
 
     :raises HostError: something is missing or does not work; the message says what and what to do.
     """
-    qemu = find_qemu(config.qemu, origin=config.origin("qemu"))
+    qemu = find_qemu(config.qemu, arch=arch, origin=config.origin("qemu"))
     return Hypervisor(
         qemu=qemu,
-        qemu_img=find_qemu_img(qemu),
+        qemu_img=qemu_img,
         accelerator=choose(config.accel, qemu, origin=config.origin("accel")),
         seal=choose_seal(config.seal, has_sandbox=qemu.has_sandbox, origin=config.origin("seal")),
+        features=find_features(qemu),
     )

@@ -8,13 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_readonly_vm.config.architectures import of_computer
 from pytest_readonly_vm.errors import HostError, QemuNotFound, VmError
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import explain, is_lack
 from pytest_readonly_vm.host.process import run_tool
 
-_ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
-_PACKAGES = {"x86_64": "qemu-system-x86", "i386": "qemu-system-x86", "aarch64": "qemu-system-arm"}
+_FAMILIES = {
+    **dict.fromkeys(("x86_64", "i386"), "x86"),
+    **dict.fromkeys(("aarch64", "arm"), "arm"),
+    **dict.fromkeys(("riscv64", "riscv32"), "riscv"),
+    **dict.fromkeys(("ppc64", "ppc"), "ppc"),
+    **dict.fromkeys(("mips", "mipsel", "mips64", "mips64el"), "mips"),
+    **dict.fromkeys(("sparc", "sparc64"), "sparc"),
+}
+"""By which emulators are packaged."""
+_OF_DEBIAN = ("x86", "arm", "ppc", "mips", "sparc")
+"""Those that have a package in each of its releases; others are in ``qemu-system-misc``, or come along with it."""
 # Red Hat's distributions ship one emulator, outside PATH.
 _ELSEWHERE = Path("/usr/libexec/qemu-kvm")
 _PATIENCE = 20.0
@@ -43,26 +53,32 @@ _asked: OncePerKey[str, Qemu] = OncePerKey()
 
 def host_arch() -> str:
     """This computer's architecture in QEMU's words."""
-    return _ARCHITECTURES.get(platform.machine().lower(), platform.machine())
+    return of_computer(platform.machine())
 
 
-def find_qemu(wanted: str | None, *, origin: str) -> Qemu:
-    """The emulator called `wanted` (a name on PATH or a path), or the one for this computer, asked what it can do.
+def arch_of_emulator(name: str) -> str:
+    """Of the guests of an emulator of that name or path, in QEMU's words; of a name without one, this computer's."""
+    match = re.search(r"qemu-system-([a-z0-9_]+)", Path(name).name)
+    return of_computer(match[1]) if match else host_arch()
 
+
+def find_qemu(wanted: str | None, *, origin: str, arch: str | None = None) -> Qemu:
+    """The emulator called `wanted` (a name on PATH or a path), or the one for `arch`, asked what it can do.
+
+    :param arch: in QEMU's words; None for this computer's.
     :raises QemuNotFound: there is none, or it does not answer; the message names the package to install.
     :raises HostError: this computer does not let it be started.
     """
-    name = wanted or f"qemu-system-{host_arch()}"
+    arch = arch or host_arch()
+    name = wanted or f"qemu-system-{arch}"
     found = shutil.which(name)
-    if found is None and wanted is None and os.access(_ELSEWHERE, os.X_OK):
+    if found is None and wanted is None and arch == host_arch() and os.access(_ELSEWHERE, os.X_OK):
         found = str(_ELSEWHERE)
     if found is None:
-        arch = _guest_arch(name)
-        package = _PACKAGES.get(arch, f"qemu-system-{arch}" if arch else "qemu-system")
         asked = f" (from {origin})" if wanted else ""
         raise QemuNotFound(
-            f"{name}{asked} is not installed: on Debian and Ubuntu install {package}, on Fedora qemu-kvm, on Arch "
-            "qemu-base; or name another binary with --vm-qemu"
+            f"{name}{asked} is not installed: {_where_it_is(arch_of_emulator(name))}; or name another binary with "
+            "--vm-qemu"
         )
     path = Path(found).resolve()
     try:
@@ -72,13 +88,24 @@ def find_qemu(wanted: str | None, *, origin: str) -> Qemu:
         raise kind(f"{path} cannot be started: {explain(error)}") from None
 
 
-def find_qemu_img(qemu: Qemu) -> Path:
-    """The qemu-img beside this emulator, or the one on PATH.
+def _where_it_is(arch: str) -> str:
+    """The packages to install for guests of this architecture."""
+    family = _FAMILIES.get(arch, arch)
+    debian = f"qemu-system-{family if family in _OF_DEBIAN else 'misc'}"
+    if arch == host_arch():
+        return f"on Debian and Ubuntu install {debian}, on Fedora qemu-kvm, on Arch qemu-base"
+    elsewhere = f"qemu-system-{arch if arch == 'aarch64' else family}"
+    return f"on Debian and Ubuntu install {debian}, on Fedora and Arch {elsewhere}"
+
+
+def find_qemu_img(wanted: str | None) -> Path:
+    """The qemu-img beside the emulator called `wanted`, or the one on PATH.
 
     :raises QemuNotFound: there is none.
     """
-    beside = qemu.path.with_name("qemu-img")
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("qemu-img")
+    emulator = shutil.which(wanted) if wanted else None
+    beside = Path(emulator).resolve().with_name("qemu-img") if emulator else None
+    found = str(beside) if beside and os.access(beside, os.X_OK) else shutil.which("qemu-img")
     if found is None:
         raise QemuNotFound("qemu-img is not installed: on Debian and Ubuntu install qemu-utils, on Fedora qemu-img")
     return Path(found)
@@ -99,11 +126,6 @@ def run_qemu_img(
         raise VmError(f"{failure}: {words or 'qemu-img gave no answer'}")
 
 
-def _guest_arch(name: str) -> str:
-    match = re.search(r"qemu-system-([a-z0-9_]+)", name)
-    return match[1] if match else ""
-
-
 def _identity(path: Path) -> str:
     found = path.stat()
     return f"{path}:{found.st_size}:{found.st_mtime_ns}"
@@ -120,6 +142,6 @@ def _ask(path: Path, *, shown: str) -> Qemu:
     return Qemu(
         path=path,
         version=match[1],
-        arch=_guest_arch(path.name) or host_arch(),
+        arch=arch_of_emulator(path.name),
         has_sandbox=re.search(r"^-sandbox ", said, re.MULTILINE) is not None,
     )

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from uuid import UUID
 
+from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.image.content_reader import ContentReader
 from pytest_readonly_vm.image.fat import file_names
@@ -84,6 +85,19 @@ def read_layout(base: BaseImage, *, qemu_img: Path) -> DiskLayout:
     """
     reader = ContentReader(base, qemu_img=qemu_img)
     return DiskLayout(reader.read(0, _GPT_SECTORS * _SECTOR), reader)
+
+
+class Layouts:
+    """Those of the disks of a run, each looked at once. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._read: OncePerKey[BaseImage, DiskLayout] = OncePerKey()
+
+    def get(self, base: BaseImage | None, *, qemu_img: Path) -> DiskLayout | None:
+        """How a disk boots, None without one; raises as `read_layout`."""
+        if base is None:
+            return None
+        return self._read.get(base, lambda: read_layout(base, qemu_img=qemu_img))
 
 
 def _partitions_of_gpt(first: bytes) -> list[Partition]:

@@ -20,9 +20,12 @@ from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.image.image_list import listed
+from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.image.sources import ImageSources
 from pytest_readonly_vm.machine.vm import Keeper, VirtualMachine
+from pytest_readonly_vm.qemu.architecture import choose_arch
+from pytest_readonly_vm.qemu.board import refuse_what_it_has_not
 from pytest_readonly_vm.qemu.firmware import Firmware, Firmwares
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.resources import Resources
@@ -89,7 +92,8 @@ class Lab:
         self._progress = progress
         self._resources = Resources(self.output_guard, tell, stopwatch or Stopwatch())
         self._bases = Bases(ImageSources(tell, progress))
-        self._firmwares = Firmwares(self._bases)
+        self._layouts = Layouts()
+        self._firmwares = Firmwares(self._bases, self._layouts)
         hooks = Hooks(
             guest=self._handle,
             on_failure=lambda instance, error: on_failure(self._handle(instance), error),
@@ -180,8 +184,11 @@ class Lab:
 
         :param firmware: if it is another than `config` would have here.
         """
-        hypervisor = self._resources.hypervisor(config)
-        base, cdrom = self._bases.get(config, qemu_img=hypervisor.qemu_img)
+        qemu_img = self._resources.qemu_img(config)
+        base, cdrom = self._bases.get(config, qemu_img=qemu_img)
+        arch = choose_arch(config, layout=lambda: self._layouts.get(base or cdrom, qemu_img=qemu_img))
+        refuse_what_it_has_not(config, arch)
+        hypervisor = self._resources.hypervisor(config, arch)
         self.output_guard.protect(config, base.chain if base else (), cdrom.chain if cdrom else ())
         return MachineSpec(
             config=config,

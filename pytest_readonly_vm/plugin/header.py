@@ -1,5 +1,7 @@
 """Owns the lines at the beginning of a run: with what the machines run, and what the bases are."""
 
+from pathlib import Path
+
 import pytest
 
 from pytest_readonly_vm.config.image_reference import ImageReference
@@ -33,39 +35,52 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
     from pytest_readonly_vm.host.folders import require_cache
     from pytest_readonly_vm.host.hypervisor import find_hypervisor
     from pytest_readonly_vm.host.os_errors import host_errors
-    from pytest_readonly_vm.image.image_list import listed
-    from pytest_readonly_vm.image.inspection import inspect_chain
+    from pytest_readonly_vm.host.qemu_binary import find_qemu_img
+    from pytest_readonly_vm.qemu.architecture import choose_arch
     from pytest_readonly_vm.start.cache import default_folder
 
     try:
         with host_errors("QEMU cannot be asked"):
-            hypervisor = find_hypervisor(wanted)
+            qemu_img = find_qemu_img(wanted.qemu)
+            bases = [_base(image, wanted, qemu_img) for image in images]
+            archs = dict.fromkeys(arch for _, arch in bases if arch) or [choose_arch(wanted, layout=lambda: None)]
+            hypervisors = [find_hypervisor(wanted, arch=arch, qemu_img=qemu_img) for arch in archs]
     except VmError as error:
         return [f"vm: {error}"]
-    slow = "; guests run many times slower" if (wanted.accel, hypervisor.accelerator.name) == ("auto", "tcg") else ""
-    found = [
-        f"vm: {hypervisor.describe()}{slow}",
-        f"vm: seal: {hypervisor.seal.describe()}; verify: {wanted.verify}",
-        *_start(wanted),
-    ]
+    found = []
+    for one in hypervisors:
+        slow = "; guests run many times slower" if (wanted.accel, one.accelerator.name) == ("auto", "tcg") else ""
+        found.append(f"vm: {one.describe()}{slow}")
+    found += [f"vm: seal: {hypervisors[0].seal.describe()}; verify: {wanted.verify}", *_start(wanted)]
     if wanted.start in ("auto", "clone") and not wanted.no_cache:
         try:
             require_cache(wanted.cache or default_folder())
         except HostError as error:
             found.append(f"vm: cache (from {wanted.origin('cache')}): guests are not kept for later runs: {error}")
-    for image in images:
-        try:
-            path = listed(VmConfig().with_settings({"image": image})).image
-            assert path is not None
-            shown = f"base image {path} (from {image.origin})"
-            if isinstance(path, ImageReference):
-                found.append(f"vm: base {path.describe()} (from {image.origin})")
-                continue
-            with host_errors(f"{shown} cannot be looked at"):
-                chain = inspect_chain(path, format=wanted.format, shown=shown, qemu_img=hypervisor.qemu_img)
-        except VmError as error:
-            found.append(f"vm: {error}")
-            continue
-        below = f", a chain of {len(chain)} files" if len(chain) > 1 else ""
-        found.append(f"vm: base {path} ({chain[0].format}{below}, from {image.origin})")
-    return found
+    return found + [f"vm: {line}" for line, _ in bases]
+
+
+def _base(image: Given, wanted: VmConfig, qemu_img: Path) -> tuple[str, str | None]:
+    """What is said of a base image, and the architecture of its machines, as far as it can be looked at already."""
+    from pytest_readonly_vm.host.os_errors import host_errors
+    from pytest_readonly_vm.image.base import open_base
+    from pytest_readonly_vm.image.image_list import listed
+    from pytest_readonly_vm.image.layout import read_layout
+    from pytest_readonly_vm.qemu.architecture import choose_arch
+
+    try:
+        config = listed(wanted.with_settings({"image": image}))
+        path = config.image
+        assert path is not None
+        if isinstance(path, ImageReference):
+            return f"base {path.describe()} (from {image.origin})", None
+        with host_errors(f"base image {path} (from {image.origin}) cannot be looked at"):
+            base = open_base(path, format=wanted.format, origin=image.origin, qemu_img=qemu_img)
+            try:
+                arch = choose_arch(config, layout=lambda: read_layout(base, qemu_img=qemu_img))
+            finally:
+                base.close()
+    except VmError as error:
+        return str(error), None
+    below = f", a chain of {len(base.chain)} files" if len(base.chain) > 1 else ""
+    return f"base {path} ({base.format}{below}, from {image.origin})", arch

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.host.qemu_features import Features
 from pytest_readonly_vm.host.seal import SANDBOX_ARGUMENT
+from pytest_readonly_vm.qemu import board
 from pytest_readonly_vm.qemu.chain import DiskImage, chain
 from pytest_readonly_vm.qemu.flash import FlashWire, flash_arguments
 
@@ -19,33 +21,10 @@ BELOW = "below"
 CDROM = "cdrom0"
 """Its name for the image of a CD."""
 
-_DEFAULT_MACHINE = {
-    "x86_64": "pc",
-    "i386": "pc",
-    "aarch64": "virt",
-    "arm": "virt",
-    "riscv64": "virt",
-    "riscv32": "virt",
-}
-X86 = ("x86_64", "i386")
 
 _TRANSLATED = 256
 """MiB of translated guest code that TCG keeps. With its usual 1024, a library's pages that a thousand processes ran
 gather so many translations that a boot loader, which writes over them byte by byte, takes minutes."""
-
-_DISKS = {
-    "virtio": ("virtio-blk-{bus},drive=disk0",),
-    "scsi": ("virtio-scsi-{bus},id=scsi0", "scsi-hd,drive=disk0,bus=scsi0.0"),
-    "sata": ("ich9-ahci,id=sata0", "ide-hd,drive=disk0,bus=sata0.0"),
-    "ide": ("ide-hd,drive=disk0,bus=ide.0",),
-    "nvme": ("nvme,drive=disk0,serial=disk0",),
-    "usb": ("qemu-xhci,id=usb0", "usb-storage,drive=disk0,bus=usb0.0"),
-}
-_CD_DRIVES = {
-    "pc": ("ide-cd,bus=ide.1",),
-    "q35": ("ide-cd,bus=ide.2",),
-    "other": ("virtio-scsi-{bus},id=cdrom-bus", "scsi-cd,bus=cdrom-bus.0"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +73,16 @@ class Wiring:
 
 
 def command_line(
-    config: VmConfig, *, qemu: Path, arch: str, accelerator: str, name: str, wiring: Wiring
+    config: VmConfig, *, qemu: Path, arch: str, accelerator: str, features: Features, name: str, wiring: Wiring
 ) -> tuple[str, ...]:
     """The arguments, program first, for a machine that boots `config` under `accelerator`.
 
-    `arch` is the guest's architecture in QEMU's words; `name` is shown by tools that list processes.
+    `arch` is the guest's architecture in QEMU's words, `features` what that emulator has; `name` is shown by tools that
+    list processes.
     """
-    machine = _machine(config, arch)
-    cpu = config.cpu_model or _default_cpu(arch, accelerator)
-    bus = virtio_bus(config, arch)
+    machine = board.machine(config, arch)
+    cpu = board.cpu_model(config, arch, accelerator, features)
+    bus = board.virtio_bus(config, arch)
     return (
         str(qemu),
         "-nodefaults",
@@ -129,12 +109,10 @@ def command_line(
         *_direct_boot(config, wiring.append),
         *_disk(config, wiring, bus),
         *wiring.provision,
-        *_cdrom(wiring.cdrom, _type_of(machine), bus),
+        *_cdrom(wiring.cdrom, board.cd_drive(config, arch), bus),
         *_network(config, bus),
         "-device", f"virtio-rng-{bus}",
-        *(("-vga", "std") if arch in X86 and _type_of(machine) != "microvm" else ()),
-        *(("-device", "vmgenid,guid=auto") if _has_device_of_pcs("vmgenid", config, arch, machine) else ()),
-        *(("-device", "pvpanic") if _has_device_of_pcs("pvpanic", config, arch, machine) else ()),
+        *board.devices(config, arch, features),
         *(("-incoming", "defer") if wiring.waits_for_state else ()),
         *config.qemu_args,
         # After those of the user, as what allows it for a guest that has booted has the last word, too.
@@ -150,23 +128,6 @@ def _ram(ram: RamWire | None, size: int, machine: str | None) -> tuple[str, ...]
         backend = f"memory-backend-file,mem-path=/proc/self/fd/{ram.descriptor},share={'on' if ram.writable else 'off'}"
     named = f"{machine},memory-backend=ram" if machine else "memory-backend=ram"
     return ("-machine", named, "-object", f"{backend},id=ram,size={size >> 10}K")
-
-
-def _has_device_of_pcs(device: str, config: VmConfig, arch: str, machine: str | None) -> bool:
-    """Whether the machine gets a device of which it can have but one: ``vmgenid``, by which a guest knows that it is a
-    copy, at which Linux makes its random numbers anew; ``pvpanic``, by which it tells that its kernel has panicked.
-    """
-    users = any(argument.startswith(device) for argument in config.qemu_args)
-    kind = _type_of(machine)  # or one with a version, for which the others are short
-    is_pc = kind in ("pc", "q35") or kind.startswith(("pc-i440fx-", "pc-q35-"))
-    return arch in X86 and is_pc and not users
-
-
-def _default_cpu(arch: str, accelerator: str) -> str | None:
-    if arch in X86 and accelerator == "tcg":
-        # Linux then copies memory by string instructions, which TCG is slow at: a Debian boots in 16 s instead of 22.
-        return "max,-erms,-fsrm"
-    return "max" if arch in (*X86, "aarch64") else None
 
 
 def _human_monitor(path: Path | None) -> tuple[str, ...]:
@@ -210,7 +171,7 @@ def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
         # said in JSON, which has none for bytes that are no UTF-8.
         overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={escaped(str(wiring.overlay))},backing={BELOW}"
         arguments += ["-blockdev", chain(wiring.chain, BELOW), "-drive", overlay]
-    *controllers, disk = (device.format(bus=bus) for device in _DISKS[config.disk_interface])
+    *controllers, disk = (device.format(bus=bus) for device in board.DISKS[config.disk_interface])
     # Firmware does not agree on what comes first, and UEFI's goes on to the network when it finds nothing here, for
     # minutes. 0 is taken by a kernel of a direct boot.
     is_told = wiring.cdrom or wiring.flash or wiring.rom is not None
@@ -219,16 +180,12 @@ def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
     return tuple(arguments)
 
 
-def _cdrom(image: DiskImage | None, kind: str, bus: str) -> tuple[str, ...]:
+def _cdrom(image: DiskImage | None, drive: Sequence[str], bus: str) -> tuple[str, ...]:
     """A drive with a CD, from which a guest boots if it has no disk, or a blank one."""
     if image is None:
         return ()
-    *controllers, drive = _CD_DRIVES["other"]
-    if kind in ("pc", "isapc") or kind.startswith("pc-i440fx-"):
-        *controllers, drive = _CD_DRIVES["pc"]
-    elif kind == "q35" or kind.startswith("pc-q35-"):
-        *controllers, drive = _CD_DRIVES["q35"]
-    devices = (*controllers, f"{drive},drive={CDROM},bootindex=2")
+    *controllers, drive_itself = drive
+    devices = (*controllers, f"{drive_itself},drive={CDROM},bootindex=2")
     return (
         "-add-fd", f"fd={image.descriptor},set={image.descriptor}",
         "-blockdev", chain((image,), CDROM),
@@ -243,25 +200,3 @@ def _network(config: VmConfig, bus: str) -> tuple[str, ...]:
     backend = "user,id=net0,restrict=on" if config.network == "restricted" else "user,id=net0"
     # A copy would be told at once to announce itself to its network, in which nobody else is, and its services react.
     return ("-netdev", backend, "-device", f"virtio-net-{bus},netdev=net0,guest_announce=off{no_boot_rom}")
-
-
-def virtio_bus(config: VmConfig, arch: str) -> str:
-    """The end of the names of QEMU's virtio devices on this machine: ``pci``, ``device``, ``ccw``."""
-    if arch == "s390x":
-        return "ccw"
-    return "device" if _type_of(_machine(config, arch)) == "microvm" else "pci"
-
-
-def machine_type(config: VmConfig, arch: str) -> str:
-    """QEMU's machine type without options; nothing where QEMU's own default is taken."""
-    return _type_of(_machine(config, arch))
-
-
-def _machine(config: VmConfig, arch: str) -> str | None:
-    if config.machine is None and config.firmware == "uefi-secure" and arch in X86:
-        return "q35"  # as pc has no System Management Mode that would protect flash
-    return config.machine or _DEFAULT_MACHINE.get(arch)
-
-
-def _type_of(machine: str | None) -> str:
-    return (machine or "").partition(",")[0]

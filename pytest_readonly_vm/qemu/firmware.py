@@ -16,24 +16,17 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.host.firmware import find_firmware
 from pytest_readonly_vm.host.hypervisor import Hypervisor
-from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.image.base import BaseImage, Bases
+from pytest_readonly_vm.image.disk_arch import LOADERS
 from pytest_readonly_vm.image.image_file import ImageFile
-from pytest_readonly_vm.image.layout import DiskLayout, read_layout
+from pytest_readonly_vm.image.layout import DiskLayout, Layouts
+from pytest_readonly_vm.qemu.board import X86, machine_type
 from pytest_readonly_vm.qemu.chain import DiskImage
-from pytest_readonly_vm.qemu.command_line import X86, machine_type
 from pytest_readonly_vm.qemu.flash import FlashWire
 
-_LOADERS = {
-    "x86_64": "BOOTX64.EFI",
-    "i386": "BOOTIA32.EFI",
-    "aarch64": "BOOTAA64.EFI",
-    "arm": "BOOTARM.EFI",
-    "riscv64": "BOOTRISCV64.EFI",
-    "loongarch64": "BOOTLOONGARCH64.EFI",
-}
+_LOADERS = {arch: name for name, arch in LOADERS.items()}
 """Names of the loader on a disk that a firmware has never seen, by architecture (UEFI 2.10, 3.5.1.1)."""
 
 _WRITTEN = ("split", "combined")
@@ -97,10 +90,10 @@ class Firmware:
 class Firmwares:
     """Those of the machines of a run. Any thread may ask."""
 
-    def __init__(self, bases: Bases) -> None:
-        """`bases` keeps their files, and proves them untouched."""
+    def __init__(self, bases: Bases, layouts: Layouts) -> None:
+        """`bases` keeps their files, and proves them untouched; `layouts` looks at images."""
         self._bases = bases
-        self._layouts: OncePerKey[BaseImage, DiskLayout] = OncePerKey()
+        self._layouts = layouts
 
     def get(self, config: VmConfig, hypervisor: Hypervisor, base: BaseImage | None) -> Firmware:
         """The firmware of such a machine.
@@ -112,9 +105,7 @@ class Firmwares:
         """
 
         def layout() -> DiskLayout | None:
-            if base is None:
-                return None
-            return self._layouts.get(base, lambda: read_layout(base, qemu_img=hypervisor.qemu_img))
+            return self._layouts.get(base, qemu_img=hypervisor.qemu_img)
 
         arch = hypervisor.qemu.arch
         kind, reason = decide(config, arch=arch, layout=layout)

@@ -15,6 +15,7 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.process import Spawner
+from pytest_readonly_vm.host.qemu_binary import find_qemu_img
 from pytest_readonly_vm.host.slots import Budget, Slot, Slots
 from pytest_readonly_vm.host.ssh_key import make_key
 from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
@@ -45,6 +46,7 @@ class Resources:
         self._keys: OncePerKey[None, Path] = OncePerKey()
         self._workspaces: OncePerKey[Path | None, Workspace] = OncePerKey()
         self._slots: OncePerKey[str, Slots] = OncePerKey()
+        self._qemu_imgs: OncePerKey[str | None, Path] = OncePerKey()
         self._hypervisors: OncePerKey[tuple[object, ...], Hypervisor] = OncePerKey()
 
     @property
@@ -60,12 +62,20 @@ class Resources:
         self._opened.callback(close, opened)
         return opened
 
-    def hypervisor(self, config: VmConfig) -> Hypervisor:
-        """With what such machines run.
+    def qemu_img(self, config: VmConfig) -> Path:
+        """What looks at images, and makes them, for such machines; known before their emulator is.
+
+        :raises HostError: there is none.
+        """
+        return self._qemu_imgs.get(config.qemu, lambda: find_qemu_img(config.qemu))
+
+    def hypervisor(self, config: VmConfig, arch: str) -> Hypervisor:
+        """With what such machines run, of an architecture in QEMU's words.
 
         :raises HostError: something is missing.
         """
-        return self._hypervisors.get((config.qemu, config.accel, config.seal), lambda: find_hypervisor(config))
+        wanted = (config.qemu, arch, config.accel, config.seal)
+        return self._hypervisors.get(wanted, lambda: find_hypervisor(config, arch=arch, qemu_img=self.qemu_img(config)))
 
     def new_folder(self, config: VmConfig) -> Path:
         """A folder that is one machine's own.

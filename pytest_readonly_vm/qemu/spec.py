@@ -7,7 +7,8 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.image.image_file import ImageFile
-from pytest_readonly_vm.qemu.command_line import Wiring, command_line, virtio_bus
+from pytest_readonly_vm.qemu.board import virtio_bus
+from pytest_readonly_vm.qemu.command_line import Wiring, command_line
 from pytest_readonly_vm.qemu.firmware import Firmware
 from pytest_readonly_vm.qemu.provision import Provision, provision
 
@@ -59,6 +60,7 @@ class MachineSpec:
             qemu=self.hypervisor.qemu.path,
             arch=self.hypervisor.qemu.arch,
             accelerator=self.hypervisor.accelerator.name,
+            features=self.hypervisor.features,
             name=self.name,
             wiring=wiring,
         )

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.guests import tools
+from tests.guests.architectures import X86_64, Architecture
 from tests.guests.tools import BuildError
 
-_KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
+_DISTRIBUTIONS = ("debian", "ubuntu")
+_BEFORE = {"trixie": ("bookworm",)}
+"""Releases before those that an architecture begins with."""
 _FIELDS = ("ORIGIN", "CODENAME", "SUITE", "ARCHITECTURE", "REPO_URI", "RELEASE", "COMPONENT")
 # The settings that decide whether and how an archive can be reached.
 _ACCESS = re.compile(r"Acquire::(https?|ftp|socks5h|retries|proxy|forceipv|check-|max-)", re.IGNORECASE)
@@ -32,6 +35,7 @@ class Archive:
     """``debian`` or ``ubuntu``."""
     codename: str
     """The release, such as ``bookworm``."""
+    architecture: Architecture
     sources: tuple[str, ...]
     """Lines of a source list."""
     configuration: tuple[str, ...]
@@ -40,7 +44,8 @@ class Archive:
     @property
     def kernel(self) -> str:
         """The package that depends on the newest kernel for virtual machines."""
-        return _KERNELS[self.distribution]
+        kernels = {"debian": self.architecture.debian_kernel, "ubuntu": self.architecture.ubuntu_kernel}
+        return kernels[self.distribution]
 
 
 def host_release() -> tuple[str, str]:
@@ -50,7 +55,7 @@ def host_release() -> tuple[str, str]:
     except OSError:
         release = {}
     distribution, codename = release.get("ID", ""), release.get("VERSION_CODENAME", "")
-    if distribution not in _KERNELS or not codename or platform.machine() != "x86_64":
+    if distribution not in _DISTRIBUTIONS or not codename or platform.machine() != "x86_64":
         raise BuildError(
             f"The Linux guests are built from the packages of a Debian or Ubuntu host on x86_64; "
             f"this is {release.get('PRETTY_NAME', platform.system())} on {platform.machine()}"
@@ -58,24 +63,32 @@ def host_release() -> tuple[str, str]:
     return distribution, codename
 
 
-def host_archive() -> Archive:
-    """The archive in the host's apt configuration; `BuildError` when apt has no package lists of it."""
+def host_archive(architecture: Architecture = X86_64) -> Archive:
+    """The archive in the host's apt configuration; `BuildError` when apt has no package lists of it.
+
+    For another architecture than the host's it is the same archive, in which Ubuntu has none, without the updates,
+    which mirrors have later and for fewer; for one that the host's release has not, the first release that does.
+    """
     distribution, codename = host_release()
+    if distribution != "debian" and architecture is not X86_64:
+        raise BuildError(f"the archive of {distribution} for the host has no packages for {architecture.packages}")
     tools.require("apt-get", "apt-config")
     fields = "|".join(f"$({field})" for field in _FIELDS)
     listing = tools.run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"])
+    wanted = architecture.suite if codename in _BEFORE.get(architecture.suite, ()) else codename
     lines: set[str] = set()
     for row in listing.splitlines():
-        origin, release, suite, architecture, uri, name, component = row.split("|", maxsplit=len(_FIELDS) - 1)
-        own = origin.lower() == distribution and architecture == "amd64"
-        if own and _belongs(codename, release, suite, name):
-            lines.add(f"deb {_options(distribution)}{uri} {name} {component}")
+        origin, release, suite, packages, uri, name, component = row.split("|", maxsplit=len(_FIELDS) - 1)
+        own = origin.lower() == distribution and packages == X86_64.packages
+        belongs = _belongs(codename, release, suite, name) and (architecture is X86_64 or release == codename)
+        if own and belongs:
+            lines.add(f"deb {_options(distribution)}{uri} {name.replace(codename, wanted)} {component}")
     if not lines:
         raise BuildError(
-            f"apt has no package lists of {distribution} {codename} for amd64: run apt-get update, "
+            f"apt has no package lists of {distribution} {codename} for {X86_64.packages}: run apt-get update, "
             f"then look at what apt-get indextargets prints"
         )
-    return Archive(distribution, codename, tuple(sorted(lines)), _access_settings())
+    return Archive(distribution, wanted, architecture, tuple(sorted(lines)), _access_settings())
 
 
 def _belongs(codename: str, *names: str) -> bool:
@@ -107,7 +120,8 @@ def download(archive: Archive, packages: Sequence[str], *, along: tuple[str, ...
     (into / "status").touch()
     (into / "sources.list").write_text("\n".join(archive.sources) + "\n")
     settings = {
-        "APT::Architecture": "amd64",
+        "APT::Architecture": archive.architecture.packages,
+        "APT::Architectures": archive.architecture.packages,
         "APT::Sandbox::User": "",  # the user that apt changes to cannot be expected to reach our directory
         "Acquire::Languages": "none",
         "Dir::Cache": into / "cache",

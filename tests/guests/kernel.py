@@ -1,6 +1,7 @@
 """Owns getting the ELF kernel out of a bzImage, so that no emulated processor has to unpack it at each boot.
 
-QEMU boots it with the same ``-kernel``, by the note that it has for Xen's PVH.
+QEMU boots it with the same ``-kernel``, by the note that it has for Xen's PVH. The kernels of other architectures are
+not packed, or in such a way that what is packed cannot be booted alone.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ _UNPACK = {b"\x02\x21\x4c\x18": (".lz4", "lz4 -m"), b"\x28\xb5\x2f\xfd": (".zst"
 
 
 def unpack(image: Path, kernel: Path) -> None:
-    """Write what is packed in the bzImage `image` to `kernel`; `BuildError` when it is packed in a way not known."""
+    """Write what is packed in `image` to `kernel`, or all of what is no bzImage.
+
+    :raises BuildError: it is packed in a way not known.
+    """
     content = image.read_bytes()
     if content[_MAGIC : _MAGIC + 4] != b"HdrS":
-        raise BuildError(f"{image.name} is not a bzImage")
+        kernel.write_bytes(content)
+        return
     start, length = struct.unpack_from("<II", content, _PAYLOAD)
     start += (content[_SETUP_SECTORS] + 1) * _SECTOR
     payload = content[start : start + length]

@@ -1,7 +1,8 @@
 """Owns the smallest Linux guest: the distribution's cloud kernel, unpacked, busybox in an initramfs, and a data disk.
 
-Boot it with ``-kernel``, ``-initrd`` and ``-append``. It prints ``tiny: ready`` on ttyS0 and gives a root
-shell there, with the prompt ``tiny# ``. The first virtio disk, when there is one, is mounted at /mnt.
+Boot it with ``-kernel``, ``-initrd`` and ``-append``. It prints ``tiny: ready`` on the serial port and gives a root
+shell there, with the prompt ``tiny# ``. The first virtio disk, when there is one, is mounted at /mnt. It is built for
+any of `ARCHITECTURES`, on one of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.guests import archive, cache, cpio, ext4, kernel, tools
+from tests.guests.architectures import ARCHITECTURES, X86_64, Architecture
 from tests.guests.tools import BuildError
 
 READY = "tiny: ready"
@@ -24,14 +26,19 @@ PROMPT = "tiny# "
 """What the shell on the serial port asks with."""
 
 # The last words spare an emulated processor a fifth of the boot: relocation, and tests of ciphers that nobody uses.
-APPEND = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests apparmor=0 audit=0"
+_APPEND = "console={console} quiet panic=-1 nokaslr cryptomgr.notests apparmor=0 audit=0 {append}"
+APPEND = _APPEND.format(console=X86_64.console, append=X86_64.append)
+"""What a kernel for x86_64 is told."""
 _DISK_SIZE = 64 << 20
 _DISK_LABEL = "DATA"
 _DISK_UUID = "8f1b0a4e-5d1c-4c59-9a3e-74696e790001"
 _TIME = 1_700_000_000  # 2023-11-14, the present of everything built here
 ALONG = ("linux-image-", "linux-modules-")
-_DIRECTORIES = "bin dev etc mnt modules proc root run sbin sys tmp usr usr/bin usr/sbin"
-MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng")
+_DIRECTORIES = "bin dev etc mnt modules proc root run sys tmp usr"
+_LINKS = {"sbin": "bin", "usr/bin": "../bin", "usr/sbin": "../bin"}
+_APPLETS = re.compile(rb"\[\0\[\[\0(?:[a-z0-9_.-]+\0)+")
+"""The names of busybox's commands, as they stand in its program, which need not run here."""
+MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "crc32c_generic", "ext4")
 """Those that the guest loads, with what they need."""
 
 _INIT = f"""\
@@ -73,28 +80,31 @@ class TinyLinux:
     """The kernel command line."""
 
 
-def tiny_linux() -> TinyLinux:
+def tiny_linux(arch: str = "x86_64") -> TinyLinux:
     """The guest, built when the cache does not have it; `BuildError` when that fails."""
     distribution, codename = archive.host_release()
-    recipe = [Path(__file__).with_name(f"{name}.py") for name in ("tiny_linux", "kernel", "archive", "cpio", "ext4")]
-    key = cache.key(distribution, codename, recipe=recipe)
-    directory = cache.get("tiny", key=key, build=_build)
-    return TinyLinux(directory / "vmlinux", directory / "initrd", directory / "data.qcow2", APPEND)
+    names = ("tiny_linux", "kernel", "archive", "architectures", "cpio", "ext4")
+    recipe = [Path(__file__).with_name(f"{name}.py") for name in names]
+    key = cache.key(distribution, codename, arch, recipe=recipe)
+    architecture = ARCHITECTURES[arch]
+    directory = cache.get(f"tiny-{arch}", key=key, build=lambda folder: _build(architecture, folder))
+    append = _APPEND.format(console=architecture.console, append=architecture.append).strip()
+    return TinyLinux(directory / "vmlinux", directory / "initrd", directory / "data.qcow2", append)
 
 
-def _build(directory: Path) -> None:
+def _build(architecture: Architecture, directory: Path) -> None:
     tools.require("apt-get", "dpkg-deb", "mke2fs", "qemu-img")
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         scratch = Path(temporary)
-        host = archive.host_archive()
+        host = archive.host_archive(architecture)
         packages = archive.download(host, [host.kernel, "busybox-static"], along=ALONG, into=scratch)
         root = scratch / "root"
         for package in packages:
             log.info("unpacking %s", package.name)
             tools.run(["dpkg-deb", "--extract", package, root])
-        image = only(root.glob("boot/vmlinuz-*"))
+        image = only(root.glob("boot/vmlinu[xz]-*"))
         log.info("packing the initramfs")
-        members = [*system(root), *modules(root, image.name.removeprefix("vmlinuz-"))]
+        members = [*system(root), *modules(root, image.name.partition("-")[2])]
         # Not compressed: at 3 MB, unpacking gzip costs the emulated processor more than reading saves.
         (directory / "initrd").write_bytes(cpio.archive(members))
         kernel.unpack(image, directory / "vmlinux")
@@ -118,12 +128,19 @@ def system(root: Path) -> Iterator[cpio.Member]:
     busybox = only(path for path in root.glob("**/bin/busybox") if not path.is_symlink())
     for name in _DIRECTORIES.split():
         yield cpio.directory(name)
+    for name, target in _LINKS.items():
+        yield cpio.symlink(name, target)
     yield cpio.character_device("dev/console", 5, 1)
     yield cpio.file("init", _INIT.encode(), mode=0o755)
     yield cpio.file("bin/busybox", busybox.read_bytes(), mode=0o755)
-    for applet in tools.run([busybox, "--list-full"]).split():
-        if applet != "bin/busybox":
-            yield cpio.symlink(applet, "/bin/busybox")
+    for applet in _applets(busybox.read_bytes()):
+        yield cpio.symlink(f"bin/{applet}", "/bin/busybox")
+
+
+def _applets(program: bytes) -> list[str]:
+    if not (found := _APPLETS.search(program)):
+        raise BuildError("this busybox does not have the names of its commands where others do")
+    return [name for name in found[0].decode().split("\0") if name not in ("", "busybox")]
 
 
 def modules(root: Path, version: str, names: Iterable[str] = MODULES) -> Iterator[cpio.Member]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.guests import archive, cache, cpio, tools
+from tests.guests.architectures import ARCHITECTURES, Architecture
 from tests.guests.tiny_linux import TinyLinux, only, tiny_linux
 
 _PACKAGES = ("openssh-server", "qemu-guest-agent")
@@ -21,8 +23,8 @@ _PROGRAMS = (
     *("usr/lib/openssh/sshd-session", "usr/lib/openssh/sshd-auth"),  # parts of it since OpenSSH 9.8 and 10.0
     "usr/sbin/qemu-ga",
 )
-_LIBRARIES = "lib/x86_64-linux-gnu"
-_LOADER = "lib64/ld-linux-x86-64.so.2"
+_NEEDED = re.compile(r"\(NEEDED\).*\[(.*)\]")
+_READELF = "x86_64-linux-gnu-readelf"  # which reads what is for any processor
 _HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 
 _FILES = {
@@ -49,54 +51,57 @@ done
 log = logging.getLogger(__name__)
 
 
-def tiny_with_servers() -> TinyLinux:
+def tiny_with_servers(arch: str = "x86_64") -> TinyLinux:
     """The guest, built when the cache does not have it; `BuildError` when that fails."""
-    tiny = tiny_linux()
+    tiny, architecture = tiny_linux(arch), ARCHITECTURES[arch]
     distribution, codename = archive.host_release()
-    recipe = [Path(__file__).with_name(f"{name}.py") for name in ("tiny_servers", "tiny_linux", "archive", "cpio")]
-    key = cache.key(distribution, codename, recipe=recipe)
-    folder = cache.get("tiny-servers", key=key, build=lambda folder: _build(tiny, folder))
+    names = ("tiny_servers", "tiny_linux", "archive", "architectures", "cpio")
+    recipe = [Path(__file__).with_name(f"{name}.py") for name in names]
+    key = cache.key(distribution, codename, arch, recipe=recipe)
+    folder = cache.get(f"tiny-servers-{arch}", key=key, build=lambda folder: _build(tiny, architecture, folder))
     return dataclasses.replace(tiny, initrd=folder / "initrd")
 
 
-def _build(tiny: TinyLinux, directory: Path) -> None:
-    tools.require("apt-get", "dpkg-deb", "ssh-keygen")
+def _build(tiny: TinyLinux, architecture: Architecture, directory: Path) -> None:
+    tools.require("apt-get", "dpkg-deb", "ssh-keygen", _READELF)
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         scratch = Path(temporary)
         root = scratch / "root"
-        for package in archive.download(archive.host_archive(), _PACKAGES, along=_ALONG, into=scratch):
+        for package in archive.download(archive.host_archive(architecture), _PACKAGES, along=_ALONG, into=scratch):
             tools.run(["dpkg-deb", "--extract", package, root])
         key = scratch / "key"
         tools.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", key])
         log.info("packing the servers")
         content = tiny.initrd.read_bytes()
         aligned = content + bytes(-len(content) % 4)
-        (directory / "initrd").write_bytes(aligned + cpio.archive([*_system(root, key.read_bytes())]))
+        (directory / "initrd").write_bytes(aligned + cpio.archive([*_system(root, architecture, key.read_bytes())]))
 
 
-def _system(root: Path, host_key: bytes) -> Iterator[cpio.Member]:
+def _system(root: Path, architecture: Architecture, host_key: bytes) -> Iterator[cpio.Member]:
     programs = [root / name for name in _PROGRAMS if (root / name).exists()]
-    for name in ("etc/ssh", "lib", _LIBRARIES, "lib64", "usr/lib", "usr/lib/openssh", "var", "var/empty"):
+    libraries = f"lib/{architecture.libraries}"
+    for name in ("etc/ssh", "lib", libraries, "lib64", "usr/lib", "usr/lib/openssh", "var", "var/empty"):
         yield cpio.directory(name)
     for name, text in _FILES.items():
         yield cpio.file(name, text.encode())
     yield cpio.file(_HOST_KEY, host_key, mode=0o600)
     yield cpio.file("etc/servers", _START.encode(), mode=0o755)
-    loader = only(path for path in root.glob(f"**/{Path(_LOADER).name}") if not path.is_symlink())
-    yield cpio.file(_LOADER, loader.read_bytes(), mode=0o755)
+    folders = [path for path in root.glob(f"**/{architecture.libraries}") if path.is_dir()]
+    loader = only(path for path in root.glob(f"**/{Path(architecture.loader).name}") if not path.is_symlink())
+    yield cpio.file(architecture.loader, loader.read_bytes(), mode=0o755)
     for path in programs:
         yield cpio.file(str(path.relative_to(root)), path.read_bytes(), mode=0o755)
-    for name, path in _libraries(root, loader, programs).items():
-        yield cpio.file(f"{_LIBRARIES}/{name}", path.read_bytes(), mode=0o755)
+    for name, path in _libraries(programs, folders).items():
+        yield cpio.file(f"{libraries}/{name}", path.read_bytes(), mode=0o755)
 
 
-def _libraries(root: Path, loader: Path, programs: list[Path]) -> dict[str, Path]:
+def _libraries(programs: list[Path], folders: list[Path]) -> dict[str, Path]:
     """What the programs load: the name that they load it by, and the file."""
-    folders = ":".join(str(path) for path in root.glob("**/x86_64-linux-gnu") if path.is_dir())
-    found = {}
-    for program in programs:
-        for line in tools.run([loader, "--list", "--library-path", folders, program]).splitlines():
-            name, arrow, file = line.partition(" => ")
-            if arrow:
-                found[name.strip()] = Path(file.rpartition(" (")[0])
+    found: dict[str, Path] = {}
+    new = list(programs)
+    while new:
+        needed = set(_NEEDED.findall(tools.run([_READELF, "--dynamic", "--wide", *new]))) - set(found)
+        places = {name: folder / name for name in sorted(needed) for folder in folders if (folder / name).exists()}
+        found |= places
+        new = list(places.values())
     return found

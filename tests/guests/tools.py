@@ -30,6 +30,7 @@ PACKAGE_OF = {
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
     "ssh-keygen": "openssh-client",
+    "x86_64-linux-gnu-readelf": "binutils-x86-64-linux-gnu",
     "xorriso": "xorriso",
     "zstd": "zstd",
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import VmConfig
+from pytest_readonly_vm.host.qemu_features import Features
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.command_line import PortWire, Wiring, command_line
 from pytest_readonly_vm.qemu.flash import FlashWire
@@ -13,9 +14,25 @@ from pytest_readonly_vm.qemu.flash import FlashWire
 ONE_LAYER = Wiring(monitor=5, console=6, chain=(DiskImage(9, "qcow2"),))
 
 
-def line(config: VmConfig, wiring: Wiring = ONE_LAYER, arch: str = "x86_64", name: str = "test_x") -> list[str]:
+def line(
+    config: VmConfig,
+    wiring: Wiring = ONE_LAYER,
+    arch: str = "x86_64",
+    name: str = "test_x",
+    *,
+    accelerator: str = "tcg",
+    features: Features | None = None,
+) -> list[str]:
     return list(
-        command_line(config, qemu=Path("/usr/bin/qemu"), arch=arch, accelerator="tcg", name=name, wiring=wiring)
+        command_line(
+            config,
+            qemu=Path("/usr/bin/qemu"),
+            arch=arch,
+            accelerator=accelerator,
+            features=features or Features(),
+            name=name,
+            wiring=wiring,
+        )
     )
 
 

@@ -12,6 +12,7 @@ from pytest_readonly_vm import VmConfig
 from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.config.settings import SETTINGS
 from pytest_readonly_vm.host.hypervisor import find_hypervisor
+from pytest_readonly_vm.host.qemu_binary import find_qemu_img, host_arch
 from pytest_readonly_vm.image.base import open_base
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.firmware import Firmware
@@ -30,6 +31,7 @@ OTHER_VALUES = {
     "firmware": "uefi",
     "accel": "kvm",
     "qemu": "other",
+    "arch": "aarch64",
     "kernel": "other",
     "initrd": "other",
     "append": "other",
@@ -87,7 +89,7 @@ def root(tmp_path: Path) -> Path:
 def spec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineSpec]:
     image = tmp_path_factory.mktemp("images") / "base.img"
     image.write_bytes(bytes(1 << 20))
-    hypervisor = find_hypervisor(VmConfig(accel=ACCEL))
+    hypervisor = find_hypervisor(VmConfig(accel=ACCEL), arch=host_arch(), qemu_img=find_qemu_img(None))
     with contextlib.closing(open_base(image, format="raw", origin="the test", qemu_img=hypervisor.qemu_img)) as base:
         firmware = Firmware(kind="bios", reason="the test says so")
         yield MachineSpec(config=VmConfig(), name="guest", hypervisor=hypervisor, base=base, firmware=firmware)

@@ -15,7 +15,6 @@ from pytest_readonly_vm.errors import AcceleratorUnavailable, CapsuleRefused, Im
 from pytest_readonly_vm.evidence.capsule.manifest import BaseLayer
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
 from pytest_readonly_vm.evidence.capsule.restore import restored
-from pytest_readonly_vm.host.qemu_binary import host_arch
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -76,8 +75,8 @@ def resume_capsule(
 def _config(capsule: Capsule, image: Path | None, cdrom: Path | None, local: VmConfig, *, network: bool) -> VmConfig:
     manifest = capsule.manifest
     config = manifest.config(local, network=network)
-    if config.qemu is None and manifest.arch != host_arch():
-        config = config.replace(qemu=f"qemu-system-{manifest.arch}")
+    if config.qemu is None:
+        config = config.replace(arch=manifest.arch)
     there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if config.memory > there_is:
         raise CapsuleRefused(
