@@ -73,7 +73,8 @@ def _of_kernel(config: VmConfig) -> _Evidence | None:
 def _of_disk(config: VmConfig, disk: DiskLayout) -> _Evidence | None:
     if not (archs := archs_of(disk)):
         return None
-    return _Evidence(f"image {config.image} (from {config.origin('image')})", archs)
+    name = "image" if config.image else "cdrom"
+    return _Evidence(f"{name} {getattr(config, name)} (from {config.origin(name)})", archs)
 
 
 def _emulator_of(archs: dict[str, str]) -> str:
