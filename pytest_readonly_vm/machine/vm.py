@@ -182,7 +182,7 @@ class VirtualMachine(Reachable):
     def powerdown(self, *, wait: bool = True, timeout: float = 120.0) -> None:
         """Press the power button, again until the guest reacts; return when it has shut down, QEMU with it.
 
-        :raises WaitTimeout: it runs on after `timeout` seconds; not every guest minds the button.
+        :raises VmError: RISC-V machines have none; as a `WaitTimeout`: it runs on after `timeout` seconds.
         """
         press = self.instance.power_down(timeout=timeout) if wait else self.qmp.command("system_powerdown")
         with contextlib.suppress(GuestShutDown):

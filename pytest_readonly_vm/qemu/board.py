@@ -65,6 +65,11 @@ def cd_drive(config: VmConfig, arch: str) -> tuple[str, ...]:
     return _CD_DRIVES.get(family(config, arch), _OTHER_CD_DRIVE)
 
 
+def has_power_button(arch: str) -> bool:
+    """Whether QEMU's machines have one that a guest can hear; those for RISC-V have none (hw/riscv/virt.c)."""
+    return arch not in ("riscv64", "riscv32")
+
+
 def refuse_what_it_has_not(config: VmConfig, arch: str) -> None:
     """:raises ConfigurationError: a disk is asked for that this machine type cannot have."""
     kind = family(config, arch)

@@ -23,6 +23,7 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.qemu.board import has_power_button
 from pytest_readonly_vm.qemu.spec import MachineSpec
 
 _POWERDOWN_PATIENCE = 30.0
@@ -127,8 +128,10 @@ class Instance:
         button, and a Linux passes none on to a logind or acpid that opens its device later.
 
         :raises WaitTimeout: it runs on after `timeout` seconds.
-        :raises VmError: QEMU does not take the command.
+        :raises VmError: QEMU does not take the command, or the machine has no such button.
         """
+        if not has_power_button(arch := self.spec.hypervisor.qemu.arch):
+            raise VmError(f"{self.name}: {arch} machines have no power button; have the guest run poweroff instead")
         clock = asyncio.get_running_loop().time
         deadline, pause = clock() + timeout, _FIRST_PAUSE
         heard, position = self.qmp.heard, self.console.position

@@ -141,13 +141,9 @@ def test_what_is_for_another_architecture_is_refused_in_a_sentence(arm64_kernel:
         f"kernel {arm64_kernel} (from replace(kernel=…)) is for aarch64, as its header says, and qemu-system-x86_64 "
         "(from replace(qemu=…)) runs guests of x86_64: say arch=aarch64, or neither arch nor qemu"
     )
-    with pytest.raises(
-        ConfigurationError, match=r"^image disk\.img .* is for aarch64, as BOOTAA64\.EFI says"
-    ):
+    with pytest.raises(ConfigurationError, match=r"^image disk\.img .* is for aarch64, as BOOTAA64\.EFI says"):
         chosen(Disk(loaders=("BOOTAA64.EFI",)), arch="riscv64")
-    with pytest.raises(
-        ConfigurationError, match=r"^arch is riscv64 .*, and qemu-system-aarch64 .* runs guests"
-    ):
+    with pytest.raises(ConfigurationError, match=r"^arch is riscv64 .*, and qemu-system-aarch64 .* runs guests"):
         chosen(arch="riscv64", qemu="qemu-system-aarch64")
     with pytest.raises(ConfigurationError, match="No such file"):
         chosen(kernel="missing")
@@ -161,9 +157,7 @@ def test_an_architecture_has_the_names_that_others_give_it(written: str, arch: s
 
 
 def test_a_name_that_nobody_gives_is_refused_with_the_nearest() -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"'aarch46' is no architecture .* \(did you mean 'aarch64'\?\)"
-    ):
+    with pytest.raises(ConfigurationError, match=r"'aarch46' is no architecture .* \(did you mean 'aarch64'\?\)"):
         VmConfig().replace(arch="aarch46")
 
 
