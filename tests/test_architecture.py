@@ -122,6 +122,7 @@ def test_files_come_to_places_of_the_users_by_the_output_guard() -> None:
         "host/accel.py",
         "host/locks.py",
         "host/slots.py",
+        "image/kept_disk.py",
         "image/part_file.py",
         "image/unpack.py",
         "qemu/firmware.py",

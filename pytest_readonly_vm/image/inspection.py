@@ -11,7 +11,7 @@ from typing import Any
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.process import Completed, ending, run_tool
 from pytest_readonly_vm.host.writers import has_writer
-from pytest_readonly_vm.image.disk_formats import DIFFERENCING, FIXED, FOOTER, end_of_cd, vhd_type
+from pytest_readonly_vm.image.disk_formats import DIFFERENCING, FOOTER, end_of_cd, vhd_type
 from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
 from pytest_readonly_vm.image.signatures import HEAD
 from pytest_readonly_vm.printable import count
@@ -45,7 +45,7 @@ def inspect_chain(path: Path, *, format: str | None, shown: str, qemu_img: Path)
     while name:
         if name.startswith("/"):
             _refuse_what_is_no_disk(Path(name), what)
-        info = _info(name, format or _format_by_footer(name, what), what, qemu_img)
+        info = _info(name, format, what, qemu_img)
         _refuse_what_info_shows(info, what)
         # JSON cannot say every name: what is not UTF-8 arrives maimed.
         layer = Inspected(Path(info["filename"]) if found else path.absolute(), info["format"])
@@ -60,17 +60,13 @@ def inspect_chain(path: Path, *, format: str | None, shown: str, qemu_img: Path)
     return list(found.values())
 
 
-def _format_by_footer(name: str, what: str) -> str | None:
-    """The format of a VHD. QEMU takes a fixed one for a raw disk, and one above another for all there is."""
-    if not name.startswith("/"):
-        return None
-    with Path(name).open("rb") as file:
+def _refuse_differences(path: Path, what: str) -> None:
+    """Of a VHD above another one QEMU shows zeros where it has nothing, without any error."""
+    with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - FOOTER, 0))
-        kind = vhd_type(file.read(FOOTER), size)
-    if kind == DIFFERENCING:
-        raise ImageError(f"{what} is a VHD with only what differs from another one; give the disk that both make")
-    return "vpc" if kind == FIXED else None
+        if vhd_type(file.read(FOOTER), size) == DIFFERENCING:
+            raise ImageError(f"{what} is a VHD with only what differs from another one; give the disk that both make")
 
 
 def _info(name: str, format: str | None, what: str, qemu_img: Path) -> dict[str, Any]:
@@ -110,6 +106,7 @@ def _refuse_what_is_no_disk(path: Path, shown: str) -> None:
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
             raise ImageError(f"{shown} is {'a folder' if stat.S_ISDIR(mode) else 'neither a file nor a block device'}")
         reason = why_not_a_disk(path)
+        _refuse_differences(path, shown)
     except OSError as error:
         raise ImageError(f"{shown} cannot be opened: {error.strerror}") from None
     if reason is not None:

@@ -14,11 +14,10 @@ from pytest_readonly_vm.errors import ImageError, ImageWarning
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image.image_file import Fingerprint
+from pytest_readonly_vm.image.kept_disk import keep_disk
 from pytest_readonly_vm.image.located import Downloaded, Located
-from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
-from pytest_readonly_vm.image.self_contained import refuse_other_files
 from pytest_readonly_vm.image.store import ImageStore, default_folder
-from pytest_readonly_vm.image.unpack import file_name, is_packed, unpack
+from pytest_readonly_vm.image.unpack import is_packed, unpack
 
 Transfer = Callable[[str, int, int | None], None]
 """Told what is transferred, how many bytes have gone, and how many there are if that is known."""
@@ -96,10 +95,8 @@ class ImageSources:
                 found = self._unpack(path, folder, config, shown, qemu_img)
                 path.unlink()
                 return found
-            if reason := why_not_a_disk(path):
-                raise ImageError(f"{shown} {reason}")
-            refuse_other_files(path, shown=shown, qemu_img=qemu_img)
-            return path.rename(folder / file_name(image.name))
+            limit = self._store(config).limit
+            return keep_disk(path, folder, written=image.name, limit=limit, shown=shown, qemu_img=qemu_img)
 
         def make(folder: Path) -> Path:
             with self._downloaded(place, config) as found:

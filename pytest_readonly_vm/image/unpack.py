@@ -8,20 +8,19 @@ import contextlib
 import errno
 import io
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host import os_errors
 from pytest_readonly_vm.image.archives import Member, tar_members, zip_members
 from pytest_readonly_vm.image.box_description import LONGEST, described_disks, is_description
 from pytest_readonly_vm.image.disk_formats import is_description_of_vmdk, is_disk, virtual_size
-from pytest_readonly_vm.image.not_a_disk import why_no_content_of_a_disk, why_not_a_disk
+from pytest_readonly_vm.image.kept_disk import keep_disk
+from pytest_readonly_vm.image.not_a_disk import why_no_content_of_a_disk
 from pytest_readonly_vm.image.packed_streams import ByteStream, can_unpack, unpacked
-from pytest_readonly_vm.image.self_contained import refuse_other_files
 from pytest_readonly_vm.image.signatures import HEAD, TAR, ZIP, Archive, Stream, packing_of
 from pytest_readonly_vm.image.sparse import write_pages
 
@@ -37,14 +36,6 @@ _OVERHEAD = 64 << 20
 """What the file of an empty disk may take in a format; for others twice what the disk has, as with old snapshots."""
 _UNKNOWN = 1 << 62
 _ENLARGE = "enlarge it by --vm-image-store-size"
-_FIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,80}\.(?:img|raw|qcow2|vmdk|vdi|vhdx?|qed|iso)", re.IGNORECASE)
-"""The names that a disk keeps, as people look at them. Nothing else depends on a name."""
-
-
-def file_name(written: str) -> str:
-    """What the file of a disk is called in a folder of our own: as it was, or ``disk``."""
-    name = PurePath(written).name
-    return name if _FIT.fullmatch(name) else "disk"
 
 
 def is_packed(path: Path) -> bool:
@@ -74,10 +65,10 @@ def unpack(
     qemu_img: Path,
     progress: Progress = lambda done, size: None,
 ) -> Path:
-    """Put the one disk that is in a file into a folder of our own, zeros as holes, and return its path.
+    """Put the one disk that is in a file into a folder of ours, as `keep_disk` has it, and return its path.
 
-    Whatever ends it before, also a Ctrl-C, leaves nothing there. The disk may take `limit` bytes of the file system,
-    and be 16 times as large with its zeros; in a format that says how large the disk is, twice that.
+    Zeros are holes. Whatever ends it before, also a Ctrl-C, leaves nothing there. The disk may take `limit` bytes of
+    the file system, and be 16 times as large with its zeros; in a format that says how large it is, twice that.
 
     :param shown: the file and where it was named, for messages.
     :raises ImageError: there is no disk, or another one; it is damaged, truncated, encrypted, too large, or needs other
@@ -87,16 +78,12 @@ def unpack(
     try:
         with _Told(source, progress) as file:
             found = unpacking.disk(file)
-        if reason := why_not_a_disk(found.path):
-            raise ImageError(f"{shown} has no disk in it: {found.name} {reason}")
-        refuse_other_files(found.path, shown=f"{shown}: {found.name}", qemu_img=qemu_img)
-        path = folder / file_name(found.name)
-        found.path.rename(path)
+        what = f"{shown}: {found.name}"
+        return keep_disk(found.path, folder, written=found.name, limit=limit, shown=what, qemu_img=qemu_img)
     except OSError as error:
         raise ImageError(unpacking.explain(error)) from None
     finally:
         unpacking.remove()
-    return path
 
 
 class _Told(io.FileIO):

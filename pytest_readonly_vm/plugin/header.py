@@ -66,6 +66,7 @@ def _base(image: Given, wanted: VmConfig, qemu_img: Path) -> tuple[str, str | No
     from pytest_readonly_vm.image.base import open_base
     from pytest_readonly_vm.image.image_list import listed
     from pytest_readonly_vm.image.layout import read_layout
+    from pytest_readonly_vm.image.unpack import is_packed
     from pytest_readonly_vm.qemu.architecture import choose_arch
 
     try:
@@ -75,6 +76,8 @@ def _base(image: Given, wanted: VmConfig, qemu_img: Path) -> tuple[str, str | No
         if isinstance(path, ImageReference):
             return f"base {path.describe()} (from {image.origin})", None
         with host_errors(f"base image {path} (from {image.origin}) cannot be looked at"):
+            if path.is_file() and is_packed(path):
+                return f"base {path} (packed, from {image.origin})", None
             base = open_base(path, format=wanted.format, origin=image.origin, qemu_img=qemu_img)
             try:
                 arch = choose_arch(config, layout=lambda: read_layout(base, qemu_img=qemu_img))

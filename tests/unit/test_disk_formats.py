@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.image.disk_formats import is_disk, virtual_size
+from pytest_readonly_vm.image.disk_formats import DIFFERENCING, FIXED, FOOTER, is_disk, vhd_type, virtual_size
 from pytest_readonly_vm.image.inspection import inspect_chain
 from tests.guests import bootsector
 
@@ -52,10 +52,6 @@ def test_what_has_neither_need_not_be_one() -> None:
     assert virtual_size(bytes(33 << 10)) is virtual_size(b"QFI\xfb") is None
 
 
-def formats(path: Path) -> list[str]:
-    return [one.format for one in inspect_chain(path, format=None, shown="it", qemu_img=QEMU_IMG)]
-
-
 def retyped(path: Path, kind: int) -> None:
     """Have a VHD say that it is of another type, in its footer and in the copy at its beginning."""
     content = bytearray(path.read_bytes())
@@ -69,20 +65,25 @@ def retyped(path: Path, kind: int) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("options", [[], ["force_size"], ["subformat=fixed"], ["subformat=fixed", "force_size"]])
-def test_a_vhd_is_one_also_if_it_begins_as_a_raw_disk_does(tmp_path: Path, options: list[str]) -> None:
-    assert formats(disk(tmp_path, "vpc", *options)) == ["vpc"]
+def kind(path: Path) -> int | None:
+    content = path.read_bytes()
+    return vhd_type(content[-FOOTER:], len(content))
+
+
+def test_a_vhd_is_known_by_its_footer(tmp_path: Path) -> None:
+    assert kind(disk(tmp_path, "vpc")) == 3
+    fixed = disk(tmp_path, "vpc", "subformat=fixed", "force_size")
+    assert kind(fixed) == FIXED
+    content = fixed.read_bytes()
+    fixed.write_bytes(content[:-100] + b"x" + content[-99:])  # which the checksum does not fit
+    assert kind(fixed) is None
+    fixed.write_bytes(content[-FOOTER:] * 2)  # the end of a longer disk
+    assert kind(fixed) is None
+    assert kind(disk(tmp_path, "raw")) is None
 
 
 def test_a_vhd_above_another_is_refused_as_qemu_would_show_zeros(tmp_path: Path) -> None:
     path = disk(tmp_path, "vpc")
-    retyped(path, 4)
+    retyped(path, DIFFERENCING)
     with pytest.raises(ImageError, match=r"^it is a VHD with only what differs from another one"):
-        formats(path)
-
-
-def test_the_words_of_a_vhd_alone_make_none(tmp_path: Path) -> None:
-    path = disk(tmp_path, "vpc", "subformat=fixed")
-    content = path.read_bytes()
-    path.write_bytes(content[:-100] + b"x" + content[-99:])  # which the checksum does not fit
-    assert formats(path) == ["raw"]
+        inspect_chain(path, format=None, shown="it", qemu_img=QEMU_IMG)

@@ -219,9 +219,35 @@ QCOW2, VMDK = converted("qcow2"), converted("vmdk", "-o", "subformat=streamOptim
 )
 def test_the_disk_of_an_archive_is_found(tmp_path: Path, data: bytes, disk: bytes) -> None:
     path = taken(tmp_path, data)
-    assert path.read_bytes() == disk
     assert list(path.parent.iterdir()) == [path]
+    if disk is not VMDK:
+        assert path.read_bytes() == disk
+    else:
+        assert raw(path) == DISK
     assert sorted(tmp_path.iterdir()) == [tmp_path / "image", tmp_path / "target"]
+
+
+def raw(path: Path) -> bytes:
+    """The disk in an image of another format."""
+    target = path.with_name("raw")
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, target], check=True)
+    content = target.read_bytes()
+    target.unlink()
+    return content
+
+
+@pytest.mark.parametrize("format", ["vmdk", "vdi", "vhdx", "vpc"])
+def test_what_guests_cannot_be_frozen_with_becomes_what_they_can(tmp_path: Path, format: str) -> None:
+    options = ("-o", "force_size") if format == "vpc" else ()
+    path = taken(tmp_path, zipped((f"disk.{format}", converted(format, *options))))
+    assert path == tmp_path / "target" / "disk.qcow2"
+    assert raw(path) == DISK
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_fixed_vhd_becomes_the_raw_disk_that_it_is(tmp_path: Path) -> None:
+    path = taken(tmp_path, gzip.compress(converted("vpc", "-o", "subformat=fixed,force_size")))
+    assert path.read_bytes() == DISK
 
 
 @pytest.mark.parametrize(
@@ -378,6 +404,11 @@ class TestBombs:
         data = pack.compress(QCOW2) + b"".join(pack.compress(bytes(1 << 20)) for _ in range(100)) + pack.flush()
         said = refusal(tmp_path, data, limit=1 << 30)
         assert "image is too large: more than what a disk of the size in its header takes" in said
+
+    def test_what_a_disk_has_packed_itself_is_bounded_by_the_limit(self, tmp_path: Path) -> None:
+        disk = converted("vmdk", "-o", "subformat=streamOptimized", data=DISK[:512] + b"a" * ((8 << 20) - 512))
+        said = refusal(tmp_path, tar(("x.vmdk", disk)), limit=1 << 20)
+        assert said == "it: x.vmdk takes more than the 1 MiB that the store of images may take"
 
     def test_what_a_member_says_of_its_size_is_looked_at_first(self, tmp_path: Path) -> None:
         info = tarfile.TarInfo("disk.img")
