@@ -87,8 +87,9 @@ class ImageSources:
         shown = f"base image {image.describe()} (from {origin})"
         place = image.place
         assert not isinstance(place, str)
+        arch = None if config.arch == "auto" else config.arch
         if place.digest is None:
-            place = replace(place, digest=self.look(image, arch=None).digest)
+            place = replace(place, digest=self.look(image, arch=arch).digest)
 
         def taken(path: Path, folder: Path) -> Path:
             if _is_packed(path):
@@ -99,16 +100,16 @@ class ImageSources:
             return keep_disk(path, folder, written=image.name, limit=limit, shown=shown, qemu_img=qemu_img)
 
         def make(folder: Path) -> Path:
-            with self._downloaded(place, config) as found:
+            with self._downloaded(place, config, arch) as found:
                 return taken(found.path, folder)
 
         if place.digest is not None:
-            which = f" {None}" if isinstance(place, OciReference) else ""
+            which = f" {arch}" if isinstance(place, OciReference) else ""
             return self._kept(f"{place.digest}{which}", make, config, shown)
-        with self._downloaded(place, config) as found:  # of which nobody knows the digest before
+        with self._downloaded(place, config, arch) as found:  # of which nobody knows the digest before
             return self._kept(str(found.sha256), lambda folder: taken(found.path, folder), config, shown)
 
-    def _downloaded(self, place: ImageUrl | OciReference, config: VmConfig) -> AbstractContextManager[Downloaded]:
+    def _downloaded(self, place: ImageUrl | OciReference, config: VmConfig, arch: str | None) -> AbstractContextManager[Downloaded]:
         store = self._store(config)
         folder, limit = store.downloads, store.limit
         if isinstance(place, ImageUrl):
@@ -118,7 +119,7 @@ class ImageSources:
         from pytest_readonly_vm.image.oci import downloaded_from_registry
 
         return downloaded_from_registry(
-            place, folder, arch=None, limit=limit, progress=self._progress, tell=self._tell, warn=_warn
+            place, folder, arch=arch, limit=limit, progress=self._progress, tell=self._tell, warn=_warn
         )
 
     def _unpack(self, path: Path, folder: Path, config: VmConfig, shown: str, qemu_img: Path) -> Path:

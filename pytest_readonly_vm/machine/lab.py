@@ -196,7 +196,7 @@ class Lab:
             hypervisor=hypervisor,
             base=base,
             cdrom=cdrom,
-            firmware=firmware or self._firmwares.get(config, hypervisor, base),
+            firmware=firmware or self._firmwares.get(config, hypervisor, base, cdrom),
             usual_channel=self._usual_channels.get((config.image, config.kernel)),
             is_spare=is_spare,
         )

@@ -19,6 +19,7 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.image.base import BaseImage, Bases
+from pytest_readonly_vm.image.boot_catalogue import firmware_of_cd
 from pytest_readonly_vm.image.disk_arch import LOADERS
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.layout import DiskLayout, Layouts
@@ -95,7 +96,9 @@ class Firmwares:
         self._bases = bases
         self._layouts = layouts
 
-    def get(self, config: VmConfig, hypervisor: Hypervisor, base: BaseImage | None) -> Firmware:
+    def get(
+        self, config: VmConfig, hypervisor: Hypervisor, base: BaseImage | None, cdrom: BaseImage | None = None
+    ) -> Firmware:
         """The firmware of such a machine.
 
         :raises ConfigurationError: what is asked for does not go together.
@@ -108,7 +111,9 @@ class Firmwares:
             return self._layouts.get(base, qemu_img=hypervisor.qemu_img)
 
         arch = hypervisor.qemu.arch
-        kind, reason = decide(config, arch=arch, layout=layout)
+        kind, reason = decide(
+            config, arch=arch, layout=layout, cd=lambda: firmware_of_cd(cdrom.chain[0]) if cdrom else frozenset()
+        )
         if kind == "bios":
             return Firmware(kind=kind, reason=reason)
         machine = machine_type(config, arch)
@@ -137,10 +142,17 @@ class Firmwares:
         )
 
 
-def decide(config: VmConfig, *, arch: str, layout: Callable[[], DiskLayout | None]) -> tuple[str, str]:
+def decide(
+    config: VmConfig,
+    *,
+    arch: str,
+    layout: Callable[[], DiskLayout | None],
+    cd: Callable[[], frozenset[str]] = frozenset,
+) -> tuple[str, str]:
     """The kind of firmware and why, with which the machine can be told.
 
     :param layout: looks at the disk, if there is one; called if it matters.
+    :param cd: by what firmware the CD boots, if there is one; called if it matters.
     :raises ConfigurationError: what is asked for does not go together.
     """
     origin = config.origin("firmware")
@@ -154,13 +166,16 @@ def decide(config: VmConfig, *, arch: str, layout: Callable[[], DiskLayout | Non
     machine = machine_type(config, arch)
     if arch not in X86:
         is_virt = machine == "virt" or machine.startswith("virt-")
-        if is_virt and arch in _LOADERS and config.image is not None:
-            return "uefi", f"{arch} machines of the type {machine} boot a disk by nothing else"
+        if is_virt and arch in _LOADERS and (config.image or config.cdrom) is not None:
+            return "uefi", f"{arch} machines of the type {machine} boot disks and CDs by nothing else"
         return "bios", f"{arch} machines of the type {machine} have their own"
-    if machine == "microvm" or (disk := layout()) is None or disk.has_boot_code:
-        return "bios", "a machine of this kind usually has it"
-    if (loader := _LOADERS[arch]) in disk.loaders:
+    disk = None if machine == "microvm" else layout()
+    if disk is not None and not disk.has_boot_code and (loader := _LOADERS[arch]) in disk.loaders:
         return "uefi", f"the image has {loader} in an EFI system partition and no boot code for a BIOS"
+    if machine != "microvm" and (disk is None or not disk.has_boot_code) and cd() == {"uefi"}:
+        return "uefi", "the CD boots by nothing else"
+    if disk is None or disk.has_boot_code:
+        return "bios", "a machine of this kind usually has it"
     return "bios", "the image has no loader for UEFI"
 
 

@@ -13,9 +13,10 @@ _DESCRIPTORS, _CATALOG, _BOOT, _ROOT, _END = 16, 19, 20, 21, 512
 _LOADED = 4  # sectors of 512 bytes
 
 
-def write_cd(path: Path, sector: bytes, *, as_disk: bytes = b"") -> Path:
+def write_cd(path: Path, sector: bytes, *, as_disk: bytes = b"", platform: int = 0) -> Path:
     """Write the image of a CD that boots into `sector`, and return `path`.
 
+    :param platform: 0 for an x86 BIOS, 0xEF for UEFI.
     :param as_disk: what boots if it is taken for a disk, as with the images that are for both.
     """
     image = bytearray(_END * _SECTOR)
@@ -28,7 +29,7 @@ def write_cd(path: Path, sector: bytes, *, as_disk: bytes = b"") -> Path:
     record = b"\0CD001\1" + b"EL TORITO SPECIFICATION".ljust(64, b"\0") + struct.pack("<I", _CATALOG)
     put(_DESCRIPTORS + 1, record)
     put(_DESCRIPTORS + 2, b"\xffCD001\1")
-    put(_CATALOG, _validation() + struct.pack("<BBHBBHI", 0x88, 0, 0, 0, 0, _LOADED, _BOOT))
+    put(_CATALOG, _validation(platform) + struct.pack("<BBHBBHI", 0x88, 0, 0, 0, 0, _LOADED, _BOOT))
     put(_BOOT, sector)
     put(_ROOT, _directory(b"\0") + _directory(b"\1"))
     path.write_bytes(image)
@@ -58,9 +59,9 @@ def _both(number: int) -> bytes:
     return struct.pack("<I", number) + struct.pack(">I", number)
 
 
-def _validation() -> bytes:
-    """The first entry of the boot catalogue, for an x86 BIOS: its words add up to zero."""
+def _validation(platform: int) -> bytes:
+    """The first entry of the boot catalogue: its words add up to zero."""
     entry = bytearray(32)
-    entry[0], entry[30], entry[31] = 1, 0x55, 0xAA
+    entry[0], entry[1], entry[30], entry[31] = 1, platform, 0x55, 0xAA
     entry[28:30] = struct.pack("<H", -sum(struct.unpack("<16H", entry)) & 0xFFFF)
     return bytes(entry)

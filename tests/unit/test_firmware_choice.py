@@ -39,8 +39,28 @@ def test_a_disk_decides_what_boots_it(layout: Any, kind: str, reason: str) -> No
 
 def test_other_machines_boot_disks_by_uefi() -> None:
     for arch in ("aarch64", "arm", "riscv64"):
-        assert decided(arch=arch) == ("uefi", f"{arch} machines of the type virt boot a disk by nothing else")
+        assert decided(arch=arch) == ("uefi", f"{arch} machines of the type virt boot disks and CDs by nothing else")
+        assert decided(arch=arch, image=None, cdrom="/x.iso")[0] == "uefi"
     assert decided(arch="s390x")[0] == decided(arch="aarch64", machine="raspi3b")[0] == "bios"
+
+
+@pytest.mark.parametrize(
+    ("layout", "cd", "kind"),
+    [
+        (None, {"bios"}, "bios"),
+        (None, {"bios", "uefi"}, "bios"),
+        (None, {"uefi"}, "uefi"),
+        (None, (), "bios"),
+        (NEITHER, {"uefi"}, "uefi"),
+        (NEITHER, {"bios", "uefi"}, "bios"),
+        (BIOS_ONLY, {"uefi"}, "bios"),
+        (UEFI_ONLY, {"bios"}, "uefi"),
+    ],
+)
+def test_a_cd_decides_where_the_disk_does_not(layout: Any, cd: Any, kind: str) -> None:
+    found, why = decide(VmConfig(), arch="x86_64", layout=lambda: layout, cd=lambda: frozenset(cd))
+    assert found == kind
+    assert ("the CD boots by nothing else" in why) is (kind == "uefi" and layout is not UEFI_ONLY)
 
 
 def test_whoever_gives_a_kernel_or_a_firmware_is_not_looked_at() -> None:
