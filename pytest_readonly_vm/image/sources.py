@@ -109,7 +109,9 @@ class ImageSources:
         with self._downloaded(place, config, arch) as found:  # of which nobody knows the digest before
             return self._kept(str(found.sha256), lambda folder: taken(found.path, folder), config, shown)
 
-    def _downloaded(self, place: ImageUrl | OciReference, config: VmConfig, arch: str | None) -> AbstractContextManager[Downloaded]:
+    def _downloaded(
+        self, place: ImageUrl | OciReference, config: VmConfig, arch: str | None
+    ) -> AbstractContextManager[Downloaded]:
         store = self._store(config)
         folder, limit = store.downloads, store.limit
         if isinstance(place, ImageUrl):

@@ -13,6 +13,7 @@ from pytest_readonly_vm.evidence.capsule.save import save_capsule
 from tests.accelerator import ACCEL
 from tests.guests import bootsector
 from tests.guests.cd import write_cd
+from tests.guests.grub_cd import write_grub_cd
 from tests.guests.tiny_cd import tiny_cd
 from tests.qemu.image_tools import run
 from tests.qemu.waiting import GENEROUS
@@ -181,6 +182,16 @@ def test_a_capsule_goes_on_with_its_cd_and_no_other(
         write_cd(elsewhere, bootsector.hello("another\n"))
         with pytest.raises(ImageError, match=r"elsewhere\.iso is not the CD of .*saved: its SHA-256 is "):
             resume_capsule(lab, capsule, cdrom=elsewhere)
+
+
+@pytest.mark.parametrize("beside_a_disk", [False, True])
+def test_a_cd_for_uefi_alone_is_booted_by_it(
+    boot: Callable[..., VirtualMachine], blank: Path, tmp_path: Path, beside_a_disk: bool
+) -> None:
+    cd = write_grub_cd(tmp_path, FROM_CD, platform="x86_64-efi")
+    image = {"image": blank, "cdrom": cd} if beside_a_disk else {"image": cd}
+    guest = boot(**image, ready=f"console:{FROM_CD}", memory="128M", start="cold")
+    assert guest.instance.spec.firmware.describe() == "uefi, as the CD boots by nothing else"
 
 
 def test_a_linux_on_a_cd_runs_commands_and_is_cloned() -> None:
