@@ -18,7 +18,7 @@ from pytest_readonly_vm.image.tries import Interrupted, Tries
 from pytest_readonly_vm.image.web import Web
 from pytest_readonly_vm.image.web_login import WebLogin
 
-_ABSENT = (401, 403, 404, 410)
+_ABSENT = (403, 404, 410)
 """What servers say of a file that is not there; stores of objects say 403."""
 _NO_HEAD = (403, 405, 501)
 

@@ -1,26 +1,22 @@
-"""Owns the conversation with web servers: proxies, certificates, redirects, time limits, and why one broke.
-
-The only file that imports urllib3, which is not installed with the package. It knows nothing of images.
+"""Owns the conversation with web servers: requests, redirects, time limits, and why one broke. It knows of no images.
 
 Nothing that is secret is in a message: of a URL only what `shown_url` leaves, of what urllib3 says only the cause.
 """
 
 import contextlib
-import os
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urljoin, urlsplit, urlunsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 from pytest_readonly_vm.config.image_url import INSECURE, shown_url
-from pytest_readonly_vm.errors import ConfigurationError, DownloadError, HostError
+from pytest_readonly_vm.errors import DownloadError
+from pytest_readonly_vm.image.connections import Connections
 from pytest_readonly_vm.image.tries import Interrupted
 
 if TYPE_CHECKING:
-    from urllib3 import BaseHTTPResponse, PoolManager
+    from urllib3 import BaseHTTPResponse
 
 CONNECT_PATIENCE = 20.0
 READ_PATIENCE = 30.0
@@ -34,7 +30,6 @@ _PIECE = 1 << 18
 _SHORT = 1 << 13  # bytes of a body that is sooner read than a new connection made
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
-_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class Credentials(Protocol):
@@ -105,30 +100,23 @@ class Answer:
 
 
 class Web:
-    """Connections to web servers, kept open between requests. A context manager."""
+    """Connections to web servers, kept open between requests. A context manager, for one thread."""
 
-    def __init__(self, *, insecure: bool) -> None:
+    def __init__(self, *, insecure: bool, direct: bool = False) -> None:
         """
         :param insecure: whether http will do, also where https leads there.
+        :param direct: whether no proxy is used, as what is on this computer is not to pass by another.
         :raises HostError: urllib3 is not installed.
         """
-        try:
-            import urllib3
-        except ImportError:
-            raise HostError(
-                "images from URLs and registries need urllib3: pip install 'pytest-readonly-vm[images]'"
-            ) from None
-        self._urllib3 = urllib3
         self._insecure = insecure
-        self._pools: dict[str, PoolManager] = {}
-        self._context: ssl.SSLContext | None = None
+        self._connections = Connections(direct=direct)
 
     def __enter__(self) -> "Web":
+        self._connections.open()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in self._pools.values():
-            pool.clear()
+        self._connections.close()
 
     @contextlib.contextmanager
     def ask(
@@ -161,11 +149,11 @@ class Web:
     def _response(
         self, url: str, credentials: Credentials, method: str, headers: Mapping[str, str], body: bytes | None
     ) -> "BaseHTTPResponse":
-        asked: dict[str, str] = {}
+        is_second = False
         while True:
             own = credentials.headers(url)
             with _interruptions(url):
-                response = self._pool(url).request(
+                response = self._connections.pool(url).request(
                     method,
                     url,
                     body=body,
@@ -174,13 +162,15 @@ class Web:
                     retries=False,
                     preload_content=False,
                     decode_content=False,
-                    timeout=self._urllib3.Timeout(connect=CONNECT_PATIENCE, read=READ_PATIENCE),
+                    timeout=self._connections.timeout(connect=CONNECT_PATIENCE, read=READ_PATIENCE),
                 )
             challenge = response.headers.get("WWW-Authenticate", "")
-            if response.status != 401 or asked or not credentials.take_challenge(url, challenge):
+            if response.status != 401 or is_second:
                 return response
-            _leave(response)
-            asked[url] = challenge
+            _leave(response)  # of which nobody wants more than the status
+            if not credentials.take_challenge(url, challenge):
+                return response
+            is_second = True
 
     def _where_to(self, url: str, response: "BaseHTTPResponse") -> str:
         location = response.headers.get("Location", "")
@@ -198,61 +188,6 @@ class Web:
                 f"comes by http; take another URL, or put {INSECURE} after its #"
             )
         return target
-
-    def _pool(self, url: str) -> "PoolManager":
-        parts = urlsplit(url)
-        proxies = getproxies_environment()
-        proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
-        if proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
-            proxy = ""
-        if proxy not in self._pools:
-            self._pools[proxy] = self._new_pool(proxy if not proxy or "://" in proxy else f"http://{proxy}")
-        return self._pools[proxy]
-
-    def _new_pool(self, proxy: str) -> "PoolManager":
-        self._context = self._context or _tls()
-        if not proxy:
-            return self._urllib3.PoolManager(ssl_context=self._context)
-        try:
-            parts = urlsplit(proxy)
-            login = f"{_plain(parts.username)}:{_plain(parts.password)}" if parts.username else None
-            bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], path="", query=""))
-            return self._urllib3.ProxyManager(
-                bare,
-                proxy_headers=self._urllib3.make_headers(proxy_basic_auth=login),
-                ssl_context=self._context,
-                proxy_ssl_context=self._context,
-            )
-        except (ValueError, self._urllib3.exceptions.HTTPError):
-            raise ConfigurationError(
-                f"{shown_url(proxy)}, which HTTP_PROXY, HTTPS_PROXY or ALL_PROXY of the environment names, is no proxy "
-                "that can be used; write it like http://proxy.example.org:3128"
-            ) from None
-
-
-def _plain(part: str | None) -> str:
-    from urllib.parse import unquote
-
-    return unquote(part or "")
-
-
-def _tls() -> ssl.SSLContext:
-    """The system's certificates, or those that a variable names which others in Python heed, or OpenSSL itself."""
-    for variable in _CA_VARIABLES:
-        named = os.environ.get(variable)
-        if not named:
-            continue
-        try:
-            context = ssl.create_default_context(
-                **({"capath": named} if Path(named).is_dir() else {"cafile": named})  # type: ignore[arg-type]
-            )
-        except OSError as error:  # ssl.SSLError is one
-            reason = error.strerror if error.errno and not isinstance(error, ssl.SSLError) else "it has no certificate"
-            raise ConfigurationError(
-                f"{named}, which {variable} of the environment names, cannot be used: {reason}"
-            ) from None
-        return context
-    return ssl.create_default_context()
 
 
 @contextlib.contextmanager

@@ -378,8 +378,9 @@ def test_redirects_are_followed_and_carry_no_password_to_another(server: Site, d
 
 
 def test_a_password_of_the_url_or_of_netrc_is_used_and_not_shown(
-    server: Site, downloads: Downloads, tmp_path: Path
+    server: Site, downloads: Downloads, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG")
     server.user = "Basic bWU6czNjcmV0"
     url = server.put("x.img", CONTENT)
     refused = downloads.refused(pinned(url))
@@ -391,7 +392,7 @@ def test_a_password_of_the_url_or_of_netrc_is_used_and_not_shown(
     server.files["/x.img"].content = b"another"
     with_password = url.replace("http://", "http://me:s3cret@") + "?signature=s3cret"
     assert "s3cret" not in downloads.refused(pinned(with_password))
-    assert "s3cret" not in f"{downloads} {ImageUrl.parse(pinned(with_password))!r}"
+    assert "s3cret" not in f"{downloads} {ImageUrl.parse(pinned(with_password))!r} {caplog.text}"
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[", ""])
@@ -603,7 +604,7 @@ def test_what_nobody_has_gone_on_with_for_weeks_goes(server: Site, downloads: Do
 
 def test_without_urllib3_the_sentence_has_the_command(downloads: Downloads, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "urllib3", None)
-    with pytest.raises(HostError, match=r"need urllib3: pip install 'pytest-readonly-vm\[download\]'"):
+    with pytest.raises(HostError, match=r"need urllib3: pip install 'pytest-readonly-vm\[images\]'"):
         downloads.get(f"https://example.org/x.img#sha256={SHA256}")
 
 

@@ -1,0 +1,133 @@
+"""Owns what a layer of a containerdisk has: the disk below ``/disk``, and what it hides of the layers below it.
+
+A layer is a stranger's archive: a disk that is taken out of it gets a name of ours, and has bounds. How a layer hides
+what is below it is said in https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_readonly_vm.config.digest import Digest
+from pytest_readonly_vm.errors import DownloadError, HostError, ImageError, OutOfSpace
+from pytest_readonly_vm.host.atomic_file import atomic_file
+from pytest_readonly_vm.host.os_errors import explain, is_lack
+from pytest_readonly_vm.image.archives import Member, tar_members
+from pytest_readonly_vm.image.packed_streams import ByteStream, can_unpack, unpacked
+from pytest_readonly_vm.image.signatures import HEAD, Stream, packing_of
+from pytest_readonly_vm.image.sparse import write_pages
+
+_FOLDER = "disk/"
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_CHUNK = 1 << 20
+_ZEROS = bytes(_CHUNK)
+_LARGEST = 16
+"""How many times the limit a layer may be large that is mostly zeros: reading them takes time, and no room."""
+
+
+@dataclass(slots=True)
+class Above:
+    """What layers hide of those below them."""
+
+    names: set[str] = field(default_factory=set)
+    hides_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk that was taken out of a layer."""
+
+    path: Path
+    sha256: Digest
+
+
+def take_disk(layer: Path, folder: Path, above: Above, *, what: str, limit: int) -> Disk | None:
+    """The disk of a layer, as a file in a folder; None if there is none that those above do not hide.
+
+    What the layer hides in its turn is added to `above`.
+
+    :param limit: bytes that it may take on the disk.
+    :raises ImageError: there are several, or it is no file, or the layer is damaged or too large.
+    :raises OutOfSpace: the folder has no room for it.
+    :raises HostError: it cannot be put there. After any error nothing of it is left.
+    """
+    target = folder / f"{layer.name}-disk"
+    hidden = set(above.names)
+    found: dict[str, Disk] = {}
+    try:
+        with layer.open("rb", buffering=0) as file:
+            for member in tar_members(_plain(ByteStream(file.read), what, limit), what):
+                name = member.name.lstrip("/")
+                if name in (f"{_WHITEOUT}disk", _OPAQUE, f"{_FOLDER}{_OPAQUE}"):
+                    above.hides_all = True
+                elif name.startswith(f"{_FOLDER}{_WHITEOUT}"):
+                    above.names.add(name.replace(_WHITEOUT, "", 1))
+                elif _is_in_folder(name) and name not in hidden:
+                    if member.link:
+                        raise DownloadError(f"{what} has {member.link} in the place of its disk, {name}")
+                    found[name] = _taken(member, target, what, limit)
+        if len(found) > 1:
+            raise DownloadError(
+                f"{what} has several disks, and which one is meant cannot be told: {', '.join(sorted(found))}"
+            )
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    return next(iter(found.values()), None)
+
+
+def _is_in_folder(name: str) -> bool:
+    """Whether it is a file of the folder itself that can be a disk; hidden ones are there to keep folders."""
+    rest = name.removeprefix(_FOLDER)
+    return rest != name and "/" not in rest and not rest.startswith(".")
+
+
+def _plain(packed: ByteStream, what: str, limit: int) -> ByteStream:
+    """The archive, bounded, whatever it is packed by."""
+    kind = packing_of(packed.peek(HEAD))
+    is_packed = isinstance(kind, Stream) and can_unpack(kind)
+    source = unpacked(packed, kind, what) if isinstance(kind, Stream) and is_packed else packed
+    position = 0
+
+    def read(size: int) -> bytes:
+        nonlocal position
+        data = source.read(size)
+        position += len(data)
+        if position > _LARGEST * limit:
+            raise DownloadError(
+                f"{what} has a layer of more than {_LARGEST} times what the store of images may take; enlarge it by "
+                "--vm-image-store-size"
+            )
+        return data
+
+    return ByteStream(read)
+
+
+def _taken(member: Member, target: Path, what: str, limit: int) -> Disk:
+    sha256, position, written = hashlib.sha256(), 0, 0
+    try:
+        with atomic_file(target, mode=0o600) as file:
+            for data in _pieces(member.content):
+                sha256.update(data)
+                if not _ZEROS.startswith(data):
+                    written += write_pages(file.fileno(), data, len(data), position)
+                position += len(data)
+                if written > limit:
+                    raise ImageError(
+                        f"{what}: {member.name} is too large: more than the {limit >> 20} MiB that the store of images "
+                        "may take; enlarge it by --vm-image-store-size"
+                    )
+            file.truncate(position)
+    except OSError as error:
+        sentence = f"{target.parent} cannot take the {member.size >> 20} MiB of {what}: {explain(error)}"
+        if is_lack(error):
+            raise OutOfSpace(f"{sentence}; make room, or name another folder by --vm-image-store=DIR") from None
+        raise HostError(sentence) from None
+    return Disk(target, Digest("sha256", sha256.hexdigest()))
+
+
+def _pieces(content: ByteStream) -> Iterator[bytes]:
+    while data := content.read(_CHUNK):
+        yield data
