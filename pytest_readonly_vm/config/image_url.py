@@ -1,6 +1,6 @@
 """Owns how the URL of an image is written: its digest after ``#``, and what of it may be shown. Pure."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
@@ -19,6 +19,8 @@ class ImageUrl:
     digest: Digest | None
     """That of the file as it is published, if somebody wrote it here."""
     insecure: bool
+    says: str = field(default="what is written after #", compare=False)
+    """Who says the digest, for people."""
 
     @classmethod
     def parse(cls, written: str) -> Self:
@@ -48,6 +50,10 @@ class ImageUrl:
                 f"or put {'&' if parts.fragment else '#'}{INSECURE} at the end"
             )
         return cls(url, digest, insecure)
+
+    def pinned(self, digest: Digest | None, *, says: str) -> Self:
+        """The same with the digest that somebody else says; `says` is who, for people."""
+        return replace(self, digest=digest, says=says)
 
     @property
     def name(self) -> str:

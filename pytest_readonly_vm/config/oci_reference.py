@@ -4,7 +4,7 @@ The grammar is that of the distribution specification: https://github.com/openco
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -59,6 +59,10 @@ class OciReference:
         if not colon:
             tag = "" if at else "latest"
         return cls(registry, repository, tag or None, Digest.parse(digest) if at else None, fragment == INSECURE)
+
+    def pinned(self, digest: Digest | None, *, says: str) -> Self:
+        """The same with the digest that somebody else says. Who, is of no use: a registry has nothing else by it."""
+        return replace(self, digest=digest)
 
     @property
     def is_of_loopback(self) -> bool:

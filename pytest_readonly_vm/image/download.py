@@ -61,7 +61,7 @@ def _digest(web: Web, image: ImageUrl, login: WebLogin, warn: Callable[[str], ob
     if image.url.startswith("http:"):
         warn(f"{image} comes by http, so anybody on the way can read it{'' if image.digest else ', and change it'}")
     if image.digest is not None:
-        return image.digest, "what is written after #"
+        return image.digest, image.says
     lacking = ""
     for name in checksums.names_beside(image.name) if image.name else ():
         url = image.beside(name)

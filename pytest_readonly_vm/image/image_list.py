@@ -113,7 +113,7 @@ def _image(entry: ListedImage, path: Path) -> object:
         digest = Digest.parse(entry.digest) if entry.digest is not None else found.place.digest
     except ValueError as error:
         raise ConfigurationError(f"{path}: {entry.name}: {error}") from None
-    return replace(found, place=replace(found.place, digest=digest), folder=path.parent, label=entry.name)
+    return replace(found, place=found.place.pinned(digest, says=str(path)), folder=path.parent, label=entry.name)
 
 
 def _entry(path: Path, name: str, entry: object) -> ListedImage:

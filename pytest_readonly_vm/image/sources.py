@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import astuple, replace
+from dataclasses import astuple
 from pathlib import Path
 
 from pytest_readonly_vm.config.image_reference import ImageReference
@@ -89,7 +89,8 @@ class ImageSources:
         assert not isinstance(place, str)
         arch = None if config.arch == "auto" else config.arch
         if place.digest is None:
-            place = replace(place, digest=self.look(image, arch=arch).digest)
+            there = self.look(image, arch=arch)
+            place = place.pinned(there.digest, says=there.says)
 
         def taken(path: Path, folder: Path) -> Path:
             if _is_packed(path):
