@@ -28,7 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
             terminal.say(f"booting {config.boots}, which is not written; Ctrl-] ends the machine")
         with started(config, terminal) as vm:
             status, how = on_console(vm, terminal)
-        terminal.say(f"{how}; {config.image} is as it was" if config.image else how)
+        base = config.image or config.cdrom
+        terminal.say(f"{how}; {base} is as it was" if base else how)
     return status
 
 

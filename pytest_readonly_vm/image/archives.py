@@ -5,6 +5,7 @@ says of lengths does not decide how much memory is taken.
 """
 
 import contextlib
+import errno
 import io
 import lzma
 import stat
@@ -99,6 +100,10 @@ def _complaints(what: str, tool: str) -> Iterator[None]:
         raise ImageError(f"{what} has more than {_LONGEST_HEADER >> 20} MiB of headers for one file") from None
     except NotImplementedError as error:
         raise ImageError(f"{what} is packed in a way that Python does not know ({error}); unpack it by hand") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the beginning, as it says
+            raise
+        raise ImageError(f"{what} is damaged or truncated, as its parts are nowhere; download it again") from None
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
         raise ImageError(f"{what} is damaged or truncated, {tool} finds: {error}; download it again") from None
 

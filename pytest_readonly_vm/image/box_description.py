@@ -6,6 +6,8 @@ The words are those of DMTF's DSP0243 (Open Virtualization Format) and of vagran
 import json
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 LONGEST = 1 << 20
@@ -14,7 +16,7 @@ LONGEST = 1 << 20
 
 def is_description(name: str) -> bool:
     """Whether a member of an archive may be one, by its name."""
-    return name.endswith(".ovf") or name == "metadata.json"
+    return name.endswith(".ovf") or PurePosixPath(name).name == "metadata.json"
 
 
 def described_disks(texts: Mapping[str, bytes]) -> list[str]:
@@ -22,12 +24,11 @@ def described_disks(texts: Mapping[str, bytes]) -> list[str]:
 
     :raises ValueError: one cannot be understood.
     """
-    names: list[str] = []
+    names: dict[str, None] = {}
     for name, text in texts.items():
         for disk in _of_ovf(text) if name.endswith(".ovf") else _of_box(text):
-            if disk not in names:
-                names.append(disk)
-    return names
+            names[str(PurePosixPath(name).parent / disk)] = None  # which they say from where they are
+    return list(names)
 
 
 def _of_ovf(text: bytes) -> list[str]:
@@ -44,7 +45,9 @@ def _of_ovf(text: bytes) -> list[str]:
     ]
     files = {found.get("id"): found.get("href", "") for tag, found in elements if tag == "File"}
     # A disk without a file is an empty one.
-    return [files.get(found["fileRef"], "") for tag, found in elements if tag == "Disk" and found.get("fileRef")]
+    return [
+        unquote(files.get(found["fileRef"], "")) for tag, found in elements if tag == "Disk" and found.get("fileRef")
+    ]
 
 
 def _of_box(text: bytes) -> list[str]:
@@ -53,4 +56,4 @@ def _of_box(text: bytes) -> list[str]:
         raise ValueError("it is no object of JSON")
     disks = found.get("disks")
     named = [disk.get("path") for disk in disks if isinstance(disk, dict)] if isinstance(disks, list) else []
-    return [name.removeprefix("./") for name in named if isinstance(name, str)]
+    return [name for name in named if isinstance(name, str)]

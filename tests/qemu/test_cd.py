@@ -129,6 +129,14 @@ def test_a_cd_that_is_written_is_found_out(small: Callable[..., VmConfig], cd: P
             lab.check_bases(during="a test")
 
 
+def test_nothing_is_written_over_a_cd(small: Callable[..., VmConfig], cd: Path, blank: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").hardlink_to(cd)
+    for config in (small(blank, cdrom=cd), small(cd)):
+        with Lab() as lab:
+            lab.spec(config, "guest")
+            assert lab.output_guard.why_not(tmp_path / "link") is not None
+
+
 def test_a_replaced_cd_makes_another_template(small: Callable[..., VmConfig], cd: Path) -> None:
     for words in (FROM_CD, "from another CD"):
         cd.unlink(missing_ok=True)

@@ -199,6 +199,8 @@ QCOW2, VMDK = converted("qcow2"), converted("vmdk", "-o", "subformat=streamOptim
         (gzip.compress(tar(("metadata.json", NEW_BOX), ("spare.img", DISK), ("system.img", QCOW2))), QCOW2),
         (tar(("x.ovf", ovf("x.vmdk")), ("x.mf", b"SHA256\n"), ("x.vmdk", VMDK), ("y.iso", DISK)), VMDK),
         (tar(("x.vmdk", VMDK), ("y.img", DISK), ("x.ovf", ovf("x.vmdk"))), VMDK),
+        (tar(("x/y.ovf", ovf("a%20b.vmdk")), ("x/a b.vmdk", VMDK), ("x/c.vmdk", QCOW2)), VMDK),
+        (tar(("./x/system.img", QCOW2), ("./x/y.img", DISK), ("./x/metadata.json", NEW_BOX)), QCOW2),
         (tar(("x.ovf", ovf("x.vmdk.gz")), ("x.vmdk.gz", gzip.compress(VMDK))), VMDK),
         (tar(("README", b"read me\n"), ("vars.fd", bytes(1 << 18)), ("disk.raw", DISK)), DISK),
         (tar(("a" * 300 + "/disk.raw", DISK), format=tarfile.PAX_FORMAT), DISK),
