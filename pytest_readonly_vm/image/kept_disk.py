@@ -4,6 +4,7 @@ QEMU cannot freeze a guest whose base is a VMDK, VDI, VHD or VHDX: it would boot
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,6 +16,8 @@ from pytest_readonly_vm.image.disk_formats import FIXED, FOOTER, vhd_type
 from pytest_readonly_vm.image.inspection import inspect_chain
 from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
 from pytest_readonly_vm.image.self_contained import refuse_other_files
+
+MAKE_ROOM = "make room, or name another folder by --vm-image-store=DIR"
 
 _UNFREEZABLE = ("vmdk", "vdi", "vhdx", "vpc")
 _PATIENCE = 3600.0
@@ -65,7 +68,9 @@ def _converted(path: Path, format: str, target: Path, limit: int, shown: str, qe
         done = run_tool(argv, timeout=_PATIENCE)
         if done.returncode != 0:
             words = " ".join(done.stderr.split()).replace("qemu-img: ", "") or "no word of why"
-            raise ImageError(f"{shown} cannot be converted from {format} to qcow2 in {target.parent}: {words:.300}")
+            advice = f"; {MAKE_ROOM}" if os.strerror(errno.ENOSPC) in words else ""
+            what = f"{shown} cannot be converted from {format} to qcow2 in {target.parent}"
+            raise ImageError(f"{what}: {words:.300}{advice}")
         path.unlink()
         return part.rename(target)
     finally:

@@ -18,7 +18,7 @@ from pytest_readonly_vm.host import os_errors
 from pytest_readonly_vm.image.archives import Member, tar_members, zip_members
 from pytest_readonly_vm.image.box_description import LONGEST, described_disks, is_description
 from pytest_readonly_vm.image.disk_formats import is_description_of_vmdk, is_disk, virtual_size
-from pytest_readonly_vm.image.kept_disk import keep_disk
+from pytest_readonly_vm.image.kept_disk import MAKE_ROOM, keep_disk
 from pytest_readonly_vm.image.not_a_disk import why_no_content_of_a_disk
 from pytest_readonly_vm.image.packed_streams import ByteStream, can_unpack, unpacked
 from pytest_readonly_vm.image.signatures import HEAD, TAR, ZIP, Archive, Stream, packing_of
@@ -30,7 +30,7 @@ Progress = Callable[[int, int | None], None]
 _CHUNK = 1 << 20
 _ZEROS = bytes(_CHUNK)
 _DEEPEST = 4
-_LARGEST = 16
+_LARGEST = 4
 """How many times the limit a disk may be large that is mostly zeros: reading them takes time, and no room."""
 _OVERHEAD = 64 << 20
 """What the file of an empty disk may take in a format; for others twice what the disk has, as with old snapshots."""
@@ -68,7 +68,7 @@ def unpack(
     """Put the one disk that is in a file into a folder of ours, as `keep_disk` has it, and return its path.
 
     Zeros are holes. Whatever ends it before, also a Ctrl-C, leaves nothing there. The disk may take `limit` bytes of
-    the file system, and be 16 times as large with its zeros; in a format that says how large it is, twice that.
+    the file system, and be four times as large with its zeros; in a format that says how large it is, twice that.
 
     :param shown: the file and where it was named, for messages.
     :raises ImageError: there is no disk, or another one; it is damaged, truncated, encrypted, too large, or needs other
@@ -238,10 +238,10 @@ class _Unpacking:
         """What the kernel refuses, as a sentence about this image."""
         if not os_errors.is_lack(error) and error.errno != errno.EFBIG:
             return f"{self.shown} cannot be unpacked: {error.strerror}"
-        size = "more than" if self.size is None else f"up to {self.size >> 20} MiB, and had"
+        size = "more than" if self.size is None else f"up to {self.size >> 20} MiB, and there was room for"
         return (
-            f"{self.shown} cannot be unpacked into {self.folder}: {error.strerror}; its disk has {size} "
-            f"{self.written >> 20} MiB; make room, or name another folder by --vm-image-store=DIR"
+            f"{self.shown} cannot be unpacked into {self.folder}: {error.strerror}; its disk takes {size} "
+            f"{self.written >> 20} MiB; {MAKE_ROOM}"
         )
 
     def remove(self) -> None:
