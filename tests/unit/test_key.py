@@ -24,6 +24,9 @@ from tests.unit.test_layer import installed
 OTHER_VALUES = {
     "image": "other",
     "format": "raw",
+    "cdrom": "other",
+    "image_store": "other",
+    "image_store_size": "1G",
     "memory": "2G",
     "cpus": 2,
     "cpu_model": "qemu64",
