@@ -4,7 +4,6 @@ All that distributions publish: lines of GNU coreutils (``HEX  name``, ``HEX *na
 (``SHA256 (name) = HEX``), a digest by itself, and each of these within a signature of OpenPGP, which is not checked.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 
@@ -53,10 +52,9 @@ def find(text: str, name: str, *, is_its_own: bool) -> Digest | None:
     return None
 
 
-def nearest(text: str, name: str) -> str | None:
-    """The name in a text that is most like the one that is not there."""
-    names = [written.removeprefix("./") for written, _ in _entries(text) if written]
-    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
+def names(text: str) -> list[str]:
+    """The names that a text has digests of."""
+    return [written.removeprefix("./") for written, _ in _entries(text) if written]
 
 
 def _entries(text: str) -> Iterator[tuple[str, Digest]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.digest import Digest
 from pytest_readonly_vm.config.image_url import INSECURE, ImageUrl, shown_url
+from pytest_readonly_vm.config.values import nearest
 from pytest_readonly_vm.errors import DownloadError
 from pytest_readonly_vm.image import checksums
 from pytest_readonly_vm.image.located import Downloaded, Located
@@ -73,9 +74,13 @@ def _digest(web: Web, image: ImageUrl, login: WebLogin, warn: Callable[[str], ob
             raise DownloadError(f"{shown_url(url)} {error}") from None
         if digest is not None:
             return digest, shown_url(url)
-        if (near := checksums.nearest(text, image.name)) is not None:
-            lacking = lacking or f"{shown_url(url)} has no digest of {image.name} (did you mean {near}?)"
-    lacking = lacking or f"there is no file of checksums beside {image}, such as SHA512SUMS or {image.name}.sha256"
+        if known := checksums.names(text):
+            lacking = lacking or f"{shown_url(url)} has no digest of {image.name}{nearest(image.name, known)}"
+    lacking = lacking or (
+        f"there is no file of checksums beside {image}, such as SHA512SUMS or {image.name}.sha256"
+        if image.name
+        else f"{image} ends without the name of a file, of which there could be a digest"
+    )
     if image.insecure:
         warn(f"{image} is used without a digest, so nobody knows which file it is: {lacking}")
         return None, ""

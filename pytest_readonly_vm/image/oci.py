@@ -28,6 +28,7 @@ _ARCHITECTURES = {
     "i686": "386",
     "arm": "arm",
     "armv7l": "arm",
+    "ppc64": "ppc64le",
     "loongarch64": "loong64",
 }
 """What Go calls them, where that differs from what the kernel and QEMU do."""

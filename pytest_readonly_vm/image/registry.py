@@ -31,7 +31,7 @@ MANIFESTS = (
 )
 
 _LARGEST = 4 << 20  # bytes of a manifest, as the specification has it
-_CHALLENGE = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_PARAMETER = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,8 @@ class Registry:
             if found != expected:
                 raise DownloadError(f"{shown_url(url)} is another manifest than its digest says: {found}, {expected}")
             digest = found
-        try:
-            content = json.loads(body)
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
+        content = _object(body)
+        if not content:
             raise DownloadError(f"{shown_url(url)} is no manifest of an image")
         return Manifest(digest, str(content.get("mediaType") or kind.partition(";")[0].strip()), content)
 
@@ -113,11 +110,10 @@ class Registry:
         if not self._is_login_known:
             self._login = login_for(self._reference.registry, self._reference.repository)
             self._is_login_known = True
-        scheme, _, rest = challenge.partition(" ")
         before = self._authorization
-        if scheme.lower() == "bearer":
-            self._authorization = f"Bearer {self._token(dict(_CHALLENGE.findall(rest)))}"
-        elif scheme.lower() == "basic" and self._login is not None:
+        if bearer := re.search(r"\bbearer\s+(.*)", challenge, re.IGNORECASE):  # there may be several ways
+            self._authorization = f"Bearer {self._token(dict(_PARAMETER.findall(bearer[1])))}"
+        elif re.match(r"basic\b", challenge, re.IGNORECASE) and self._login is not None:
             self._authorization = basic(self._login.user, self._login.password)
         return self._authorization != before
 
@@ -154,11 +150,7 @@ class Registry:
         with self._web.ask(url, credentials=_ForOne(url, headers), method=method, body=form) as answer:
             if answer.status != 200:
                 raise DownloadError(self._refusal(answer.reason, answer.status))
-            try:
-                found = json.loads(answer.text(_LARGEST))
-            except ValueError:
-                found = None
-            return found if isinstance(found, dict) else {}
+            return _object(answer.text(_LARGEST))
 
     def _refusal(self, reason: str, status: int) -> str:
         sentence = f"{self._reference}: the registry answers {reason}"
@@ -195,6 +187,15 @@ class _ForOne:
 
     def take_challenge(self, url: str, challenge: str) -> bool:
         return False
+
+
+def _object(text: bytes) -> Mapping[str, Any]:
+    """The object that a text in JSON is; empty, if it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _known(said: str | None) -> Digest | None:

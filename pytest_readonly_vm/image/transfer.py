@@ -30,7 +30,11 @@ STOPPED_PATIENCE = 3.0
 _ENOUGH_PROGRESS = 1 << 20
 """Bytes further than ever before, after which failures are counted anew: so a file that never comes whole ends, too."""
 _STALE = 14 * 86400.0
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+# What a server says is a stranger's: numbers have bounds, and what is sent back to it is fit for a header.
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
+_TIME = re.compile(r"[\x20-\x7e]+")
 _HASHED_ALWAYS = "sha256"
 
 
@@ -233,10 +237,11 @@ class _Transfer:
 def version_of(answer: Answer) -> Version:
     """Which version of the file an answer is about; its size is that of a whole one only."""
     length = answer.headers.get("Content-Length", "")
-    is_whole = answer.status == 200 and length.isdecimal() and "Transfer-Encoding" not in answer.headers
+    is_whole = answer.status == 200 and _LENGTH.fullmatch(length) and "Transfer-Encoding" not in answer.headers
+    etag, modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
     return Version(
-        etag=answer.headers.get("ETag"),
-        modified=answer.headers.get("Last-Modified"),
+        etag=etag if _ETAG.fullmatch(etag) else None,
+        modified=modified if _TIME.fullmatch(modified) else None,
         size=int(length) if is_whole else None,
     )
 

@@ -4,6 +4,7 @@ Nothing that is secret is in a message: of a URL only what `shown_url` leaves, o
 """
 
 import contextlib
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,6 @@ SLOW_PATIENCE = 60.0
 
 _MOST_REDIRECTS = 10
 _PIECE = 1 << 18
-_SHORT = 1 << 13  # bytes of a body that is sooner read than a new connection made
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
 
@@ -177,7 +177,7 @@ class Web:
         try:
             parts = urlsplit(urljoin(url, location))
             target = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
-            host = parts.hostname
+            host, _port = parts.hostname, parts.port
         except ValueError:
             host = None
         if not location or not host or parts.scheme not in ("https", "http"):
@@ -241,7 +241,7 @@ def _cause(error: BaseException) -> str:
 def _leave(response: "BaseHTTPResponse") -> None:
     """Keep the connection for the next request where that is cheap; else close it."""
     length = response.headers.get("Content-Length", "")
-    if length.isdecimal() and int(length) <= _SHORT:
+    if re.fullmatch(r"[0-9]{1,4}", length):
         response.drain_conn()
     response.close()
 
@@ -252,4 +252,4 @@ def _status(response: "BaseHTTPResponse") -> str:
 
 def _pause(response: "BaseHTTPResponse") -> float:
     written = response.headers.get("Retry-After", "")
-    return float(written) if written.isdecimal() else 0.0
+    return float(written) if re.fullmatch(r"[0-9]{1,9}", written) else 0.0

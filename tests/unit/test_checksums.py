@@ -69,6 +69,5 @@ def test_two_digests_for_a_name_are_an_error() -> None:
         checksums.find(f"{A}  x.img\n{B}  x.img\n", "x.img", is_its_own=False)
 
 
-def test_the_nearest_name_is_known() -> None:
-    assert checksums.nearest(f"{A}  ./debian-13.qcow2\n{B}  README\n", "debian-12.qcow2") == "debian-13.qcow2"
-    assert checksums.nearest(f"{A}  README\n", "debian-12.qcow2") is None
+def test_the_names_are_known() -> None:
+    assert checksums.names(f"{A}  ./debian-13.qcow2\n{B}  README\n{A}\n") == ["debian-13.qcow2", "README"]

@@ -221,6 +221,27 @@ def test_chunks_without_a_length_come_whole(server: Site, downloads: Downloads) 
     assert downloads.progress[-1] == ("downloading x.img", len(CONTENT), None)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": "9" * 5000},
+        {"Content-Length": "-1"},
+        {"ETag": "unquoted", "Last-Modified": "\x1b[2J"},
+        {"Content-Range": f"bytes {'9' * 5000}-1/1"},
+        {"Retry-After": "9" * 5000},
+    ],
+)
+def test_headers_that_make_no_sense_do_no_harm(server: Site, downloads: Downloads, headers: dict[str, str]) -> None:
+    faults = [Fault(status=503, headers=headers)] if "Retry-After" in headers else []
+    faults += [Fault(cut=PART), Fault(headers=headers)] if "Content-Range" in headers else [Fault(headers=headers)]
+    assert downloads.get(pinned(server.put("x.img", CONTENT, *faults))) == CONTENT
+
+
+def test_a_body_without_a_length_that_is_cut_is_not_taken_for_whole(server: Site, downloads: Downloads) -> None:
+    url = server.put("x.img", CONTENT, Fault(cut=PART, headers={"Content-Length": "nonsense"}))
+    assert "its digest is sha256:" in downloads.refused(pinned(url))
+
+
 # What is refused, of which nothing is left.
 
 
@@ -343,7 +364,7 @@ def test_a_name_that_is_missing_is_said_with_the_nearest(
     here.put("missing/SHA256SUMS", f"{SHA256}  debian-13.qcow2\n".encode())
     hint = "write the digest behind the URL, as in #sha256=HEX, or #insecure to do without one"
     assert downloads.refused(url) == (
-        f"{here.url}/missing/SHA256SUMS has no digest of debian-12.qcow2 (did you mean debian-13.qcow2?); {hint}"
+        f"{here.url}/missing/SHA256SUMS has no digest of debian-12.qcow2 (did you mean 'debian-13.qcow2'?); {hint}"
     )
     bare = here.put("bare/x.img", CONTENT)
     assert downloads.refused(bare) == (
@@ -351,6 +372,13 @@ def test_a_name_that_is_missing_is_said_with_the_nearest(
     )
     assert downloads.get(f"{bare}#insecure") == CONTENT
     assert downloads.warned[-1].startswith(f"{bare} is used without a digest, so nobody knows which file it is: there")
+
+
+def test_a_url_without_a_name_has_no_digest_beside_it(server: Site, downloads: Downloads) -> None:
+    server.put("", CONTENT)
+    assert downloads.get(f"{server.url}/#insecure") == CONTENT
+    assert f"{server.url}/ ends without the name of a file, of which there could be a digest" in downloads.warned[-1]
+    assert len(server.asked) == 1
 
 
 def test_where_an_image_is_can_be_asked_without_downloading_it(server: Site) -> None:
@@ -395,7 +423,7 @@ def test_a_password_of_the_url_or_of_netrc_is_used_and_not_shown(
     assert "s3cret" not in f"{downloads} {ImageUrl.parse(pinned(with_password))!r} {caplog.text}"
 
 
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[", ""])
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/x", "http://[", "http://a:99999/", ""])
 def test_redirects_lead_nowhere_but_into_the_web(server: Site, downloads: Downloads, target: str) -> None:
     server.redirects["/x.img"] = target
     assert downloads.refused(pinned(f"{server.url}/x.img")) == (

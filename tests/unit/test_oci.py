@@ -31,6 +31,7 @@ from tests.web_tokens import TOKEN_LOGIN, token_server
 DISK = random.Random(11).randbytes(1 << 18) + bytes(1 << 18)
 SHA256 = hashlib.sha256(DISK).hexdigest()
 OTHER = b"another disk"
+NESTED = b"[" * 100_000
 REPEATED = b"data" * (1 << 20)
 """4 MiB without zeros, which take little when they are packed."""
 
@@ -287,6 +288,7 @@ def test_a_blob_and_a_manifest_that_were_changed_are_refused(shelf: Registry, im
         ({"layers": 7}, "is empty"),
         ({"mediaType": "application/x"}, "is no image with layers, but application/x"),
         ([], "is no manifest of an image"),
+        (NESTED, "is no manifest of an image"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_a_sentence(tmp_path: Path, manifest: Any, sentence: str) -> None:
@@ -294,7 +296,7 @@ def test_a_manifest_that_makes_no_sense_is_a_sentence(tmp_path: Path, manifest: 
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps(manifest).encode()
+            body = manifest if manifest is NESTED else json.dumps(manifest).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/vnd.oci.image.manifest.v1+json")
             self.send_header("Content-Length", str(len(body)))
