@@ -83,7 +83,7 @@ def tables(runs: int) -> Iterator[Table]:
 
 
 def _yardstick(config: VmConfig) -> str:
-    assert config.image is not None
+    assert isinstance(config.image, Path)
     with Lab() as lab:
         vm = lab.start(config, name="yardstick")
         vm.close()
