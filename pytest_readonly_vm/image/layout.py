@@ -5,6 +5,7 @@ Specification for the types of partitions.
 """
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from uuid import UUID
 
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.image.base import BaseImage
+from pytest_readonly_vm.image.boot_catalogue import boot_images
 from pytest_readonly_vm.image.content_reader import ContentReader
 from pytest_readonly_vm.image.fat import file_names
 
@@ -35,9 +37,11 @@ class Partition:
 class DiskLayout:
     """What is known of a disk from outside. Its first sectors have been read; loaders are looked for when asked."""
 
-    def __init__(self, first: bytes, reader: ContentReader) -> None:
+    def __init__(self, first: bytes, reader: ContentReader, boot_images: Mapping[str, int]) -> None:
+        """`boot_images` are those of a CD."""
         self._first = first
         self._reader = reader
+        self._boot_images = boot_images
 
     @property
     def scheme(self) -> str:
@@ -48,9 +52,9 @@ class DiskLayout:
 
     @property
     def has_boot_code(self) -> bool:
-        """Whether the first sector has code that a BIOS would run."""
+        """Whether it has code that a BIOS would run: in the first sector, or as the boot image of a CD."""
         is_signed = self._first[510:512] == b"\x55\xaa"
-        return is_signed and any(self._first[:_BOOT_CODE])
+        return (is_signed and any(self._first[:_BOOT_CODE])) or "bios" in self._boot_images
 
     @cached_property
     def partitions(self) -> tuple[Partition, ...]:
@@ -63,15 +67,17 @@ class DiskLayout:
     def loaders(self) -> tuple[str, ...]:
         """What an UEFI firmware finds on a disk that it has never seen: ``BOOTX64.EFI`` and the like, upper case.
 
-        Those in the folder ``\\EFI\\BOOT`` of the EFI system partition; none where there is no such partition, or
-        nothing that can be read in it.
+        Those in the folder ``\\EFI\\BOOT`` of the EFI system partition, or of a CD's boot image; none where there is
+        neither, or nothing that can be read in it.
 
         :raises ImageError: the image cannot be read.
         """
-        for one in self.partitions:
-            if one.type in (_ESP, _ESP_OF_MBR):
-                names = file_names(partial(self._read_at, one.offset), _LOADERS)
-                return tuple(name for name in names if name.startswith("BOOT") and name.endswith(".EFI"))
+        starts = [one.offset for one in self.partitions if one.type in (_ESP, _ESP_OF_MBR)][:1]
+        starts += [self._boot_images["uefi"]] if "uefi" in self._boot_images else []
+        for start in starts:
+            names = file_names(partial(self._read_at, start), _LOADERS)
+            if found := tuple(name for name in names if name.startswith("BOOT") and name.endswith(".EFI")):
+                return found
         return ()
 
     def _read_at(self, start: int, offset: int, length: int) -> bytes:
@@ -84,7 +90,7 @@ def read_layout(base: BaseImage, *, qemu_img: Path) -> DiskLayout:
     :raises ImageError: the image cannot be read.
     """
     reader = ContentReader(base, qemu_img=qemu_img)
-    return DiskLayout(reader.read(0, _GPT_SECTORS * _SECTOR), reader)
+    return DiskLayout(reader.read(0, _GPT_SECTORS * _SECTOR), reader, boot_images(reader.read) if base.is_cd else {})
 
 
 class Layouts:

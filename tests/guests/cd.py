@@ -9,17 +9,17 @@ import struct
 from pathlib import Path
 
 _SECTOR = 2048
-_DESCRIPTORS, _CATALOG, _BOOT, _ROOT, _END = 16, 19, 20, 21, 512
+_DESCRIPTORS, _CATALOG, _ROOT, _BOOT, _END = 16, 19, 20, 21, 512
 _LOADED = 4  # sectors of 512 bytes
 
 
-def write_cd(path: Path, sector: bytes, *, as_disk: bytes = b"", platform: int = 0) -> Path:
-    """Write the image of a CD that boots into `sector`, and return `path`.
+def write_cd(path: Path, boot: bytes, *, as_disk: bytes = b"", platform: int = 0) -> Path:
+    """Write the image of a CD that boots into `boot`, a boot sector or for UEFI a FAT image, and return `path`.
 
     :param platform: 0 for an x86 BIOS, 0xEF for UEFI.
     :param as_disk: what boots if it is taken for a disk, as with the images that are for both.
     """
-    image = bytearray(_END * _SECTOR)
+    image = bytearray(max(_END * _SECTOR, _BOOT * _SECTOR + len(boot)))
 
     def put(number: int, data: bytes) -> None:
         image[number * _SECTOR : number * _SECTOR + len(data)] = data
@@ -30,7 +30,7 @@ def write_cd(path: Path, sector: bytes, *, as_disk: bytes = b"", platform: int =
     put(_DESCRIPTORS + 1, record)
     put(_DESCRIPTORS + 2, b"\xffCD001\1")
     put(_CATALOG, _validation(platform) + struct.pack("<BBHBBHI", 0x88, 0, 0, 0, 0, _LOADED, _BOOT))
-    put(_BOOT, sector)
+    put(_BOOT, boot)
     put(_ROOT, _directory(b"\0") + _directory(b"\1"))
     path.write_bytes(image)
     return path
