@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pytest_readonly_vm"
-FLOORS = ("config", "host", "image", "channels", "qemu", "guest", "start", "machine", "evidence", "plugin")
+FLOORS = ("config", "host", "image", "sources", "channels", "qemu", "guest", "start", "machine", "evidence", "plugin")
 """From the ground up; below them are the modules beside the folders, level with the highest is ``cli``."""
 
 TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
@@ -72,7 +72,7 @@ def test_no_imports_go_in_circles() -> None:
     [
         ("subprocess", {"host/process.py"}),
         ("qemu.qmp", {"channels/qmp.py"}),
-        ("urllib3", {"image/connections.py", "image/web.py"}),
+        ("urllib3", {"sources/download/connections.py", "sources/download/web.py"}),
         ("ctypes", {"host/confinement.py", "host/seal.py", "host/writers.py"}),
         (
             "threading",
@@ -82,7 +82,7 @@ def test_no_imports_go_in_circles() -> None:
                 "host/loop.py",
                 "host/once.py",
                 "host/stopwatch.py",
-                "image/connections.py",
+                "sources/download/connections.py",
                 "machine/lab.py",
                 "start/prefetch.py",
                 "start/templates.py",
@@ -123,9 +123,9 @@ def test_files_come_to_places_of_the_users_by_the_output_guard() -> None:
         "host/accel.py",
         "host/locks.py",
         "host/slots.py",
-        "image/kept_disk.py",
-        "image/part_file.py",
-        "image/unpack.py",
+        "sources/kept_disk.py",
+        "sources/download/part_file.py",
+        "sources/unpack.py",
         "qemu/firmware.py",
         "qemu/provision.py",
     }

@@ -15,12 +15,12 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.values import path
 from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.host.qemu_binary import find_qemu_img
-from pytest_readonly_vm.image.image_list import FILE_NAME, ImageList, ListedImage, find_list, listed
-from pytest_readonly_vm.image.sources import ImageSources
 from pytest_readonly_vm.printable import line
+from pytest_readonly_vm.sources.image_list import FILE_NAME, ImageList, ListedImage, find_list, listed
+from pytest_readonly_vm.sources.image_sources import ImageSources
 
 if TYPE_CHECKING:
-    from pytest_readonly_vm.image.list_editor import ListEditor
+    from pytest_readonly_vm.sources.list_editor import ListEditor
 
 HELP = "name images in vm-images.toml, and bring them here"
 
@@ -79,7 +79,7 @@ def _chosen(where: Path, names: Sequence[str]) -> list[ListedImage]:
 def _editor(where: Path) -> "ListEditor":
     """:raises HostError: what it takes to change a list is not installed."""
     try:
-        from pytest_readonly_vm.image.list_editor import ListEditor
+        from pytest_readonly_vm.sources.list_editor import ListEditor
     except ImportError:
         raise HostError("to change a list takes tomlkit: pip install 'pytest-readonly-vm[images]'") from None
     return ListEditor(where)

@@ -12,9 +12,9 @@ from pytest_readonly_vm.config.settings import VmConfig, settings_in
 from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.errors import ConfigurationError, GuestPanicked
 from pytest_readonly_vm.host.terminal import Terminal
-from pytest_readonly_vm.image.image_list import listed
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
+from pytest_readonly_vm.sources.image_list import listed
 
 
 def declare_machine(parser: argparse.ArgumentParser, command: Part) -> None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.settings import VmConfig
@@ -18,7 +19,6 @@ from pytest_readonly_vm.host.writers import WriteWatch, times_show_writes
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.inspection import inspect_chain, refuse_writers
 from pytest_readonly_vm.image.signatures import HEAD, is_cd
-from pytest_readonly_vm.image.sources import ImageSources
 
 _SMALL = 64 << 20
 """Bytes: where times do not tell all, so much is read once more when somebody may have written it; 50 ms."""
@@ -117,10 +117,23 @@ def _opened(parts: Sequence[tuple[Path, str]], *, shown: str, what: str = "the b
     return BaseImage(tuple(chain), watch, watched, what=what)
 
 
+class Sources(Protocol):
+    """Who finds images; see `ImageSources`."""
+
+    def locate(self, image: Path | ImageReference, config: VmConfig, *, origin: str, qemu_img: Path) -> Path:
+        """The file that is meant."""
+
+    def has(self, image: Path | ImageReference, config: VmConfig) -> bool:
+        """Whether it can be had at once."""
+
+    def close(self) -> None:
+        """Give back what is held."""
+
+
 class Bases:
     """Those that machines were started from so far. Any thread may ask."""
 
-    def __init__(self, sources: ImageSources) -> None:
+    def __init__(self, sources: Sources) -> None:
         """`sources` finds what is not here yet."""
         self._sources = sources
         self._opened: OncePerKey[tuple[Path | ImageReference, str | None], BaseImage] = OncePerKey()

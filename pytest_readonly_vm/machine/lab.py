@@ -19,10 +19,8 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.image.base import Bases
-from pytest_readonly_vm.image.image_list import listed
 from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.output_guard import OutputGuard
-from pytest_readonly_vm.image.sources import ImageSources
 from pytest_readonly_vm.machine.vm import Keeper, VirtualMachine
 from pytest_readonly_vm.qemu.architecture import choose_arch
 from pytest_readonly_vm.qemu.board import refuse_what_it_has_not
@@ -30,6 +28,8 @@ from pytest_readonly_vm.qemu.firmware import Firmware, Firmwares
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.sources.image_list import listed
+from pytest_readonly_vm.sources.image_sources import ImageSources
 from pytest_readonly_vm.start.archive import Archives
 from pytest_readonly_vm.start.maker import Hooks, Maker
 from pytest_readonly_vm.start.prefetch import Prefetch

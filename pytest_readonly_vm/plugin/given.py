@@ -50,7 +50,7 @@ def _require_image(given: Given) -> None:
         if isinstance(given.value, Path):
             given.value.stat()
         else:
-            from pytest_readonly_vm.image.image_list import listed  # which only a name takes
+            from pytest_readonly_vm.sources.image_list import listed  # which only a name takes
 
             listed(VmConfig().with_settings({"image": given}))
     except OSError as error:

@@ -64,10 +64,10 @@ def _base(image: Given, wanted: VmConfig, qemu_img: Path) -> tuple[str, str | No
     """What is said of a base image, and the architecture of its machines, as far as it can be looked at already."""
     from pytest_readonly_vm.host.os_errors import host_errors
     from pytest_readonly_vm.image.base import open_base
-    from pytest_readonly_vm.image.image_list import listed
     from pytest_readonly_vm.image.layout import read_layout
-    from pytest_readonly_vm.image.unpack import is_packed
     from pytest_readonly_vm.qemu.architecture import choose_arch
+    from pytest_readonly_vm.sources.image_list import listed
+    from pytest_readonly_vm.sources.unpack import is_packed
 
     try:
         config = listed(wanted.with_settings({"image": image}))

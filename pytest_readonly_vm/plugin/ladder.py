@@ -10,10 +10,10 @@ import pytest
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
-from pytest_readonly_vm.image.image_list import listed
 from pytest_readonly_vm.plugin import markers
 from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.run import Run
+from pytest_readonly_vm.sources.image_list import listed
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine

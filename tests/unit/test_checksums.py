@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_readonly_vm.image import checksums
+from pytest_readonly_vm.sources.download import checksums
 
 A, B, C = "a" * 64, "b" * 64, "c" * 128
 SIGNED = (

@@ -20,8 +20,8 @@ from pytest_readonly_vm import ConfigurationError, DownloadError, HostError, VmE
 from pytest_readonly_vm.config.digest import Digest
 from pytest_readonly_vm.config.image_url import ImageUrl
 from pytest_readonly_vm.host.locks import try_lock
-from pytest_readonly_vm.image import transfer, tries, web
-from pytest_readonly_vm.image.download import downloaded, locate
+from pytest_readonly_vm.sources.download import transfer, tries, web
+from pytest_readonly_vm.sources.download.from_url import downloaded, locate
 from tests.mount_namespace import own_mounts
 from tests.qemu.waiting import GENEROUS
 from tests.unit.programs import program, says
@@ -492,7 +492,7 @@ def test_a_proxy_of_the_environment_is_used_for_both_and_not_where_it_is_not_wan
 PROGRAM = """
 import pathlib, sys
 from pytest_readonly_vm.config.image_url import ImageUrl
-from pytest_readonly_vm.image.download import downloaded
+from pytest_readonly_vm.sources.download.from_url import downloaded
 folder = pathlib.Path(sys.argv[2])
 say = lambda *words: print(*words, flush=True)
 with downloaded(ImageUrl.parse(sys.argv[1]), folder, limit=1 << 30, progress=lambda *_: None, tell=say,

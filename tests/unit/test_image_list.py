@@ -10,8 +10,8 @@ from pytest_readonly_vm.config.image_url import ImageUrl
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
-from pytest_readonly_vm.image.image_list import ImageList, listed
-from pytest_readonly_vm.image.list_editor import ListEditor
+from pytest_readonly_vm.sources.image_list import ImageList, listed
+from pytest_readonly_vm.sources.list_editor import ListEditor
 
 SHA256 = "0123456789abcdef" * 4
 LIST = f"""\

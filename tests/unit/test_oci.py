@@ -22,8 +22,8 @@ import trustme
 
 from pytest_readonly_vm import ConfigurationError, DownloadError, VmError
 from pytest_readonly_vm.config.oci_reference import OciReference
-from pytest_readonly_vm.image import tries
-from pytest_readonly_vm.image.oci import downloaded_from_registry, locate_in_registry
+from pytest_readonly_vm.sources.download import tries
+from pytest_readonly_vm.sources.download.from_registry import downloaded_from_registry, locate_in_registry
 from tests.registry import LAYER, LOGIN, TITLE, Registry, layer, packed, registry, with_password
 from tests.web_server import serving
 from tests.web_tokens import TOKEN_LOGIN, token_server

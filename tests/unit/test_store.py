@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm.errors import HostError, ImageError
-from pytest_readonly_vm.image.store import ImageStore, StoredImage
+from pytest_readonly_vm.sources.store import ImageStore, StoredImage
 
 _MIB = 1 << 20
 

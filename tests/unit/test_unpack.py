@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.image.unpack import is_packed, unpack
+from pytest_readonly_vm.sources.unpack import is_packed, unpack
 from tests.guests import bootsector
 
 QEMU_IMG = Path("/usr/bin/qemu-img")
@@ -122,7 +122,7 @@ STREAMS: dict[str, Pack] = {
 PEAK = """\
 import resource, sys
 from pathlib import Path
-from pytest_readonly_vm.image.unpack import unpack
+from pytest_readonly_vm.sources.unpack import unpack
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 unpack(Path(sys.argv[1]), Path(sys.argv[2]), limit=1 << 30, shown="", qemu_img=Path(sys.argv[3]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -16,10 +16,10 @@ from pytest_readonly_vm.config.digest import Digest
 from pytest_readonly_vm.config.image_url import shown_url
 from pytest_readonly_vm.config.oci_reference import OciReference
 from pytest_readonly_vm.errors import DownloadError
-from pytest_readonly_vm.image.registry_login import Login, login_for
-from pytest_readonly_vm.image.tries import Interrupted, Tries
-from pytest_readonly_vm.image.web import NoCredentials, Web
-from pytest_readonly_vm.image.web_login import basic
+from pytest_readonly_vm.sources.download.registry_login import Login, login_for
+from pytest_readonly_vm.sources.download.tries import Interrupted, Tries
+from pytest_readonly_vm.sources.download.web import NoCredentials, Web
+from pytest_readonly_vm.sources.download.web_login import basic
 
 INDEXES = (
     "application/vnd.oci.image.index.v1+json",

@@ -13,10 +13,10 @@ from pytest_readonly_vm.config.digest import Digest
 from pytest_readonly_vm.errors import DownloadError, HostError, ImageError, OutOfSpace
 from pytest_readonly_vm.host.atomic_file import atomic_file
 from pytest_readonly_vm.host.os_errors import explain, is_lack
-from pytest_readonly_vm.image.archives import Member, tar_members
 from pytest_readonly_vm.image.packed_streams import ByteStream, can_unpack, unpacked
 from pytest_readonly_vm.image.signatures import HEAD, Stream, packing_of
 from pytest_readonly_vm.image.sparse import write_pages
+from pytest_readonly_vm.sources.archives import Member, tar_members
 
 _FOLDER = "disk/"
 _WHITEOUT = ".wh."

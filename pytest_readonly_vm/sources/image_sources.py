@@ -14,10 +14,10 @@ from pytest_readonly_vm.errors import ImageError, ImageWarning
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image.image_file import Fingerprint
-from pytest_readonly_vm.image.kept_disk import keep_disk
-from pytest_readonly_vm.image.located import Downloaded, Located
-from pytest_readonly_vm.image.store import ImageStore, default_folder
-from pytest_readonly_vm.image.unpack import is_packed, unpack
+from pytest_readonly_vm.sources.download.located import Downloaded, Located
+from pytest_readonly_vm.sources.kept_disk import keep_disk
+from pytest_readonly_vm.sources.store import ImageStore, default_folder
+from pytest_readonly_vm.sources.unpack import is_packed, unpack
 
 Transfer = Callable[[str, int, int | None], None]
 """Told what is transferred, how many bytes have gone, and how many there are if that is known."""
@@ -54,10 +54,10 @@ class ImageSources:
         :param arch: which of several, by QEMU's name; this computer's, if None.
         """
         if isinstance(image.place, OciReference):
-            from pytest_readonly_vm.image.oci import locate_in_registry
+            from pytest_readonly_vm.sources.download.from_registry import locate_in_registry
 
             return locate_in_registry(image.place, arch=arch, warn=_warn)
-        from pytest_readonly_vm.image.download import locate  # which others are not to pay for
+        from pytest_readonly_vm.sources.download.from_url import locate  # which others are not to pay for
 
         assert isinstance(image.place, ImageUrl)
         return locate(image.place, warn=_warn)
@@ -116,10 +116,10 @@ class ImageSources:
         store = self._store(config)
         folder, limit = store.downloads, store.limit
         if isinstance(place, ImageUrl):
-            from pytest_readonly_vm.image.download import downloaded
+            from pytest_readonly_vm.sources.download.from_url import downloaded
 
             return downloaded(place, folder, limit=limit, progress=self._progress, tell=self._tell, warn=_warn)
-        from pytest_readonly_vm.image.oci import downloaded_from_registry
+        from pytest_readonly_vm.sources.download.from_registry import downloaded_from_registry
 
         return downloaded_from_registry(
             place, folder, arch=arch, limit=limit, progress=self._progress, tell=self._tell, warn=_warn

@@ -13,8 +13,8 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from pytest_readonly_vm.config.image_url import INSECURE, shown_url
 from pytest_readonly_vm.errors import DownloadError
-from pytest_readonly_vm.image.connections import Connections
-from pytest_readonly_vm.image.tries import Interrupted
+from pytest_readonly_vm.sources.download.connections import Connections
+from pytest_readonly_vm.sources.download.tries import Interrupted
 
 if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse

@@ -11,13 +11,13 @@ from pytest_readonly_vm.config.digest import Digest
 from pytest_readonly_vm.config.image_url import INSECURE, ImageUrl, shown_url
 from pytest_readonly_vm.config.values import nearest
 from pytest_readonly_vm.errors import DownloadError
-from pytest_readonly_vm.image import checksums
-from pytest_readonly_vm.image.located import Downloaded, Located
-from pytest_readonly_vm.image.part_file import Version
-from pytest_readonly_vm.image.transfer import Progress, Wanted, refusal, transferred, version_of
-from pytest_readonly_vm.image.tries import Interrupted, Tries
-from pytest_readonly_vm.image.web import Web
-from pytest_readonly_vm.image.web_login import WebLogin
+from pytest_readonly_vm.sources.download import checksums
+from pytest_readonly_vm.sources.download.located import Downloaded, Located
+from pytest_readonly_vm.sources.download.part_file import Version
+from pytest_readonly_vm.sources.download.transfer import Progress, Wanted, refusal, transferred, version_of
+from pytest_readonly_vm.sources.download.tries import Interrupted, Tries
+from pytest_readonly_vm.sources.download.web import Web
+from pytest_readonly_vm.sources.download.web_login import WebLogin
 
 _ABSENT = (403, 404, 410)
 """What servers say of a file that is not there; stores of objects say 403."""

@@ -15,7 +15,7 @@ from pytest_readonly_vm.host.process import run_tool
 from pytest_readonly_vm.image.disk_formats import FIXED, FOOTER, vhd_type
 from pytest_readonly_vm.image.inspection import inspect_chain
 from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
-from pytest_readonly_vm.image.self_contained import refuse_other_files
+from pytest_readonly_vm.sources.self_contained import refuse_other_files
 
 MAKE_ROOM = "make room, or name another folder by --vm-image-store=DIR"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_readonly_vm.config.digest import Digest
-from pytest_readonly_vm.image.part_file import Version
+from pytest_readonly_vm.sources.download.part_file import Version
 
 
 @dataclass(frozen=True, slots=True)

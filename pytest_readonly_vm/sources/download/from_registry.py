@@ -14,12 +14,12 @@ from typing import Any
 from pytest_readonly_vm.config.digest import Digest
 from pytest_readonly_vm.config.oci_reference import OciReference
 from pytest_readonly_vm.errors import DownloadError
-from pytest_readonly_vm.image.disk_layer import Above, take_disk
-from pytest_readonly_vm.image.located import Downloaded, Located
-from pytest_readonly_vm.image.part_file import Version
-from pytest_readonly_vm.image.registry import INDEXES, MANIFESTS, Manifest, Registry
-from pytest_readonly_vm.image.transfer import Progress, Transferred, Wanted, transferred
-from pytest_readonly_vm.image.web import Web
+from pytest_readonly_vm.sources.download.disk_layer import Above, take_disk
+from pytest_readonly_vm.sources.download.located import Downloaded, Located
+from pytest_readonly_vm.sources.download.part_file import Version
+from pytest_readonly_vm.sources.download.registry import INDEXES, MANIFESTS, Manifest, Registry
+from pytest_readonly_vm.sources.download.transfer import Progress, Transferred, Wanted, transferred
+from pytest_readonly_vm.sources.download.web import Web
 
 _ARCHITECTURES = {
     "x86_64": "amd64",

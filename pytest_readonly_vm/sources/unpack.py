@@ -15,14 +15,14 @@ from pathlib import Path
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host import os_errors
-from pytest_readonly_vm.image.archives import Member, tar_members, zip_members
-from pytest_readonly_vm.image.box_description import LONGEST, described_disks, is_description
 from pytest_readonly_vm.image.disk_formats import is_description_of_vmdk, is_disk, virtual_size
-from pytest_readonly_vm.image.kept_disk import MAKE_ROOM, keep_disk
 from pytest_readonly_vm.image.not_a_disk import why_no_content_of_a_disk
 from pytest_readonly_vm.image.packed_streams import ByteStream, can_unpack, unpacked
 from pytest_readonly_vm.image.signatures import HEAD, TAR, ZIP, Archive, Stream, packing_of
 from pytest_readonly_vm.image.sparse import write_pages
+from pytest_readonly_vm.sources.archives import Member, tar_members, zip_members
+from pytest_readonly_vm.sources.box_description import LONGEST, described_disks, is_description
+from pytest_readonly_vm.sources.kept_disk import MAKE_ROOM, keep_disk
 
 Progress = Callable[[int, int | None], None]
 """Told how many bytes of the packed file are read, and how many it has."""

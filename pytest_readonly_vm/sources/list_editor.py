@@ -7,7 +7,7 @@ import tomlkit
 
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.atomic_file import atomic_file
-from pytest_readonly_vm.image.image_list import ImageList
+from pytest_readonly_vm.sources.image_list import ImageList
 
 
 class ListEditor:

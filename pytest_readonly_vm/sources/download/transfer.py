@@ -17,9 +17,9 @@ from pytest_readonly_vm.config.image_url import shown_url
 from pytest_readonly_vm.errors import DownloadError, HostError
 from pytest_readonly_vm.host.locks import holder_of, is_stopped, try_lock, wait_for_lock
 from pytest_readonly_vm.host.os_errors import explain
-from pytest_readonly_vm.image.part_file import PartFile, Version
-from pytest_readonly_vm.image.tries import Interrupted, Tries
-from pytest_readonly_vm.image.web import Answer, Credentials, Web
+from pytest_readonly_vm.sources.download.part_file import PartFile, Version
+from pytest_readonly_vm.sources.download.tries import Interrupted, Tries
+from pytest_readonly_vm.sources.download.web import Answer, Credentials, Web
 
 Progress = Callable[[str, int, int | None], object]
 """Told what is transferred, how many bytes have gone, and how many there are if that is known."""

@@ -1,0 +1,1 @@
+"""The transfer of images from web servers and registries."""
