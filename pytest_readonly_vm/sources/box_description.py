@@ -13,6 +13,9 @@ from xml.etree import ElementTree
 LONGEST = 1 << 20
 """Bytes of a description."""
 
+BOX_DISK = "box.img"
+"""The disk of a Vagrant box whose metadata have no list of disks."""
+
 
 def is_description(name: str) -> bool:
     """Whether a member of an archive may be one, by its name."""

@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import shlex
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from pytest_readonly_vm.image.packed_streams import ByteStream, can_unpack, unpa
 from pytest_readonly_vm.image.signatures import HEAD, TAR, ZIP, Archive, Stream, packing_of
 from pytest_readonly_vm.image.sparse import write_pages
 from pytest_readonly_vm.sources.archives import Member, tar_members, zip_members
-from pytest_readonly_vm.sources.box_description import LONGEST, described_disks, is_description
+from pytest_readonly_vm.sources.box_description import BOX_DISK, LONGEST, described_disks, is_description
 from pytest_readonly_vm.sources.kept_disk import MAKE_ROOM, keep_disk
 
 Progress = Callable[[int, int | None], None]
@@ -47,7 +48,8 @@ def is_packed(path: Path) -> bool:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # which a FIFO in its place cannot hold up
     try:
-        return _is_unpacked_here(packing_of(os.pread(descriptor, HEAD, 0)))
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)  # a device's times say nothing of its content
+        return is_file and _is_unpacked_here(packing_of(os.pread(descriptor, HEAD, 0)))
     finally:
         os.close(descriptor)
 
@@ -178,6 +180,8 @@ class _Unpacking:
             elif disk := self._take(member.content, member.name, depth=depth + 1, size=member.size):
                 found.append(replace(disk, name=member.name))
         names = described or [disk.name for disk in [one for one in found if one.is_certain] or found]
+        if len(names) > 1 and texts and BOX_DISK in names:
+            names = [BOX_DISK]
         by_hand = kind.command.format(shlex.quote(str(self.source)))
         if len(names) > 1 and self.parts:
             raise ImageError(

@@ -185,6 +185,12 @@ def test_what_is_to_be_unpacked_is_known_by_its_beginning(tmp_path: Path, data: 
     assert is_packed(put(tmp_path, data)) is is_one
 
 
+def test_what_is_no_file_is_not_unpacked(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert not is_packed(tmp_path / "fifo")
+    assert not is_packed(tmp_path)
+
+
 BOX = json.dumps({"provider": "libvirt", "format": "qcow2", "virtual_size": 1}).encode()
 NEW_BOX = json.dumps({"provider": "libvirt", "disks": [{"format": "qcow2", "path": "system.img"}]}).encode()
 QCOW2, VMDK = converted("qcow2"), converted("vmdk", "-o", "subformat=streamOptimized")
@@ -194,6 +200,7 @@ QCOW2, VMDK = converted("qcow2"), converted("vmdk", "-o", "subformat=streamOptim
     ("data", "disk"),
     [
         (tar(("metadata.json", BOX), ("Vagrantfile", b"Vagrant.configure\n"), ("box.img", QCOW2)), QCOW2),
+        (tar(("other.img", DISK), ("box.img", QCOW2), ("metadata.json", BOX)), QCOW2),
         (gzip.compress(tar(("./box.img", QCOW2), ("./metadata.json", BOX))), QCOW2),
         (gzip.compress(tar(("spare.img", DISK), ("system.img", QCOW2), ("metadata.json", NEW_BOX))), QCOW2),
         (gzip.compress(tar(("metadata.json", NEW_BOX), ("spare.img", DISK), ("system.img", QCOW2))), QCOW2),
