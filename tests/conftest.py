@@ -20,7 +20,20 @@ READY = "hello"
 
 LONGEST = (
     *("examples", "channels_elsewhere", "cloud_init", "provision", "places", "docs", "channel_ends", "attacks"),
-    *("capsule", "ssh", "template_cache", "kills", "images", "templates", "start", "faults", "cd", "death", "screen"),
+    *(
+        "capsule",
+        "ssh",
+        "template_cache",
+        "kills",
+        "images",
+        "architectures",
+        "templates",
+        "start",
+        "faults",
+        "cd",
+        "death",
+        "screen",
+    ),
 )
 """The files of tests that take longest, which begin first, so that no worker is left alone with one at the end.
 

@@ -1,7 +1,8 @@
 """Owns the command line ``python -m tests.guests``: builds what is missing and says where it is.
 
 Paths go to standard output, one a line: of tiny and alpine the kernel, the initramfs and the disk, of
-servers, which is tiny with more in it, the initramfs, of cd and debian the image.
+servers, which is tiny with more in it, the initramfs, of cd and debian the image,
+of foreign, tiny ones for other architectures, the kernel and the initramfs of each.
 What is being done goes to standard error.
 """
 
@@ -15,8 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.guests import BuildError, cache, debian, tiny_linux, tiny_with_servers
+from tests.guests import BuildError, archive, cache, debian, tiny_linux, tiny_with_servers
 from tests.guests.alpine import alpine
+from tests.guests.architectures import ARCHITECTURES
 from tests.guests.tiny_cd import tiny_cd
 
 
@@ -33,6 +35,13 @@ def _cd_paths() -> list[Path]:
     return [tiny_cd()]
 
 
+def _foreign_paths() -> list[Path]:
+    if archive.host_release()[0] != "debian":
+        return []  # whose archive has them
+    guests = [tiny_linux(arch) for arch in ARCHITECTURES if arch != "x86_64"]
+    return [*(path for guest in guests for path in (guest.kernel, guest.initrd)), tiny_with_servers("aarch64").initrd]
+
+
 def _debian_paths() -> list[Path]:
     return [debian()]
 
@@ -46,6 +55,7 @@ _GUESTS: dict[str, Callable[[], list[Path]]] = {
     "tiny": _tiny_paths,
     "servers": _servers_paths,
     "cd": _cd_paths,
+    "foreign": _foreign_paths,
     "debian": _debian_paths,
     "alpine": _alpine_paths,
 }

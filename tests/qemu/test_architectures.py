@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,11 +137,12 @@ def test_the_base_is_sealed(arch: str, start: Callable[..., VirtualMachine], tmp
     base = Path(shutil.copy(guest(arch).disk, tmp_path / "base.qcow2"))
     before = hashlib.sha256(base.read_bytes()).digest()
     vm = start(arch, image=base, ready="none", channel="none", start="cold")
-    for command, arguments in {
+    attacks: dict[str, dict[str, Any]] = {
         "pmemsave": {"val": 0, "size": 4096, "filename": str(base)},
         "human-monitor-command": {"command-line": "commit all"},
         "blockdev-add": {"driver": "qcow2", "node-name": "n", "file": {"driver": "file", "filename": str(base)}},
-    }.items():
+    }
+    for command, arguments in attacks.items():
         try:
             answer = vm.qmp.execute(command, **arguments)
         except QmpError as error:
