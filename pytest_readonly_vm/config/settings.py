@@ -48,6 +48,7 @@ class VmConfig:
     firmware: str = setting(
         _MACHINE | Part.CAPSULE | Part.KEY, "auto", read.one_of("auto", "bios", "uefi", "uefi-secure")
     )
+    tpm: bool = setting(_MACHINE | Part.CAPSULE, False, read.switch)
     accel: str = setting(_MACHINE, "auto", read.one_of("auto", "kvm", "tcg"), qemu_options=("accel", "enable-kvm"))
     qemu: str | None = setting(_COMPUTER, None, read.program)
     arch: str = setting(_MACHINE, "auto", architecture)

@@ -60,6 +60,7 @@ OPTIONS = {
         "what boots the image: bios; uefi; uefi-secure, which refuses what is not signed by the keys that the "
         "distribution has enrolled; auto, uefi if the image can boot by nothing else (default: auto)",
     ),
+    "tpm": Option("on|off", "give each machine a TPM 2.0 of its own, by swtpm", kind=bool),
     "accel": Option(
         "NAME",
         "auto: KVM if it is proved to run guests here, else TCG; kvm: refuse to run without; tcg (default: auto)",

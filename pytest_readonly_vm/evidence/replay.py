@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.evidence.redaction import option_without_secrets
-from pytest_readonly_vm.qemu.command_line import BELOW, CDROM, DISK
+from pytest_readonly_vm.qemu.command_line import BELOW, CDROM, DISK, TPM
 
 _BY_DESCRIPTOR = re.compile(r"socket,id=(\w+),fd=(\d+)")
 _MEMORY = re.compile(r",?memory-backend=ram\b")
@@ -105,6 +105,9 @@ def _changed(
     elif option == "-chardev" and by_descriptor:
         device, number = by_descriptor[1], int(by_descriptor[2])
         notes.append(f"Descriptor {number} was the socket of: {device}.")
+        if device == TPM:
+            notes.append("Left out: the TPM, which was a process of its own.")
+            return []
         if device == "console":
             return [("-chardev", "stdio,id=console,mux=on,signal=off"), ("-mon", "chardev=console,mode=readline")]
         return [] if device == "monitor" else [("-chardev", f"null,id={device}")]
@@ -147,5 +150,7 @@ def _goes_with_the_machine(option: str, value: str) -> bool:
         option == "-incoming"
         or (option == "-mon" and value.startswith(("chardev=monitor,", "chardev=human,")))
         or (option == "-chardev" and "id=human," in value)
+        or option == "-tpmdev"
+        or (option == "-device" and value.endswith(",tpmdev=tpm0"))
         or (option == "-object" and value.startswith("memory-backend-") and "id=ram," in value)
     )

@@ -15,6 +15,9 @@ from pytest_readonly_vm.qemu.flash import FlashWire, flash_arguments
 DISK = "disk0"
 """QEMU's name for the drive that has the base image below it."""
 
+TPM = "tpm"
+"""Its name for the line to the TPM."""
+
 BELOW = "below"
 """Its name for what an overlay is above."""
 
@@ -33,6 +36,14 @@ class PortWire:
 
     device: str
     name: str
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class TpmWire:
+    """A TPM: QEMU's name for such a device, and an inherited descriptor of the line to who emulates it."""
+
+    device: str
     descriptor: int
 
 
@@ -66,6 +77,7 @@ class Wiring:
     """A firmware that is no flash device, as an inherited descriptor."""
     has_smm: bool = False
     """Whether the machine has System Management Mode, by which alone its firmware can write to its flash."""
+    tpm: TpmWire | None = None
     ports: tuple[PortWire, ...] = ()
     append: str | None = None
     provision: tuple[str, ...] = ()
@@ -106,6 +118,7 @@ def command_line(
         *_human_monitor(wiring.human_monitor),
         *_ports(wiring.ports, bus),
         *flash_arguments(wiring.flash, wiring.rom, has_smm=wiring.has_smm),
+        *_tpm(wiring.tpm),
         *_direct_boot(config, wiring.append),
         *_disk(config, wiring, bus),
         *wiring.provision,
@@ -128,6 +141,16 @@ def _ram(ram: RamWire | None, size: int, machine: str | None) -> tuple[str, ...]
         backend = f"memory-backend-file,mem-path=/proc/self/fd/{ram.descriptor},share={'on' if ram.writable else 'off'}"
     named = f"{machine},memory-backend=ram" if machine else "memory-backend=ram"
     return ("-machine", named, "-object", f"{backend},id=ram,size={size >> 10}K")
+
+
+def _tpm(tpm: TpmWire | None) -> tuple[str, ...]:
+    if tpm is None:
+        return ()
+    return (
+        "-chardev", f"socket,id={TPM},fd={tpm.descriptor}",
+        "-tpmdev", f"emulator,id=tpm0,chardev={TPM}",
+        "-device", f"{tpm.device},tpmdev=tpm0",
+    )  # fmt: skip
 
 
 def _human_monitor(path: Path | None) -> tuple[str, ...]:

@@ -76,6 +76,8 @@ class Instance:
     """The key that the guest was given when it booted."""
     has_named_ram: bool
     """Whether its RAM is the object ``ram``, which is so in all copies then."""
+    tpm: Process | None = None
+    """What emulates its TPM."""
     on_end: list[Callable[[], None]] = field(default_factory=list)
     """Called when it has ended, the last first."""
     started: float = field(default_factory=time.monotonic)
@@ -168,6 +170,9 @@ class Instance:
                 await self._say_goodbye(powerdown)
             with cleanup.step():
                 await self.process.end()
+            if self.tpm is not None:
+                with cleanup.step():
+                    await self.tpm.end()
             deadline = asyncio.get_running_loop().time() + _GOODBYE_PATIENCE
             for close in (
                 *((self.ssh.close,) if self.ssh is not None else ()),

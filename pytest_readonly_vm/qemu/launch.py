@@ -32,11 +32,12 @@ from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.host.workspace import COOKIE
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.chain import DiskImage
-from pytest_readonly_vm.qemu.command_line import PortWire, RamWire, Wiring
+from pytest_readonly_vm.qemu.command_line import PortWire, RamWire, TpmWire, Wiring
 from pytest_readonly_vm.qemu.disk import create_overlay
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.qemu.tpm import start_tpm, tpm_device
 
 _MONITOR_PATIENCE = 30.0
 _TUNABLES = "GLIBC_TUNABLES"
@@ -83,6 +84,12 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
         monitor, qemu_monitor = (sockets.enter_context(end) for end in socket.socketpair())
         console, qemu_console = (sockets.enter_context(end) for end in socket.socketpair())
         ports, lines = _ports(config, sockets)
+        tpm, tpm_line = None, None
+        if device := tpm_device(spec):
+            qemu_line, tpms_line = (sockets.enter_context(end) for end in socket.socketpair())
+            tpm = start_tpm(spec, resources, folder, tpms_line)
+            undo.callback(tpm.kill)
+            tpm_line = TpmWire(device, qemu_line.fileno())
         from_state = initial.state is not None
         if not from_state:
             spec.firmware.write_variables(folder)
@@ -100,6 +107,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
             flash=spec.firmware.wires(folder, from_state=from_state),
             rom=spec.firmware.rom,
             has_smm=spec.firmware.needs_smm,
+            tpm=tpm_line,
             human_monitor=folder / "monitor" if config.monitor else None,
             ports=ports,
             append=given.append,
@@ -124,6 +132,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
             overlay=overlay,
             human_monitor=wiring.human_monitor,
             has_named_ram=initial.ram is not None,
+            tpm=tpm,
         )
         instance.on_end.append(slot.release)
         undo.pop_all()
@@ -217,7 +226,8 @@ def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path
     ports = (port.descriptor for port in wiring.ports)
     ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
     descriptors = (*(file.descriptor for file in wiring.chain), *(file.descriptor for file in spec.images))
-    inherited = (wiring.monitor, wiring.console, *ports, *descriptors, *ram, *extra)
+    tpm = (wiring.tpm.descriptor,) if wiring.tpm else ()
+    inherited = (wiring.monitor, wiring.console, *ports, *descriptors, *ram, *tpm, *extra)
     # QEMU puts its temporary snapshots into TMPDIR.
     # Its memory by huge pages, where the kernel gives them to who asks: half as many page faults in the start of each.
     tunables = ":".join(filter(None, ("glibc.malloc.hugetlb=1", os.environ.get(_TUNABLES))))

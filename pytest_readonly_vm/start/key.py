@@ -17,9 +17,10 @@ from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.config.settings import FILES, settings_in
 from pytest_readonly_vm.image.image_file import Fingerprint
 from pytest_readonly_vm.qemu.chain import DiskImage
-from pytest_readonly_vm.qemu.command_line import PortWire, Wiring
+from pytest_readonly_vm.qemu.command_line import PortWire, TpmWire, Wiring
 from pytest_readonly_vm.qemu.launch import port_names
 from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.qemu.tpm import tpm_device
 
 _FORMAT = 3
 """To be raised when a template of before can no longer be used."""
@@ -44,6 +45,7 @@ def key_of(spec: MachineSpec) -> str:
         ),
         rom=None if firmware.rom is None else 0,
         has_smm=firmware.needs_smm,
+        tpm=TpmWire(device, 0) if (device := tpm_device(spec)) else None,
         ports=tuple(PortWire(device, name, 0) for device, name in port_names(config)),
         append=given.append,
         provision=given.qemu_args,

@@ -97,7 +97,14 @@ find "$root" -newermt @{now} -exec touch --no-dereference --date=@{time} {{}} +
 if [ -e "$root/boot/initrd-volumes.img" ]; then
     truncate --size={size} "$raw" "$raw.btrfs"
     truncate --size={partition} "$raw.btrfs"
-    mkfs.btrfs --quiet --uuid {btrfs_uuid} --rootdir "$root" "$raw.btrfs"
+    from=$root
+    if mountpoint -q "$root/proc"; then  # it leaves out what has something mounted on it, which this view has not
+        from=$root.plain
+        mkdir "$from"
+        mount --bind "$root" "$from"
+    fi
+    mkfs.btrfs --quiet --uuid {btrfs_uuid} --rootdir "$from" "$raw.btrfs"
+    if [ "$from" != "$root" ]; then umount "$from" && rmdir "$from"; fi
     dd if="$raw.btrfs" of="$raw" bs=1M seek=1 conv=sparse,notrunc status=none
     rm "$raw.btrfs"
     qemu-img convert -f raw -O qcow2 "$raw" "$aside/tmp/btrfs.qcow2"

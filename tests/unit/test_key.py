@@ -32,6 +32,7 @@ OTHER_VALUES = {
     "cpu_model": "qemu64",
     "machine": "q35",
     "firmware": "uefi",
+    "tpm": True,
     "accel": "kvm",
     "qemu": "other",
     "arch": "aarch64",
