@@ -76,6 +76,11 @@ class Firmware:
         return tuple(wires)
 
     @property
+    def is_in_state(self) -> bool:
+        """Whether a machine that goes on from a state has all of it from there, or from QEMU."""
+        return self.mapping != "memory"
+
+    @property
     def rom(self) -> int | None:
         """The descriptor of one that is no flash device."""
         return self.files[0].descriptor if self.mapping == "memory" else None

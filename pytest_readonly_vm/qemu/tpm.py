@@ -18,7 +18,7 @@ from pytest_readonly_vm.qemu.command_line import machine_type
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
 
-_FOLDER = "tpm"
+_PROGRAM, _FOLDER = "swtpm", "tpm"
 _DEVICES = {
     "x86_64": ("tpm-crb", ("pc", "q35")),
     "i386": ("tpm-crb", ("pc", "q35")),
@@ -54,7 +54,7 @@ def start_tpm(spec: MachineSpec, resources: Resources, folder: Path, line: socke
     :raises HostError: it is not installed.
     :raises StartFailed: it does not start.
     """
-    program = shutil.which("swtpm", path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
+    program = shutil.which(_PROGRAM, path=os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")))
     if program is None:
         raise HostError(
             f"{spec.config.origin('tpm')}: tpm=on needs swtpm, which is not installed: on Debian, Ubuntu, Fedora, Arch "

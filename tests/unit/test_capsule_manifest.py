@@ -13,8 +13,8 @@ from pytest_readonly_vm.errors import CapsuleRefused
 from pytest_readonly_vm.evidence.capsule.manifest import (
     EMBEDDED,
     BaseLayer,
-    Flash,
     Manifest,
+    SavedFirmware,
     devices_of,
     parse_manifest,
     settings_of,
@@ -39,7 +39,7 @@ def manifest(**changes: Any) -> Manifest:
         "is_running": True,
         "cpu": ("avx2", "sse4.2"),
         "has_named_ram": True,
-        "flash": Flash("uefi", (3653632, 540672), needs_smm=False),
+        "firmware": SavedFirmware("uefi", (3653632, 540672), needs_smm=False),
         "conversation": ("shell", {"folder": "/tmp/x", "number": 3}),
         "unread": 10,
         "sizes": {"state": 100, "disk0.qcow2": 200, "disk1.qcow2": 300, "kernel": 400},
@@ -56,8 +56,14 @@ def test_it_comes_back_as_it_was() -> None:
     assert found.disks == 2
     with_cd = manifest(cdrom=BaseLayer("/images/install.iso", "raw", 1 << 20, 1 << 20, "cd" * 32))
     assert parse_manifest(with_cd.to_json(), shown="x") == with_cd
-    without = manifest(conversation=None, flash=None, base=(), sizes={"state": 100})
+    without = manifest(conversation=None, firmware=None, base=(), sizes={"state": 100})
     assert parse_manifest(without.to_json(), shown="x") == without
+
+
+def test_one_from_before_there_was_a_firmware_to_choose_has_a_bios() -> None:
+    told = json.loads(manifest().to_json())
+    del told["firmware"]
+    assert parse_manifest(json.dumps(told).encode(), shown="x").firmware == SavedFirmware("bios", (), needs_smm=False)
 
 
 def test_it_has_what_shapes_the_machine_and_nothing_of_this_computer_or_secret() -> None:
@@ -67,7 +73,7 @@ def test_it_has_what_shapes_the_machine_and_nothing_of_this_computer_or_secret()
 
 def test_every_setting_that_it_has_comes_back_from_json() -> None:
     others = {"memory": 2 << 20, "cpus": 2, "network": "none", "disk_interface": "usb", "channel": "ssh"}
-    others |= {"provision": "none", "qemu_args": ["-device", "usb-tablet"], "firmware": "uefi"}
+    others |= {"provision": "none", "qemu_args": ["-device", "usb-tablet"], "firmware": "uefi", "tpm": True}
     names = set(settings_in(Part.CAPSULE)) - {*EMBEDDED}
     config = VmConfig().replace(**{name: others.get(name, "other") for name in names})
     found = parse_manifest(manifest(settings=settings_of(config)).to_json(), shown="x")
@@ -159,11 +165,11 @@ LAYER = {"path": "/base", "format": "raw", "size": 1, "virtual_size": 1, "sha256
         {"unread": None},
         {"is_running": "no"},
         {"has_named_ram": 1},
-        {"flash": [1]},
-        {"flash": {"kind": "bios", "sizes": [1], "needs_smm": False}},
-        {"flash": {"kind": "uefi", "sizes": [1, 2, 3], "needs_smm": False}},
-        {"flash": {"kind": "uefi", "sizes": [-1], "needs_smm": False}},
-        {"flash": {"kind": "uefi", "sizes": [1], "needs_smm": "no"}},
+        {"firmware": [1]},
+        {"firmware": {"kind": "own", "sizes": [1], "needs_smm": False}},
+        {"firmware": {"kind": "uefi", "sizes": [1, 2, 3], "needs_smm": False}},
+        {"firmware": {"kind": "uefi", "sizes": [-1], "needs_smm": False}},
+        {"firmware": {"kind": "uefi", "sizes": [1], "needs_smm": "no"}},
         {"cpu": "avx2"},
         {"cpu": ["\x1b[31m"]},
         {"devices": [1]},

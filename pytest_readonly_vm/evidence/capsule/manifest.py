@@ -44,6 +44,8 @@ _READ_WHOLE = {"user_data": 1 << 24, "ssh-key": 1 << 16, "ssh-key.pub": 1 << 16}
 _MOST_LAYERS = 200  # as QEMU can have
 _MOST_WORDS = 4096
 _MOST_FLASH = 2
+_ALWAYS_THERE = {"kind": "bios", "sizes": [], "needs_smm": False}
+"""The firmware of those that were saved before there was another to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class BaseLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Flash:
+class SavedFirmware:
     """The firmware of a machine whose state has all of it: its kind, and the sizes of its flash devices in bytes."""
 
     kind: str
@@ -91,8 +93,8 @@ class Manifest:
     cpu: tuple[str, ...]
     """What the guest's processors can do, by QEMU's names of it: ``avx2``, ``pauth``, …"""
     has_named_ram: bool
-    flash: Flash | None
-    """None for a machine whose firmware is a ROM."""
+    firmware: SavedFirmware | None
+    """None if it is one that has to be installed where the machine is to go on."""
     conversation: tuple[str, Mapping[str, Any]] | None
     """The channel that was in use, and where it stood."""
     unread: int
@@ -192,7 +194,7 @@ def _manifest(found: dict[str, Any]) -> Manifest:
         is_running=_flag(found["is_running"]),
         cpu=tuple(_fitting(one, _FEATURE) for one in _list(found["cpu"], _MOST_WORDS)),
         has_named_ram=_flag(found["has_named_ram"]),
-        flash=_flash(found.get("flash")),  # which those have not that were saved before there was a firmware to choose
+        firmware=_firmware(found.get("firmware", _ALWAYS_THERE)),
         conversation=_conversation(found["conversation"]),
         unread=_number(found["unread"]),
         sizes=sizes,
@@ -240,12 +242,12 @@ def _base_layer(found: Mapping[str, Any]) -> BaseLayer:
     )
 
 
-def _flash(found: object) -> Flash | None:
+def _firmware(found: object) -> SavedFirmware | None:
     if found is None:
         return None
     told = _mapping(found)
-    return Flash(
-        kind=_one_of(told["kind"], "uefi", "uefi-secure"),
+    return SavedFirmware(
+        kind=_one_of(told["kind"], "bios", "uefi", "uefi-secure"),
         sizes=tuple(_number(size) for size in _list(told["sizes"], _MOST_FLASH)),
         needs_smm=_flag(told["needs_smm"]),
     )

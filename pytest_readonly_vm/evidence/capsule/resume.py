@@ -55,8 +55,8 @@ def resume_capsule(
         )
     config = _config(capsule, image, cdrom, local or VmConfig(), network=network)
     try:
-        flash = manifest.flash
-        firmware = of_state(flash.kind, flash.sizes, needs_smm=flash.needs_smm) if flash else None
+        saved = manifest.firmware
+        firmware = of_state(saved.kind, saved.sizes, needs_smm=saved.needs_smm) if saved else None
         spec = lab.spec(config, manifest.name, firmware=firmware)
     except AcceleratorUnavailable as error:
         what = f"{capsule.path} was saved under {manifest.accelerator}, whose state no other accelerator can load"

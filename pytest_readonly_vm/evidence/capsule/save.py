@@ -20,7 +20,14 @@ from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.evidence.capsule.file import CapsuleWriter, new_capsule
-from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, BaseLayer, Flash, Manifest, devices_of, settings_of
+from pytest_readonly_vm.evidence.capsule.manifest import (
+    EMBEDDED,
+    BaseLayer,
+    Manifest,
+    SavedFirmware,
+    devices_of,
+    settings_of,
+)
 from pytest_readonly_vm.evidence.capsule.processor import features
 from pytest_readonly_vm.host.loop import LoopThread, within
 from pytest_readonly_vm.image.image_file import ImageFile
@@ -178,7 +185,7 @@ def _write(
         is_running=moment.is_running,
         cpu=moment.cpu,
         has_named_ram=instance.has_named_ram,
-        flash=Flash(firmware.kind, firmware.flash, firmware.needs_smm) if firmware.flash else None,
+        firmware=(SavedFirmware(firmware.kind, firmware.flash, firmware.needs_smm) if firmware.is_in_state else None),
         conversation=moment.conversation,
         unread=len(moment.transcript.unread),
         sizes=sizes,
