@@ -14,7 +14,7 @@ from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.host.seal import Landlock
 from pytest_readonly_vm.host.workspace import COOKIE
-from pytest_readonly_vm.qemu.command_line import machine_type
+from pytest_readonly_vm.qemu.board import machine_type
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
 
