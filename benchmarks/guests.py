@@ -10,6 +10,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.qemu_binary import find_qemu
 from tests.accelerator import ACCEL
 from tests.guests import bootsector
+from tests.guests.architectures import ARCHITECTURES
 from tests.guests.debian import debian
 from tests.guests.debian_uefi import debian_uefi
 from tests.guests.tiny_linux import READY as TINY_READY
@@ -33,9 +34,9 @@ def boot_sector() -> Iterator[VmConfig]:
         )
 
 
-def tiny() -> VmConfig:
+def tiny(arch: str = "x86_64") -> VmConfig:
     """A distribution's kernel with a busybox initramfs, started without a bootloader; built when it is not there."""
-    guest = tiny_linux()
+    guest = tiny_linux(arch)
     return _machine(
         image=guest.disk,
         kernel=guest.kernel,
@@ -60,6 +61,15 @@ def firmwares() -> dict[str, VmConfig]:
 def both() -> dict[str, VmConfig]:
     """The guests in which commands can be run, with as much memory, by their names for people."""
     return {"tiny Linux": tiny().replace(ready="auto", memory="1G"), "Debian": full()}
+
+
+def others() -> dict[str, VmConfig]:
+    """The same tiny guest for other architectures, emulated whatever the environment says."""
+    return {
+        f"tiny Linux, {arch}": tiny(arch).replace(ready="auto", accel="tcg", boot_timeout=600)
+        for arch in ARCHITECTURES
+        if arch != "x86_64"
+    }
 
 
 def emulator() -> str:
