@@ -49,7 +49,7 @@ OPTIONS = {
     "cpus": Option("N", "virtual CPUs (default: 1)", kind=int),
     "cpu_model": Option(
         "NAME",
-        "QEMU CPU model (default: max for x86, Arm, RISC-V and s390x guests, nearly all that the accelerator can do)",
+        "QEMU CPU model (default: max for x86, Arm and s390x guests, nearly all that the accelerator can do)",
     ),
     "machine": Option(
         "TYPE",

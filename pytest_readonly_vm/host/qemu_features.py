@@ -10,10 +10,15 @@ from pytest_readonly_vm.host.qemu_binary import Qemu
 
 _PATIENCE = 20.0
 _UNASKED = ("x86_64", "i386")
-_CPU, _PANIC_DEVICE = "max", "pvpanic-pci"
+_CPU, _PROFILE, _PANIC_DEVICE = "max", "rva23s64", "pvpanic-pci"
 _QUESTIONS: tuple[dict[str, object], ...] = (
     {"execute": "qmp_capabilities"},
     {"execute": "query-cpu-model-expansion", "arguments": {"type": "full", "model": {"name": _CPU}}, "id": _CPU},
+    {
+        "execute": "query-cpu-model-expansion",
+        "arguments": {"type": "full", "model": {"name": _PROFILE}},
+        "id": _PROFILE,
+    },
     {"execute": "device-list-properties", "arguments": {"typename": _PANIC_DEVICE}, "id": _PANIC_DEVICE},
     {"execute": "quit"},
 )
@@ -25,6 +30,8 @@ class Features:
 
     max_cpu: frozenset[str] = frozenset()
     """Properties of the CPU model ``max`` under TCG; none if it cannot be asked, or there is no such model."""
+    has_rva23: bool = False
+    """Whether there is a CPU model of that profile, the newest of RISC-V that distributions are built for."""
     has_pvpanic_pci: bool = False
 
 
@@ -48,4 +55,4 @@ def _ask(qemu: Qemu) -> Features:
     lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     answers = {line["id"]: line["return"] for line in lines if "id" in line and "return" in line}
     cpu = answers[_CPU]["model"]["props"] if _CPU in answers else ()
-    return Features(max_cpu=frozenset(cpu), has_pvpanic_pci=_PANIC_DEVICE in answers)
+    return Features(max_cpu=frozenset(cpu), has_rva23=_PROFILE in answers, has_pvpanic_pci=_PANIC_DEVICE in answers)

@@ -37,11 +37,11 @@ def test_each_architecture_has_a_machine_that_linux_knows(
     assert ("-vga" in words) is (arch == "x86_64")
 
 
-def test_pointers_are_authenticated_quickly_where_the_emulator_has_a_way() -> None:
+def test_a_processor_is_one_that_the_emulator_has_and_is_quick_at() -> None:
     assert value(line(CONFIG, arch="aarch64", features=OLD_ARM), "-cpu") == "max,pauth-impdef=on"
     assert value(line(CONFIG, arch="aarch64", accelerator="kvm", features=OLD_ARM), "-cpu") == "max"
     assert value(line(CONFIG.replace(cpu_model="cortex-a57"), arch="aarch64", features=OLD_ARM), "-cpu") == "cortex-a57"
-    assert value(line(CONFIG, arch="riscv64", features=Features(frozenset({"v"}))), "-cpu") == "max"
+    assert value(line(CONFIG, arch="riscv64", features=Features(has_rva23=True)), "-cpu") == "rva23s64"
 
 
 def test_a_guest_can_tell_of_its_panic_where_the_emulator_and_the_board_have_a_device() -> None:
