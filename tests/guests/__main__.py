@@ -1,7 +1,7 @@
 """Owns the command line ``python -m tests.guests``: builds what is missing and says where it is.
 
 Paths go to standard output, one a line: of tiny and alpine the kernel, the initramfs and the disk, of
-servers, which is tiny with more in it, the initramfs, of cd and debian the image,
+servers, which is tiny with more in it, the initramfs, of cd, debian and those by UEFI the images,
 of foreign, tiny ones for other architectures, the kernel and the initramfs of each.
 What is being done goes to standard error.
 """
@@ -19,7 +19,9 @@ from pathlib import Path
 from tests.guests import BuildError, archive, cache, debian, tiny_linux, tiny_with_servers
 from tests.guests.alpine import alpine
 from tests.guests.architectures import ARCHITECTURES
+from tests.guests.debian_uefi import debian_uefi
 from tests.guests.tiny_cd import tiny_cd
+from tests.guests.tiny_uefi import tiny_uefi
 
 
 def _tiny_paths() -> list[Path]:
@@ -46,6 +48,11 @@ def _debian_paths() -> list[Path]:
     return [debian()]
 
 
+def _debian_uefi_paths() -> list[Path]:
+    guests = debian_uefi()
+    return [guests.shim, guests.lvm, guests.btrfs]
+
+
 def _alpine_paths() -> list[Path]:
     guest = alpine()
     return [guest.kernel, guest.initrd, guest.disk]
@@ -56,7 +63,9 @@ _GUESTS: dict[str, Callable[[], list[Path]]] = {
     "servers": _servers_paths,
     "cd": _cd_paths,
     "foreign": _foreign_paths,
+    "tiny-uefi": lambda: [tiny_uefi().disk],
     "debian": _debian_paths,
+    "debian-uefi": _debian_uefi_paths,
     "alpine": _alpine_paths,
 }
 
