@@ -168,7 +168,7 @@ function details(aside, chosen, {choose, reveal}) {
     say("start", start(lane), lane.reason ? `: ${lane.reason}` : "");
     say(lane.manner === "boot" ? "phases" : "a copy of a boot with", phases(lane));
     say("when", when(from, to));
-    for (const key of ["worker", "scope", "channel", "accelerator", "image"]) say(key, lane[key] ?? "");
+    for (const key of ["worker", "scope", "channel", "accelerator", "firmware", "image"]) say(key, lane[key] ?? "");
     say("entries", `${lane.length}`, lane.dropped ? `, and ${lane.dropped} that this page leaves out` : "");
   } else {
     say("kind", lane.kind(index));
