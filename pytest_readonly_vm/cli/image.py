@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +14,10 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.values import path
 from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.host.qemu_binary import find_qemu_img
+from pytest_readonly_vm.host.watch import Show
 from pytest_readonly_vm.printable import line
 from pytest_readonly_vm.sources.image_list import FILE_NAME, ImageList, ListedImage, find_list, listed
-from pytest_readonly_vm.sources.image_sources import ImageSources
+from pytest_readonly_vm.sources.image_sources import ImageSources, look
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.sources.list_editor import ListEditor
@@ -26,7 +26,6 @@ HELP = "name images in vm-images.toml, and bring them here"
 
 _DIGITS_SHOWN = 12
 _MIB = 1 << 20
-_PAUSE = 0.2
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -124,8 +123,7 @@ def _looked_up(url: str, where: Path) -> dict[str, object]:
         if not (where.parent / image).exists():
             raise ConfigurationError(f"URL: {where.parent / image}: No such file or directory")
         return {}
-    with _sources() as sources:
-        found = sources.look(image)
+    found = look(image)
     return {"digest": str(found.digest) if found.digest else None, "size": found.size}
 
 
@@ -215,25 +213,20 @@ def _shown_url(written: str) -> str:
 
 @contextlib.contextmanager
 def _sources() -> Iterator[ImageSources]:
-    sources = ImageSources(lambda sentence: print(sentence, file=sys.stderr, flush=True), _Line().show)
+    sources = ImageSources(lambda sentence: print(sentence, file=sys.stderr, flush=True), _watch)
     try:
         yield sources
     finally:
         sources.close()
 
 
-class _Line:
+@contextlib.contextmanager
+def _watch(users_code: bool) -> Iterator[Show | None]:
     """How far a transfer is, on a line of the terminal that goes with its end; nothing where there is none."""
-
-    def __init__(self) -> None:
-        self._shown = 0.0
-
-    def show(self, what: str, done: int, size: int | None) -> None:
-        if not sys.stderr.isatty():
-            return
-        if done == size:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - self._shown > _PAUSE:
-            self._shown = time.monotonic()
-            of = f" of {size >> 20}" if size else ""
-            print(f"\r\x1b[K{line(what, 60)}: {done >> 20}{of} MiB", end="", file=sys.stderr, flush=True)
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        yield lambda text: print(f"\r\x1b[K{line(text, 79)}", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -35,9 +35,9 @@ class ImageReference:
     @property
     def name(self) -> str:
         """The last part, as the name of a path."""
-        if isinstance(self.place, ImageUrl) and self.label is None:
-            return self.place.name or str(self)
-        return self.label or str(getattr(self.place, "repository", self.place)).rpartition("/")[2]
+        if isinstance(self.place, ImageUrl):
+            return self.place.name or str(self.place)
+        return str(getattr(self.place, "repository", self.place)).rpartition("/")[2]
 
 
 def is_name(written: str) -> bool:

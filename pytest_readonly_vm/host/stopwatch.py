@@ -22,6 +22,8 @@ class Part(StrEnum):
     STARTING = "starting machines"
     """All else that there is to do until a machine is handed over; a wait for one that was started ahead, too."""
     HEALTH = "health gates"
+    IMAGES = "getting images"
+    """An image is downloaded, or unpacked."""
     EVIDENCE = "saving evidence"
     ENDING = "ending machines"
     CHECKING = "checking images"

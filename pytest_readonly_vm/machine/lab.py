@@ -18,6 +18,7 @@ from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.stopwatch import Stopwatch
+from pytest_readonly_vm.host.watch import Watch, nobody
 from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.output_guard import OutputGuard
@@ -35,7 +36,6 @@ from pytest_readonly_vm.start.maker import Hooks, Maker
 from pytest_readonly_vm.start.prefetch import Prefetch
 from pytest_readonly_vm.start.strategies import Auto, Clone, Cold, Strategy
 from pytest_readonly_vm.start.templates import Templates
-from pytest_readonly_vm.start.watched import Watch, nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Lab:
         self.layers: list[LayerMade] = []
         self._progress = progress
         self._resources = Resources(self.output_guard, tell, stopwatch or Stopwatch())
-        self._bases = Bases(ImageSources(tell, progress))
+        self._bases = Bases(ImageSources(tell, watch, self._resources.stopwatch))
         self._layouts = Layouts()
         self._firmwares = Firmwares(self._bases, self._layouts)
         hooks = Hooks(

@@ -1,45 +1,55 @@
 """Owns the way from what a user names as an image to a file on this computer: where it is, or in the store."""
 
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import astuple
-from pathlib import Path
+from dataclasses import astuple, dataclass
+from pathlib import Path, PurePath
 
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.image_url import ImageUrl
 from pytest_readonly_vm.config.oci_reference import OciReference
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.errors import ImageError, ImageWarning
+from pytest_readonly_vm.errors import DownloadError, ImageError, ImageWarning
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import host_errors
+from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
+from pytest_readonly_vm.host.watch import Show, Watch, nobody
 from pytest_readonly_vm.image.image_file import Fingerprint
 from pytest_readonly_vm.sources.download.located import Downloaded, Located
 from pytest_readonly_vm.sources.kept_disk import keep_disk
-from pytest_readonly_vm.sources.store import ImageStore, default_folder
+from pytest_readonly_vm.sources.store import ImageStore, StoredImage, default_folder
 from pytest_readonly_vm.sources.unpack import is_packed, unpack
 
-Transfer = Callable[[str, int, int | None], None]
-"""Told what is transferred, how many bytes have gone, and how many there are if that is known."""
+_PAUSE = 0.2
+"""Seconds between two lines that tell how far a transfer is."""
+
+Place = ImageUrl | OciReference
 
 
 class ImageSources:
     """Finds images, and holds those of the store that were found until `close`. Any thread may ask."""
 
-    def __init__(self, tell: Callable[[str], None], progress: Transfer) -> None:
-        """`tell` is given a sentence when another process has to be waited for, `progress` how far a transfer is."""
+    def __init__(self, tell: Callable[[str], None], watch: Watch = nobody, stopwatch: Stopwatch | None = None) -> None:
+        """`tell` is given a sentence when another process has to be waited for.
+
+        `watch` looks on while an image is downloaded or unpacked; `stopwatch` measures who waits for that.
+        """
         self._tell = tell
-        self._progress = progress
+        self._watch = watch
+        self._stopwatch = stopwatch or Stopwatch()
         self._found: OncePerKey[tuple[Path | ImageReference, Path | None], Path] = OncePerKey()
         self._stores: OncePerKey[tuple[Path, int], ImageStore] = OncePerKey()
+        self._refused: dict[ImageReference, str] = {}
         self._held = ExitStack()
 
     def locate(self, image: Path | ImageReference, config: VmConfig, *, origin: str, qemu_img: Path) -> Path:
         """The file that is meant, which is brought here and unpacked first if it has to be.
 
         :param origin: where it was named, for messages.
-        :raises ConfigurationError: there is no such image.
-        :raises ImageError: it cannot be had, or is not what it should be.
+        :raises DownloadError: it cannot be had, now or earlier in this run: that is not tried for each test.
+        :raises ImageError: it is not what it should be.
         :raises HostError: something is not installed that it takes, or nothing can be kept.
         """
         return self._found.get((image, config.image_store), lambda: self._find(image, config, origin, qemu_img))
@@ -48,100 +58,129 @@ class ImageSources:
         """Whether it can be had at once."""
         return (image, config.image_store) in self._found.made() or (isinstance(image, Path) and not _is_packed(image))
 
-    def look(self, image: ImageReference, *, arch: str | None = None) -> Located:
-        """What is to be known of an image that is elsewhere, which stays there; raises as `locate`.
-
-        :param arch: which of several, by QEMU's name; this computer's, if None.
-        """
-        if isinstance(image.place, OciReference):
-            from pytest_readonly_vm.sources.download.from_registry import locate_in_registry
-
-            return locate_in_registry(image.place, arch=arch, warn=_warn)
-        from pytest_readonly_vm.sources.download.from_url import locate  # which others are not to pay for
-
-        assert isinstance(image.place, ImageUrl)
-        return locate(image.place, warn=_warn)
-
     def close(self) -> None:
         """Give back what is held."""
         self._held.close()
 
     def _find(self, image: Path | ImageReference, config: VmConfig, origin: str, qemu_img: Path) -> Path:
-        if isinstance(image, Path):
-            return self._unpacked(image, config, origin, qemu_img) if _is_packed(image) else image
-        return self._brought(image, config, origin, qemu_img)
-
-    def _unpacked(self, path: Path, config: VmConfig, origin: str, qemu_img: Path) -> Path:
-        shown = f"base image {path} (from {origin})"
-        before = Fingerprint.of(path.stat())
-
-        def make(folder: Path) -> Path:
-            found = self._unpack(path, folder, config, shown, qemu_img)
-            if before != Fingerprint.of(path.stat()):
-                raise ImageError(f"{shown} was changed while it was unpacked; is it still being written?")
-            return found
-
-        return self._kept(f"file {astuple(before)}", make, config, shown)
-
-    def _brought(self, image: ImageReference, config: VmConfig, origin: str, qemu_img: Path) -> Path:
-        shown = f"base image {image.describe()} (from {origin})"
-        place = image.place
-        assert not isinstance(place, str)
+        if isinstance(image, Path) and not _is_packed(image):
+            return image
+        folder, limit = config.image_store or default_folder(), config.image_store_size
+        store = self._stores.get((folder, limit), lambda: ImageStore(folder, limit=limit))
+        shown = f"base image {image if isinstance(image, Path) else image.describe()} (from {origin})"
         arch = None if config.arch == "auto" else config.arch
-        if place.digest is None:
-            there = self.look(image, arch=arch)
-            place = place.pinned(there.digest, says=there.says)
-
-        def taken(path: Path, folder: Path) -> Path:
-            if _is_packed(path):
-                found = self._unpack(path, folder, config, shown, qemu_img)
-                path.unlink()
-                return found
-            limit = self._store(config).limit
-            return keep_disk(path, folder, written=image.name, limit=limit, shown=shown, qemu_img=qemu_img)
-
-        def make(folder: Path) -> Path:
-            with self._downloaded(place, config, arch) as found:
-                return taken(found.path, folder)
-
-        if place.digest is not None:
-            which = f" {arch}" if isinstance(place, OciReference) else ""
-            return self._kept(f"{place.digest}{which}", make, config, shown)
-        with self._downloaded(place, config, arch) as found:  # of which nobody knows the digest before
-            return self._kept(str(found.sha256), lambda folder: taken(found.path, folder), config, shown)
-
-    def _downloaded(
-        self, place: ImageUrl | OciReference, config: VmConfig, arch: str | None
-    ) -> AbstractContextManager[Downloaded]:
-        store = self._store(config)
-        folder, limit = store.downloads, store.limit
-        if isinstance(place, ImageUrl):
-            from pytest_readonly_vm.sources.download.from_url import downloaded
-
-            return downloaded(place, folder, limit=limit, progress=self._progress, tell=self._tell, warn=_warn)
-        from pytest_readonly_vm.sources.download.from_registry import downloaded_from_registry
-
-        return downloaded_from_registry(
-            place, folder, arch=arch, limit=limit, progress=self._progress, tell=self._tell, warn=_warn
-        )
-
-    def _unpack(self, path: Path, folder: Path, config: VmConfig, shown: str, qemu_img: Path) -> Path:
-        def progress(done: int, size: int | None) -> None:
-            self._progress(f"unpacking {path.name}", done, size)
-
-        limit = self._store(config).limit
-        return unpack(path, folder, limit=limit, shown=shown, qemu_img=qemu_img, progress=progress)
-
-    def _kept(self, source: str, make: Callable[[Path], Path], config: VmConfig, shown: str) -> Path:
-        with host_errors(f"{shown} cannot be kept"):
-            found = self._store(config).get(source, make, shown=shown, on_wait=self._tell)
+        with (
+            self._stopwatch.part(Part.IMAGES),
+            self._watch(False) as show,
+            host_errors(f"{shown} cannot be kept"),
+        ):
+            bringing = _Bringing(store, shown, arch, qemu_img, self._tell, show)
+            found = bringing.unpacked(image) if isinstance(image, Path) else self._brought(image, bringing)
         self._held.callback(found.lock.release)
         return found.path
 
-    def _store(self, config: VmConfig) -> ImageStore:
-        folder = config.image_store or default_folder()
-        limit = config.image_store_size
-        return self._stores.get((folder, limit), lambda: ImageStore(folder, limit=limit))
+    def _brought(self, image: ImageReference, bringing: "_Bringing") -> StoredImage:
+        if image in self._refused:
+            raise DownloadError(self._refused[image])
+        try:
+            return bringing.brought(image)
+        except DownloadError as error:
+            self._refused[image] = f"{bringing.shown}: not tried again in this run: {error}"
+            raise DownloadError(f"{bringing.shown}: {error}") from None
+
+
+def look(image: ImageReference, *, arch: str | None = None) -> Located:
+    """What is to be known of an image that is elsewhere, which stays there; raises as `ImageSources.locate`.
+
+    :param arch: which of several, by QEMU's name; this computer's, if None.
+    """
+    # These load urllib3, which others are not to pay for.
+    if isinstance(image.place, OciReference):
+        from pytest_readonly_vm.sources.download.from_registry import locate_in_registry
+
+        return locate_in_registry(image.place, arch=arch, warn=_warn)
+    from pytest_readonly_vm.sources.download.from_url import locate
+
+    assert isinstance(image.place, ImageUrl)
+    return locate(image.place, warn=_warn)
+
+
+@dataclass(slots=True)
+class _Bringing:
+    """One image on its way into the store."""
+
+    store: ImageStore
+    shown: str
+    arch: str | None
+    qemu_img: Path
+    tell: Callable[[str], None]
+    show: Show | None
+    told: float = 0.0
+    """When it was shown last how far it is."""
+
+    def unpacked(self, path: Path) -> StoredImage:
+        before = Fingerprint.of(path.stat())
+
+        def make(folder: Path) -> Path:
+            found = self._unpack(path, folder, str(path))
+            if before != Fingerprint.of(path.stat()):
+                raise ImageError(f"{self.shown} was changed while it was unpacked; is it still being written?")
+            return found
+
+        return self._kept(f"file {astuple(before)}", make)
+
+    def brought(self, image: ImageReference) -> StoredImage:
+        place, name = image.place, image.name
+        assert not isinstance(place, str)
+        if place.digest is None:
+            there = look(image, arch=self.arch)
+            place = place.pinned(there.digest, says=there.says)
+
+        def make(folder: Path) -> Path:
+            with self._downloaded(place) as found:
+                return self._taken(found.path, folder, name)
+
+        if place.digest is not None:
+            which = f" {self.arch}" if isinstance(place, OciReference) else ""
+            return self._kept(f"{place.digest}{which}", make)
+        with self._downloaded(place) as found:  # of which nobody knows the digest before
+            return self._kept(str(found.sha256), lambda folder: self._taken(found.path, folder, name))
+
+    def _taken(self, path: Path, folder: Path, name: str) -> Path:
+        if not _is_packed(path):
+            limit = self.store.limit
+            return keep_disk(path, folder, written=name, limit=limit, shown=self.shown, qemu_img=self.qemu_img)
+        found = self._unpack(path, folder, name)
+        path.unlink()
+        return found
+
+    def _downloaded(self, place: Place) -> AbstractContextManager[Downloaded]:
+        folder, limit = self.store.downloads, self.store.limit
+        if isinstance(place, ImageUrl):
+            from pytest_readonly_vm.sources.download.from_url import downloaded
+
+            return downloaded(place, folder, limit=limit, progress=self._progress, tell=self.tell, warn=_warn)
+        from pytest_readonly_vm.sources.download.from_registry import downloaded_from_registry
+
+        return downloaded_from_registry(
+            place, folder, arch=self.arch, limit=limit, progress=self._progress, tell=self.tell, warn=_warn
+        )
+
+    def _unpack(self, path: Path, folder: Path, name: str) -> Path:
+        def progress(done: int, size: int | None) -> None:
+            self._progress(f"unpacking {PurePath(name).name}", done, size)
+
+        limit, qemu_img = self.store.limit, self.qemu_img
+        return unpack(path, folder, limit=limit, shown=self.shown, qemu_img=qemu_img, name=name, progress=progress)
+
+    def _progress(self, what: str, done: int, size: int | None) -> None:
+        now = time.monotonic()
+        if self.show is not None and now - self.told >= _PAUSE:
+            self.told = now
+            self.show(f"{what}: {done >> 20}{f' of {size >> 20}' if size else ''} MiB")
+
+    def _kept(self, source: str, make: Callable[[Path], Path]) -> StoredImage:
+        return self.store.get(source, make, shown=self.shown, on_wait=self.tell)
 
 
 def _is_packed(path: Path) -> bool:

@@ -65,6 +65,7 @@ def unpack(
     limit: int,
     shown: str,
     qemu_img: Path,
+    name: str | None = None,
     progress: Progress = lambda done, size: None,
 ) -> Path:
     """Put the one disk that is in a file into a folder of ours, as `keep_disk` has it, and return its path.
@@ -73,10 +74,11 @@ def unpack(
     the file system, and be four times as large with its zeros; in a format that says how large it is, twice that.
 
     :param shown: the file and where it was named, for messages.
+    :param name: what people call the file, if not by its path.
     :raises ImageError: there is no disk, or another one; it is damaged, truncated, encrypted, too large, or needs other
         files; there is no room for it.
     """
-    unpacking = _Unpacking(source, folder, limit, shown)
+    unpacking = _Unpacking(folder, limit, shown, name or str(source))
     try:
         with _Told(source, progress) as file:
             found = unpacking.disk(file)
@@ -113,10 +115,10 @@ class _Disk:
 
 @dataclass
 class _Unpacking:
-    source: Path
     folder: Path
     limit: int
     shown: str
+    name: str
     written: int = 0
     size: int | None = None
     """Of what is being written, if it is known."""
@@ -127,7 +129,7 @@ class _Unpacking:
     """What was found instead, each with the reason."""
 
     def disk(self, file: io.FileIO) -> _Disk:
-        if found := self._take(ByteStream(file.read), self.source.name, file=file):
+        if found := self._take(ByteStream(file.read), Path(self.name).name, file=file):
             return found
         seen = f": {'; '.join(self.no_disks[:3])}" if self.no_disks else ""
         raise ImageError(f"{self.shown} has no disk in it{seen}")
@@ -182,7 +184,7 @@ class _Unpacking:
         names = described or [disk.name for disk in [one for one in found if one.is_certain] or found]
         if len(names) > 1 and texts and BOX_DISK in names:
             names = [BOX_DISK]
-        by_hand = kind.command.format(shlex.quote(str(self.source)))
+        by_hand = kind.command.format(shlex.quote(self.name))
         if len(names) > 1 and self.parts:
             raise ImageError(
                 f"{what} has a VMDK in several files in it; have it made one: {by_hand}, then "

@@ -13,6 +13,7 @@ from pytest_readonly_vm.guest.boot import boot
 from pytest_readonly_vm.guest.guest import Guest
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.stopwatch import Part
+from pytest_readonly_vm.host.watch import Watch, nobody
 from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
@@ -22,7 +23,7 @@ from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.migration import Unfrozen, load_state
 from pytest_readonly_vm.start.repair import resume
 from pytest_readonly_vm.start.template import Reads, Template, copies, freeze_running
-from pytest_readonly_vm.start.watched import Watch, nobody, watched_boot, watched_layer
+from pytest_readonly_vm.start.watched import watched_boot, watched_layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,28 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pytest_readonly_vm.guest.stages import Phases
 from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.watch import Show, Watch
 from pytest_readonly_vm.printable import tail
 from pytest_readonly_vm.qemu.instance import Instance
-
-Show = Callable[[str], object]
-"""Called on the loop's thread, once a second at least, with a line that tells all that the one before did."""
-
-Watch = Callable[[bool], AbstractContextManager[Show | None]]
-"""A context for such work, which gives None where nobody looks on. It is told whether code of the user's runs in it."""
 
 _PERIOD = 1.0  # seconds; what ends sooner is not shown
 _SILENCE = 5.0  # seconds after which the last line is not what is going on: many guests boot with "quiet"
 _LOOKED_AT = 2_000  # characters at the end of the console
-
-
-def nobody(users_code: bool) -> AbstractContextManager[None]:
-    """A `Watch` for who does not look."""
-    return nullcontext()
 
 
 class _Work:
