@@ -16,10 +16,13 @@ from typing import Literal
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import HostError
 from pytest_readonly_vm.host.accel import PROVABLE, choose, prove
+from pytest_readonly_vm.host.firmware import find_firmware
 from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu, find_qemu_img
 from pytest_readonly_vm.host.seal import Landlock, landlock_abi
 from pytest_readonly_vm.host.slots import Budget
 from pytest_readonly_vm.printable import count
+from pytest_readonly_vm.qemu.board import machine_type
+from pytest_readonly_vm.sources import store as image_store
 from pytest_readonly_vm.start.cache import TemplateCache, default_folder
 
 HELP = "check what this computer has for machines, and say what to do"
@@ -71,11 +74,13 @@ def examine() -> Iterator[Finding]:
         yield _guarded("qemu-img", lambda: Finding("qemu-img", "ok", str(find_qemu_img(None))))
         yield _guarded("accelerator", lambda: _accelerator(qemu))
         yield _sandbox(qemu)
+        yield _firmware(qemu)
     yield _landlock()
     yield _temporary_room(Path(os.environ.get("TMPDIR") or "/var/tmp"))
     yield _memory(Budget.of_host())
     yield _shared_memory()
     yield _guarded("cache", lambda: _cache(default_folder()))
+    yield _guarded("images", lambda: _images(image_store.default_folder()))
     yield _program("ssh", "only for --vm-channel=ssh and vm.ssh_command()", "openssh-client")
     yield _program("tesseract", "only for screen.wait_for_text()", "tesseract-ocr")
 
@@ -117,6 +122,16 @@ def _sandbox(qemu: Qemu) -> Finding:
     if qemu.has_sandbox:
         return Finding("seccomp", "ok", "QEMU has its sandbox")
     return Finding("seccomp", "warn", "this QEMU was built without its sandbox", "use your distribution's QEMU")
+
+
+def _firmware(qemu: Qemu) -> Finding:
+    machine = machine_type(VmConfig(), qemu.arch)
+    try:
+        found = find_firmware(qemu, machine=machine, secure=False)
+    except HostError as error:
+        lacking, advice = _halves(str(error))
+        return Finding("firmware", "warn", f"{lacking}; only for images that boot by UEFI", advice)
+    return Finding("firmware", "ok", f"UEFI by {found.code.path}")
 
 
 def _landlock() -> Finding:
@@ -177,6 +192,18 @@ def _cache(folder: Path) -> Finding:
     used = sum(entry.size for entry in entries)
     number = count(len(entries), "frozen guest")
     return Finding("cache", "ok", f"{number} in {folder}, {_gibibytes(used)} of at most {_gibibytes(limit)}")
+
+
+def _images(folder: Path) -> Finding:
+    limit = VmConfig().image_store_size
+    if not folder.exists():
+        return Finding("images", "ok", f"nothing downloaded or unpacked in {folder} yet, at most {_gibibytes(limit)}")
+    try:
+        used = [entry.size for entry in image_store.ImageStore(folder, limit=limit).entries()]
+    except HostError as error:
+        return Finding("images", "FAIL", str(error))
+    found = f"{count(len(used), 'image')} in {folder}, {_gibibytes(sum(used))} of at most {_gibibytes(limit)}"
+    return Finding("images", "ok", found)
 
 
 def _program(name: str, purpose: str, package: str) -> Finding:

@@ -13,7 +13,18 @@ from pytest_readonly_vm.cli.doctor import Finding, examine
 
 NAMES = (
     *("Python", "plugin", "pytest", "pytest-timeout", "pytest-xdist", "qemu.qmp", "QEMU", "qemu-img", "accelerator"),
-    *("seccomp", "Landlock", "temporary room", "budget", "memory files", "cache", "ssh", "tesseract"),
+    *(
+        "seccomp",
+        "firmware",
+        "Landlock",
+        "temporary room",
+        "budget",
+        "memory files",
+        "cache",
+        "images",
+        "ssh",
+        "tesseract",
+    ),
 )
 
 
