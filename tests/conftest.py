@@ -63,6 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Not by the content of a file, in which there may be the time: workers are to collect the same tests."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # tests that look at what is left collect garbage, for which thousands of tests need not be looked at
