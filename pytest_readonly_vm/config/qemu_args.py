@@ -40,8 +40,11 @@ def objection(arguments: Sequence[str], decided: Mapping[str, str]) -> str | Non
     return None
 
 
-def own_firmware(arguments: Sequence[str]) -> str | None:
-    """What in these arguments gives the machine a firmware of the user's, or None."""
+def own_firmware(arguments: Sequence[str], machine: str | None) -> str | None:
+    """What in these arguments, or in the options of a machine type, gives it a firmware of the user's, or None."""
+    for option in ("pflash0", "pflash1", "firmware"):
+        if option in _parts(machine or ""):
+            return f"machine {machine}"
     for option, value in zip_longest(arguments, arguments[1:], fillvalue=""):
         if option.lstrip("-") == "bios" and option.startswith("-"):
             return f"{option} {value}"

@@ -4,6 +4,7 @@ What a descriptor says: https://www.qemu.org/docs/master/interop/firmware.json. 
 later folder counts, an empty one takes the earlier away, and those that are left are gone through by their names.
 """
 
+import contextlib
 import fnmatch
 import json
 import os
@@ -103,10 +104,11 @@ def _fitting(qemu: Qemu, machine: str, secure: bool) -> Iterator[FirmwareFiles]:
 def _folders(qemu: Qemu) -> list[Path]:
     """Where descriptors are looked for, the later ones before the earlier; also of a QEMU with a prefix of its own."""
     prefix = qemu.path.parent.parent
+    folders = [_SHARE / _FOLDER, prefix / "share" / _FOLDER, Path("/etc") / _FOLDER]
     config = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    if not config.is_absolute():  # as the XDG base directory specification has it
-        config = Path("~/.config").expanduser()
-    folders = (_SHARE / _FOLDER, prefix / "share" / _FOLDER, Path("/etc") / _FOLDER, config / _FOLDER)
+    with contextlib.suppress(RuntimeError):  # a user without a home, as in many containers
+        # As the XDG base directory specification has it.
+        folders.append((config if config.is_absolute() else Path.home() / ".config") / _FOLDER)
     return list(dict.fromkeys(folders))
 
 

@@ -136,7 +136,7 @@ class Bases:
     def __init__(self, sources: Sources) -> None:
         """`sources` finds what is not here yet."""
         self._sources = sources
-        self._opened: OncePerKey[tuple[Path | ImageReference, str | None], BaseImage] = OncePerKey()
+        self._opened: OncePerKey[tuple[Path | ImageReference, str | None, str | None], BaseImage] = OncePerKey()
         self._parts: OncePerKey[tuple[tuple[Path, str], ...], BaseImage] = OncePerKey()
         self._watched: set[BaseImage] = set()
         self._digests: OncePerKey[BaseImage, tuple[str, ...]] = OncePerKey()
@@ -180,7 +180,9 @@ class Bases:
             path = self._sources.locate(image, config, origin=origin, qemu_img=qemu_img)
             return open_base(path, format=format, origin=origin, qemu_img=qemu_img, called=called)
 
-        base = self._opened.get((image, format), opened)
+        # Of a registry's image there may be one for each architecture.
+        arch = None if isinstance(image, Path) else f"{config.arch} {config.qemu}"
+        base = self._opened.get((image, format, arch), opened)
         self._prove(base, config.verify)
         return base
 
@@ -236,7 +238,7 @@ class Bases:
     def identity(self, image: Path | ImageReference | None) -> dict[str, str]:
         """By what a base image can be told from another: its ``fingerprint``; with ``verify=hash`` its ``sha256``."""
         digests = self._digests.made()
-        for (named, _), base in self._opened.made().items():
+        for (named, *_), base in self._opened.made().items():
             if named == image:
                 if base in digests:
                     return {"sha256": digests[base][0]}

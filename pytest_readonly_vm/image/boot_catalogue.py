@@ -26,7 +26,7 @@ def boot_images(read: Callable[[int, int], bytes]) -> dict[str, int]:
     :param read: bytes of the CD at an offset; raises what it raises.
     """
     record = read(_BOOT_RECORD * _SECTOR, _SECTOR)
-    if not record.startswith(_MARK):
+    if len(record) < _SECTOR or not record.startswith(_MARK):
         return {}
     (at,) = struct.unpack_from("<I", record, _CATALOGUE)
     catalogue = read(at * _SECTOR, _SECTOR)

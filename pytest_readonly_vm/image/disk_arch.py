@@ -1,7 +1,7 @@
 """Owns what a disk's own tables tell of the processor that it is for.
 
 Sources: the Discoverable Partitions Specification for the types of root and /usr partitions, UEFI specification 2.10,
-3.5.1.1 for the names of loaders. Boot code for a BIOS tells nothing: tools that make partitions write some, too.
+3.5.1.1 for the names of loaders; zipl writes its name (s390-tools, zipl/include/boot.h).
 """
 
 from uuid import UUID
@@ -46,6 +46,8 @@ def archs_of(layout: DiskLayout) -> dict[str, str]:
     :raises ImageError: the image cannot be read.
     """
     found = {_TYPES[one.type]: "the type of its partitions" for one in layout.partitions if one.type in _TYPES}
-    if found or layout.has_boot_code:
+    if found:
         return found  # there is no need to look into a file system
+    if layout.has_zipl:
+        return {"s390x": "the boot record of zipl"}
     return {LOADERS[name]: name for name in layout.loaders if name in LOADERS}

@@ -23,6 +23,13 @@ _MOST_ENTRIES = 128
 _BOOT_CODE = 440  # bytes of an MBR before its disk signature
 _ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 _ESP_OF_MBR = 0xEF
+_BIOS_BOOT = UUID("21686148-6449-6e6f-744e-656564454649")
+"""Of GRUB's own partition."""
+_PROTECTIVE = 0xEE
+_LEGACY_BOOTABLE = 1 << 2  # of a GPT entry's attributes
+_ACTIVE = 0x80
+_PARTED = bytes.fromhex("fab800108ed0bc00b0b800008ed88ec0")
+"""How the code begins that parted writes into each MBR (libparted/labels/mbr.s)."""
 _LOADERS = ("EFI", "BOOT")
 
 
@@ -32,6 +39,8 @@ class Partition:
 
     type: UUID | int
     offset: int
+    is_active: bool = False
+    """Whether code for a BIOS is to go on there."""
 
 
 class DiskLayout:
@@ -52,9 +61,23 @@ class DiskLayout:
 
     @property
     def has_boot_code(self) -> bool:
-        """Whether it has code that a BIOS would run: in the first sector, or as the boot image of a CD."""
+        """Whether it has code by which a BIOS would come to a system: in the first sector, or as a CD's boot image.
+
+        Tools that make partitions write some to any disk. That of parted looks for an active partition, and all that
+        is in front of a GPT needs a partition there that is meant for a BIOS.
+        """
         is_signed = self._first[510:512] == b"\x55\xaa"
-        return (is_signed and any(self._first[:_BOOT_CODE])) or "bios" in self._boot_images
+        if "bios" in self._boot_images or not is_signed or not any(self._first[:_BOOT_CODE]):
+            return "bios" in self._boot_images
+        if self.scheme == "gpt":
+            legacy = any(one.type == _BIOS_BOOT or one.is_active for one in self.partitions)
+            return legacy or any(one.type != _PROTECTIVE for one in _partitions_of_mbr(self._first))
+        return not self._first.startswith(_PARTED) or any(one.is_active for one in self.partitions)
+
+    @property
+    def has_zipl(self) -> bool:
+        """Whether it begins as zipl writes it for IBM Z."""
+        return self._first.startswith(b"zIPL")
 
     @cached_property
     def partitions(self) -> tuple[Partition, ...]:
@@ -107,16 +130,18 @@ class Layouts:
 
 
 def _partitions_of_gpt(first: bytes) -> list[Partition]:
+    if len(first) < 2 * _SECTOR:
+        return []
     start, count, size = struct.unpack_from("<QII", first, _SECTOR + 72)
     found = []
     for number in range(min(count, _MOST_ENTRIES)):
-        entry = first[start * _SECTOR + number * size :][:48]
-        if size < 128 or len(entry) < 48:
+        entry = first[start * _SECTOR + number * size :][:56]
+        if size < 128 or len(entry) < 56:
             break
         kind = UUID(bytes_le=entry[:16])
         if kind.int:
-            (sector,) = struct.unpack_from("<Q", entry, 32)
-            found.append(Partition(kind, sector * _SECTOR))
+            sector, attributes = struct.unpack_from("<Q8xQ", entry, 32)
+            found.append(Partition(kind, sector * _SECTOR, bool(attributes & _LEGACY_BOOTABLE)))
     return found
 
 
@@ -129,5 +154,5 @@ def _partitions_of_mbr(first: bytes) -> list[Partition]:
         if status not in (0, 0x80):
             return []  # boot code up to the signature, no table
         if kind and sectors:
-            found.append(Partition(kind, sector * _SECTOR))
+            found.append(Partition(kind, sector * _SECTOR, status == _ACTIVE))
     return found

@@ -186,7 +186,11 @@ class Lab:
         """
         qemu_img = self._resources.qemu_img(config)
         base, cdrom = self._bases.get(config, qemu_img=qemu_img)
-        arch = choose_arch(config, layout=lambda: self._layouts.get(base or cdrom, qemu_img=qemu_img))
+        arch = choose_arch(
+            config,
+            layout=lambda: self._layouts.get(base or cdrom, qemu_img=qemu_img),
+            cd=lambda: self._layouts.get(cdrom if base else None, qemu_img=qemu_img),
+        )
         refuse_what_it_has_not(config, arch)
         hypervisor = self._resources.hypervisor(config, arch)
         self.output_guard.protect(config, base.chain if base else (), cdrom.chain if cdrom else ())

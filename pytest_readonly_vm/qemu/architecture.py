@@ -22,23 +22,32 @@ class _Evidence:
     """By architecture, what tells of it."""
 
 
-def choose_arch(config: VmConfig, *, layout: Callable[[], DiskLayout | None]) -> str:
+def choose_arch(
+    config: VmConfig, *, layout: Callable[[], DiskLayout | None], cd: Callable[[], DiskLayout | None] = lambda: None
+) -> str:
     """The architecture of such a machine in QEMU's words.
 
-    That of ``arch``, or of the emulator ``qemu``, or else what the kernel is for, or without one the image's disk; what
-    they do not tell is this computer's.
+    That of ``arch``, or of the emulator ``qemu``, or else what the kernel is for, or without one the image's disk, or a
+    CD beside a disk that tells nothing; what they do not tell is this computer's.
 
-    :param layout: looks at the disk, if there is one; called if it matters.
+    :param layout: looks at the disk, or at the CD that the image is; called if it matters.
+    :param cd: looks at the CD that is beside it.
     :raises ConfigurationError: the kernel or the image is for another; or ``arch`` and ``qemu`` contradict each other.
     :raises ImageError: the image cannot be read.
     """
     chosen, by = _asked_for(config)
     disk = layout() if config.kernel is None else None
-    evidence = _of_kernel(config) if disk is None else _of_disk(config, disk)
+    has_boot_code = disk is not None and disk.has_boot_code
+    evidence = _of_kernel(config) if disk is None else _of_disk(config, disk, "image" if config.image else "cdrom")
+    if disk is not None and not evidence and not has_boot_code and (other := cd()) is not None:
+        has_boot_code = other.has_boot_code
+        evidence = _of_disk(config, other, "cdrom")
     if chosen is None:
         if evidence:
             return _emulator_of(evidence.archs)
-        return "x86_64" if disk is not None and disk.has_boot_code else host_arch()
+        return "x86_64" if has_boot_code else host_arch()
+    if has_boot_code and runs(chosen, "i386"):
+        return chosen  # what loaders there are for others beside it
     if evidence and not any(runs(chosen, arch) for arch in evidence.archs):
         arch, telling = next(iter(evidence.archs.items()))
         raise ConfigurationError(
@@ -70,10 +79,9 @@ def _of_kernel(config: VmConfig) -> _Evidence | None:
     return _Evidence(what, {arch: "its header"}) if arch else None
 
 
-def _of_disk(config: VmConfig, disk: DiskLayout) -> _Evidence | None:
+def _of_disk(config: VmConfig, disk: DiskLayout, name: str) -> _Evidence | None:
     if not (archs := archs_of(disk)):
         return None
-    name = "image" if config.image else "cdrom"
     return _Evidence(f"{name} {getattr(config, name)} (from {config.origin(name)})", archs)
 
 

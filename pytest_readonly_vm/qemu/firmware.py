@@ -164,8 +164,8 @@ def decide(
     if config.firmware != "auto":
         _require_sense(config, arch, origin)
         return config.firmware, f"asked for by {origin}"
-    if own := own_firmware(config.qemu_args):
-        return "bios", f"qemu_args has {own}"
+    if own := own_firmware(config.qemu_args, config.machine):
+        return "bios", f"there is one of the user's own: {own}"
     if config.kernel is not None:
         return "bios", "a kernel is booted directly"
     machine = machine_type(config, arch)
@@ -190,10 +190,8 @@ def _require_sense(config: VmConfig, arch: str, origin: str) -> None:
         raise ConfigurationError(f"{origin}: firmware=bios is for x86 machines, and this one is {arch}")
     if kind == "bios":
         return
-    if own := own_firmware(config.qemu_args):
-        raise ConfigurationError(
-            f"{origin}: firmware={kind} and {own} (qemu_args, from {config.origin('qemu_args')}) cannot both be"
-        )
+    if own := own_firmware(config.qemu_args, config.machine):
+        raise ConfigurationError(f"{origin}: firmware={kind} and a firmware of your own ({own}) cannot both be")
     if kind == "uefi-secure" and config.kernel is not None:
         raise ConfigurationError(
             f"{origin}: firmware=uefi-secure checks what is booted from a disk, and kernel (from "

@@ -14,6 +14,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import DownloadError, ImageError, ImageWarning
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import host_errors
+from pytest_readonly_vm.host.qemu_binary import arch_of_emulator, host_arch
 from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.host.watch import Show, Watch, nobody
 from pytest_readonly_vm.image.image_file import Fingerprint
@@ -26,6 +27,8 @@ _PAUSE = 0.2
 """Seconds between two lines that tell how far a transfer is."""
 
 Place = ImageUrl | OciReference
+_Key = tuple[Path | ImageReference, str | None, Path | None]
+"""An image as it was named, which of several there it is, and the store."""
 
 
 class ImageSources:
@@ -39,9 +42,9 @@ class ImageSources:
         self._tell = tell
         self._watch = watch
         self._stopwatch = stopwatch or Stopwatch()
-        self._found: OncePerKey[tuple[Path | ImageReference, Path | None], Path] = OncePerKey()
+        self._found: OncePerKey[_Key, Path] = OncePerKey()
         self._stores: OncePerKey[tuple[Path, int], ImageStore] = OncePerKey()
-        self._refused: dict[ImageReference, str] = {}
+        self._refused: dict[_Key, str] = {}
         self._held = ExitStack()
 
     def locate(self, image: Path | ImageReference, config: VmConfig, *, origin: str, qemu_img: Path) -> Path:
@@ -52,11 +55,11 @@ class ImageSources:
         :raises ImageError: it is not what it should be.
         :raises HostError: something is not installed that it takes, or nothing can be kept.
         """
-        return self._found.get((image, config.image_store), lambda: self._find(image, config, origin, qemu_img))
+        return self._found.get(_key(image, config), lambda: self._find(image, config, origin, qemu_img))
 
     def has(self, image: Path | ImageReference, config: VmConfig) -> bool:
         """Whether it can be had at once."""
-        return (image, config.image_store) in self._found.made() or (isinstance(image, Path) and not _is_packed(image))
+        return _key(image, config) in self._found.made() or (isinstance(image, Path) and not _is_packed(image))
 
     def close(self) -> None:
         """Give back what is held."""
@@ -68,25 +71,44 @@ class ImageSources:
         folder, limit = config.image_store or default_folder(), config.image_store_size
         store = self._stores.get((folder, limit), lambda: ImageStore(folder, limit=limit))
         shown = f"base image {image if isinstance(image, Path) else image.describe()} (from {origin})"
-        arch = None if config.arch == "auto" else config.arch
         with (
             self._stopwatch.part(Part.IMAGES),
             self._watch(False) as show,
             host_errors(f"{shown} cannot be kept"),
         ):
-            bringing = _Bringing(store, shown, arch, qemu_img, self._tell, show)
-            found = bringing.unpacked(image) if isinstance(image, Path) else self._brought(image, bringing)
+            bringing = _Bringing(store, shown, arch_of(image, config), qemu_img, self._tell, show)
+            found = (
+                bringing.unpacked(image)
+                if isinstance(image, Path)
+                else self._brought(image, bringing, _key(image, config))
+            )
         self._held.callback(found.lock.release)
         return found.path
 
-    def _brought(self, image: ImageReference, bringing: "_Bringing") -> StoredImage:
-        if image in self._refused:
-            raise DownloadError(self._refused[image])
+    def _brought(self, image: ImageReference, bringing: "_Bringing", key: "_Key") -> StoredImage:
+        if key in self._refused:
+            raise DownloadError(self._refused[key])
         try:
             return bringing.brought(image)
         except DownloadError as error:
-            self._refused[image] = f"{bringing.shown}: not tried again in this run: {error}"
+            self._refused[key] = f"{bringing.shown}: not tried again in this run: {error}"
             raise DownloadError(f"{bringing.shown}: {error}") from None
+
+
+def _key(image: Path | ImageReference, config: VmConfig) -> _Key:
+    return image, arch_of(image, config), config.image_store
+
+
+def arch_of(image: Path | ImageReference, config: VmConfig) -> str | None:
+    """For which processor an image is to be, by QEMU's name, where one name may have several, as in registries.
+
+    That of ``arch``, or of the emulator ``qemu``, or else this computer's: nobody can look at the disk before.
+    """
+    if isinstance(image, Path) or not isinstance(image.place, OciReference):
+        return None
+    if config.arch != "auto":
+        return config.arch
+    return arch_of_emulator(config.qemu) if config.qemu else host_arch()
 
 
 def look(image: ImageReference, *, arch: str | None = None) -> Located:
@@ -141,7 +163,7 @@ class _Bringing:
                 return self._taken(found.path, folder, name)
 
         if place.digest is not None:
-            which = f" {self.arch}" if isinstance(place, OciReference) else ""
+            which = f" {self.arch}" if self.arch else ""
             return self._kept(f"{place.digest}{which}", make)
         with self._downloaded(place) as found:  # of which nobody knows the digest before
             return self._kept(str(found.sha256), lambda folder: self._taken(found.path, folder, name))

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import VirtualMachine
+from pytest_readonly_vm import VirtualMachine, VmConfig
 from pytest_readonly_vm.cli import main
+from pytest_readonly_vm.host.qemu_binary import find_qemu_img
+from pytest_readonly_vm.image.base import Bases
+from pytest_readonly_vm.sources.image_sources import ImageSources
 from tests.qemu.image_tools import run, writer_image
 from tests.qemu.test_images import WRITTEN, sees_its_own_writes_only
 from tests.registry import LAYER, Registry, layer, packed, registry
@@ -46,3 +49,21 @@ def test_a_tag_that_moves_is_shown_before_it_is_written(
     assert before[:18] in shown
     assert after[:18] in shown
     assert after in (tmp_path / "vm-images.toml").read_text()
+
+
+def test_machines_of_two_architectures_have_each_its_own_disk_of_an_index(shelf: Registry, tmp_path: Path) -> None:
+    parts = []
+    for arch in ("amd64", "arm64"):
+        disk = writer_image(tmp_path / f"{arch}.raw").read_bytes() + arch.encode().ljust(512, b"\0")
+        platform = {"architecture": arch, "os": "linux"}
+        parts.append(shelf.artefact(f"one-{arch}", shelf.blob(disk, "x/disk"), platform=platform))
+    shelf.index("both", *parts)
+    bases = Bases(ImageSources(lambda sentence: None))
+    found = {}
+    for settings in ({"arch": "x86_64"}, {"arch": "arm64"}, {"qemu": "/opt/qemu-system-aarch64"}):
+        wanted = VmConfig().replace(image=f"oci://{shelf.host}/images:both", image_store=tmp_path / "store", **settings)
+        base, _ = bases.get(wanted, qemu_img=find_qemu_img(None))
+        assert base is not None
+        found[str(settings)] = base.path.read_bytes().rstrip(b"\0")[-5:]
+    bases.close()
+    assert list(found.values()) == [b"amd64", b"arm64", b"arm64"]

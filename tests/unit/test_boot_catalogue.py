@@ -9,7 +9,7 @@ import pytest
 
 from pytest_readonly_vm import VmConfig
 from pytest_readonly_vm.image.base import open_base
-from pytest_readonly_vm.image.boot_catalogue import firmware_of_cd
+from pytest_readonly_vm.image.boot_catalogue import boot_images, firmware_of_cd
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.layout import read_layout
 from pytest_readonly_vm.qemu.architecture import choose_arch
@@ -79,3 +79,12 @@ def test_one_for_a_bios_is_for_a_pc(tmp_path: Path) -> None:
     assert layout.has_boot_code
     assert choose_arch(VmConfig(), layout=lambda: layout) == "x86_64"
     base.close()
+
+
+@pytest.mark.parametrize("size", [17 * 2048 + 20, 17 * 2048 + 100, 18 * 2048])
+def test_one_that_was_cut_off_is_taken_for_what_boots_by_nothing(tmp_path: Path, size: int) -> None:
+    whole = write_cd(tmp_path / "x.iso", b"\xf4".ljust(512, b"\0"))
+    cd = tmp_path / "cut.iso"
+    cd.write_bytes(whole.read_bytes()[:size])
+    with cd.open("rb") as file:
+        assert boot_images(lambda offset, length: os.pread(file.fileno(), length, offset)) == {}

@@ -26,14 +26,20 @@ _ESP = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 class Disk(DiskLayout):
     """A disk with these partitions, loaders and boot code."""
 
-    def __init__(self, *types: UUID | int, loaders: tuple[str, ...] = (), boot_code: bool = False) -> None:
-        self._boot_code = boot_code
+    def __init__(
+        self, *types: UUID | int, loaders: tuple[str, ...] = (), boot_code: bool = False, zipl: bool = False
+    ) -> None:
+        self._boot_code, self._zipl = boot_code, zipl
         self.partitions = tuple(Partition(kind, 1 << 20) for kind in types)
         self.loaders = loaders
 
     @property
     def has_boot_code(self) -> bool:
         return self._boot_code
+
+    @property
+    def has_zipl(self) -> bool:
+        return self._zipl
 
 
 def header(content: dict[int, bytes], size: int = 0x11000) -> bytes:
@@ -88,7 +94,9 @@ DISKS = {
     "root partition and boot code of a tool": (Disk(UUID(_ROOTS["aarch64"]), boot_code=True), {"aarch64"}),
     "loader": (Disk(_ESP, loaders=("BOOTRISCV64.EFI",)), {"riscv64"}),
     "loaders of two": (Disk(_ESP, loaders=("BOOTAA64.EFI", "BOOTX64.EFI")), {"aarch64", "x86_64"}),
-    "boot code, which may be of any tool": (Disk(0x83, loaders=("BOOTAA64.EFI",), boot_code=True), set()),
+    "loader and boot code of a tool": (Disk(0x83, loaders=("BOOTAA64.EFI",), boot_code=True), {"aarch64"}),
+    "boot code": (Disk(0x83, boot_code=True), set()),
+    "boot record of IBM Z": (Disk(0x83, boot_code=True, zipl=True), {"s390x"}),
     "boot loader of POWER": (Disk(0x41), {"ppc64"}),
     "blank": (Disk(), set()),
 }
@@ -99,9 +107,9 @@ def test_a_disk_tells_by_its_partitions_or_loaders(disk: DiskLayout, archs: set[
     assert set(archs_of(disk)) == archs
 
 
-def chosen(disk: DiskLayout | None = None, **settings: object) -> str:
+def chosen(disk: DiskLayout | None = None, *, cd: DiskLayout | None = None, **settings: object) -> str:
     config = VmConfig().replace(**({} if "kernel" in settings else {"image": "disk.img"}), **settings)
-    return choose_arch(config, layout=lambda: disk)
+    return choose_arch(config, layout=lambda: disk, cd=lambda: cd)
 
 
 @pytest.fixture
@@ -118,7 +126,17 @@ def test_the_emulator_that_is_named_decides_and_then_what_boots(arm64_kernel: Pa
     assert chosen(Disk(loaders=("BOOTRISCV64.EFI",))) == "riscv64"
     assert chosen(Disk(loaders=("BOOTAA64.EFI", "BOOTX64.EFI", "BOOTRISCV64.EFI"))) == host_arch()
     assert chosen(Disk(boot_code=True)) == "x86_64"
+    assert chosen(Disk(boot_code=True, loaders=("BOOTAA64.EFI",)), arch="x86_64") == "x86_64"
     assert chosen(Disk()) == host_arch()
+
+
+def test_a_cd_decides_where_the_disk_beside_it_tells_nothing() -> None:
+    cd = Disk(loaders=("BOOTAA64.EFI",))
+    assert chosen(Disk(), cd=cd, cdrom="x.iso") == "aarch64"
+    assert chosen(Disk(loaders=("BOOTRISCV64.EFI",)), cd=cd, cdrom="x.iso") == "riscv64"
+    assert chosen(Disk(boot_code=True), cd=cd, cdrom="x.iso") == "x86_64"
+    with pytest.raises(ConfigurationError, match=r"cdrom .*x.iso .* is for aarch64, as BOOTAA64.EFI says"):
+        chosen(Disk(), cd=cd, cdrom="x.iso", arch="riscv64")
 
 
 def test_a_32_bit_guest_has_the_emulator_of_both_kinds_unless_the_other_is_named(tmp_path: Path) -> None:

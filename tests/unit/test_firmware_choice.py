@@ -71,7 +71,11 @@ def test_whoever_gives_a_kernel_or_a_firmware_is_not_looked_at() -> None:
         decide(VmConfig(image=Path("/base")).replace(**settings), arch="x86_64", layout=look)
     assert decided(UEFI_ONLY, qemu_args="-drive if=pflash,readonly=on,file=/x") == (
         "bios",
-        "qemu_args has -drive if=pflash,readonly=on,file=/x",
+        "there is one of the user's own: -drive if=pflash,readonly=on,file=/x",
+    )
+    assert decided(UEFI_ONLY, machine="q35,pflash0=code") == (
+        "bios",
+        "there is one of the user's own: machine q35,pflash0=code",
     )
 
 
@@ -79,7 +83,7 @@ def test_whoever_gives_a_kernel_or_a_firmware_is_not_looked_at() -> None:
     ("settings", "sentence"),
     [
         ({"firmware": "bios", "arch": "aarch64"}, "firmware=bios is for x86 machines, and this one is aarch64"),
-        ({"firmware": "uefi", "qemu_args": "-bios /x"}, "firmware=uefi and -bios /x"),
+        ({"firmware": "uefi", "qemu_args": "-bios /x"}, r"firmware=uefi and a firmware of your own \(-bios /x\)"),
         ({"firmware": "uefi-secure", "kernel": "/vmlinuz"}, "is started whoever signed it"),
     ],
 )

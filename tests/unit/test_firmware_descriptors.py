@@ -113,6 +113,14 @@ def test_the_user_masks_what_is_installed(install: Install, share: Path) -> None
     assert found() == "05-mine"
 
 
+def test_a_user_without_a_home_has_what_is_installed(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a user id of its own in a container."""
+    install("50-one")
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: Path("~nobody-of-this-name").expanduser()))
+    assert found() == "50-one"
+
+
 def test_a_qemu_with_a_prefix_of_its_own_brings_its_own(install: Install, tmp_path: Path) -> None:
     prefix = tmp_path / "opt"
     install("10-own", folder=prefix / "share")

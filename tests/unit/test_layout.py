@@ -1,7 +1,9 @@
 """What a disk's tables tell of how it boots, over real tables and file systems in each format."""
 
 import shutil
+import struct
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -70,6 +72,60 @@ def test_boot_code_is_seen_with_and_without_a_table(tmp_path: Path) -> None:
     path.write_bytes(code + linux.ljust(64, b"\0") + b"\x55\xaa" + bytes(16 * 512))
     assert (layout(path).scheme, layout(path).has_boot_code) == ("mbr", True)
     assert [(one.type, one.offset) for one in layout(path).partitions] == [(0x83, 4096)]
+
+
+PARTED = bytes.fromhex("fab800108ed0bc00b0b800008ed88ec0")
+GRUB = bytes.fromhex("eb6390")
+BIOS_BOOT = UUID("21686148-6449-6e6f-744e-656564454649")
+
+
+def table(code: bytes, *, status: int = 0, kind: int = 0x83) -> bytes:
+    """A first sector with one partition."""
+    entry = bytes([status, 0, 0, 0, kind, 0, 0, 0]) + struct.pack("<II", 2048, 2048)
+    return code.ljust(446, b"\0") + entry.ljust(64, b"\0") + b"\x55\xaa"
+
+
+def gpt(kind: UUID, *, attributes: int = 0, start: int = 2048) -> bytes:
+    """A header and one entry."""
+    header = b"EFI PART".ljust(72, b"\0") + struct.pack("<QII", 2, 128, 128)
+    return header.ljust(512, b"\0") + kind.bytes_le + bytes(16) + struct.pack("<QQQ", start, start, attributes)
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (table(GRUB), True),
+        (table(PARTED), False),
+        (table(PARTED, status=0x80), True),
+        (table(b""), False),
+        (table(GRUB, kind=0xEE) + gpt(UUID(_ROOT_ARM64)), False),
+        (table(GRUB, kind=0xEE) + gpt(BIOS_BOOT), True),
+        (table(GRUB, kind=0xEE) + gpt(UUID(_ROOT_ARM64), attributes=4), True),
+        (table(GRUB, kind=0x83) + gpt(UUID(_ROOT_ARM64)), True),
+    ],
+)
+def test_boot_code_counts_where_it_leads_to_a_system(tmp_path: Path, first: bytes, expected: bool) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(first.ljust(4 * _MIB, b"\0"))
+    assert layout(path).has_boot_code is expected
+
+
+@pytest.mark.parametrize("format", ["raw", "qcow2"])
+def test_tables_that_lead_beyond_any_disk_are_taken_for_empty(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes((table(b"", kind=0xEE) + gpt(UUID(_ESP), start=(1 << 64) - 1)).ljust(_MIB, b"\0"))
+    if format != "raw":
+        run(QEMU_IMG, "convert", "-f", "raw", "-O", format, path, tmp_path / "disk")
+        path = tmp_path / "disk"
+    assert layout(path).loaders == ()
+
+
+def test_a_disk_that_ends_within_its_table_is_taken_for_empty(tmp_path: Path) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes((table(b"", kind=0xEE) + gpt(UUID(_ESP)))[:1024])
+    with path.open("r+b") as file:
+        file.truncate(560)
+    assert layout(path).partitions == ()
 
 
 @pytest.mark.parametrize("damage", [(_MIB, b"\0" * 512), (_MIB + 11, b"\xff" * 40), (512 + 72, b"\xff" * 16)])
