@@ -88,7 +88,8 @@ def choose(wanted: str, qemu: Qemu, *, origin: str, anew: bool = False) -> Accel
         obstacle = proof.obstacle
         tried = proof.at if proof.waited is not None else None
     if obstacle is None:
-        return Accelerator("kvm", "proved by running a guest")
+        is_proved = qemu.arch in PROVABLE
+        return Accelerator("kvm", "proved by running a guest" if is_proved else f"{_KVM} opens; no guest was tried")
     if wanted == "kvm":
         raise AcceleratorUnavailable(f"accel=kvm (from {origin}) cannot be had: {obstacle}{_age(tried)}")
     return Accelerator("tcg", f"no KVM: {obstacle}", tried)
