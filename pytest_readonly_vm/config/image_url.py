@@ -71,8 +71,14 @@ class ImageUrl:
 
 
 def shown_url(url: str) -> str:
-    """A URL without what may be secret in it: user, password, and the query, which often has a signature or token."""
-    parts: SplitResult = urlsplit(url)
+    """A URL without what may be secret in it: user, password, and the query, which often has a signature or token.
+
+    Of what cannot be read as one, no more than the scheme.
+    """
+    try:
+        parts: SplitResult = urlsplit(url)
+    except ValueError:
+        return f"{url.partition('://')[0]}://…" if "://" in url else "…"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "…" if parts.query else "", ""))
 
 

@@ -1,7 +1,7 @@
 """Owns how archives are read: the members of a tar or a zip one after another, each as a stream, none by its name.
 
 An archive may be a stranger's. Nothing is made on the disk here, whatever a member is called or is; and what a header
-says of lengths does not decide how much memory is taken.
+says of lengths does not decide how much memory or, within a `ReadingBound`, how much time is taken.
 """
 
 import contextlib
@@ -38,6 +38,30 @@ class Member:
     link: str = ""
 
 
+class ReadingBound:
+    """How much is read of one stranger's file in all, at whatever depth: a few bytes of it may stand for any number."""
+
+    def __init__(self, most: int, refusal: ImageError) -> None:
+        """
+        :param most: bytes.
+        :param refusal: raised when somebody reads more.
+        """
+        self._left = most
+        self._refusal = refusal
+
+    def within(self, source: ByteStream) -> ByteStream:
+        """The same stream, which counts."""
+
+        def read(size: int) -> bytes:
+            data = source.read(size)
+            self._left -= len(data)
+            if self._left < 0:
+                raise self._refusal
+            return data
+
+        return ByteStream(read)
+
+
 def tar_members(source: ByteStream, what: str) -> Iterator[Member]:
     """The files and links of a tar, in their order.
 
@@ -47,6 +71,8 @@ def tar_members(source: ByteStream, what: str) -> Iterator[Member]:
     source.allowance = _LONGEST_HEADER  # as it reads the first header when it is opened
     with _complaints(what, "tar"), tarfile.open(fileobj=readable, mode="r|", bufsize=_BLOCK) as tar:
         for number in range(_MOST_MEMBERS + 1):
+            source.allowance = None
+            _skip_rest(tar)
             source.allowance = _LONGEST_HEADER
             info = tar.next()
             source.allowance = None
@@ -61,8 +87,6 @@ def tar_members(source: ByteStream, what: str) -> Iterator[Member]:
             file = None if link else tar.extractfile(info)
             content = ByteStream(_complaining(file.read, what, "tar") if file else _nothing)
             yield Member(_plain(info.name), info.size, content, link)
-            while content.read(_BLOCK):  # what of it nobody wanted
-                pass
     # Whatever it is packed in has a checksum at its end, which is read for that.
     for _ in range(_REST // _BLOCK):
         if not source.read(_BLOCK):
@@ -91,6 +115,14 @@ def zip_members(file: io.FileIO, what: str) -> Iterator[Member]:
                 yield Member(_plain(info.filename), info.file_size, ByteStream(read))
 
 
+def _skip_rest(tar: tarfile.TarFile) -> None:
+    """Read what the archive has of a member that nobody wanted: not its holes, of which a sparse one has any number."""
+    stream = cast(IO[bytes], tar.fileobj)
+    while (rest := tar.offset - 1 - stream.tell()) > 0:  # the last byte is for tarfile, as it knows an end by that
+        if not stream.read(min(rest, _BLOCK)):
+            raise tarfile.ReadError("unexpected end of data")
+
+
 @contextlib.contextmanager
 def _complaints(what: str, tool: str) -> Iterator[None]:
     """While an archive is read: what Python's library has against it, in one sentence."""
@@ -104,6 +136,8 @@ def _complaints(what: str, tool: str) -> Iterator[None]:
         if error.errno != errno.EINVAL:  # a place before the beginning, as it says
             raise
         raise ImageError(f"{what} is damaged or truncated, as its parts are nowhere; download it again") from None
+    except RecursionError:
+        raise ImageError(f"{what} is damaged: it has a header of a header of a header; download it again") from None
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
         raise ImageError(f"{what} is damaged or truncated, {tool} finds: {error}; download it again") from None
 

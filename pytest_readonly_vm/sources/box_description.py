@@ -35,10 +35,14 @@ def described_disks(texts: Mapping[str, bytes]) -> list[str]:
 
 
 def _of_ovf(text: bytes) -> list[str]:
-    if re.search(rb"<!(?:DOCTYPE|ENTITY)", text):  # no OVF has either, and bombs of entities have both
+    try:
+        document = text.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("it is not in UTF-8") from None
+    if re.search("<!(?:DOCTYPE|ENTITY)", document):  # no OVF has either, and bombs of entities have both
         raise ValueError("it has a document type")
     try:
-        root = ElementTree.fromstring(text)
+        root = ElementTree.fromstring(document)  # a text, which is read as the one that was searched, whatever it says
     except ElementTree.ParseError as error:
         raise ValueError(str(error)) from None
     # By their names without the namespace, of which there are several versions.

@@ -39,6 +39,8 @@ _MANIFEST = "manifest.json"
 _SOURCES, _DOWNLOADS = "sources", "downloads"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _HALF = ".half-"
+_DAMAGED = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, LookupError, TypeError)
+"""What comes of reading an entry that is not whole, whatever JSON may hold in the place of its manifest."""
 _TRIES = 3
 _PATIENCE = 3600.0
 """Seconds for which one waits for another that makes the same, as long as that one is not stopped."""
@@ -114,9 +116,12 @@ class ImageStore:
         raise ImageError(f"{shown} does not stay in the store of images {self.folder}; does another run empty it?")
 
     def entries(self) -> Iterator[StoredImage]:
-        """All images, in no order; each is held until the next is asked for."""
+        """All images that can be read now, in no order; each is held until the next is asked for."""
         for path in self.folder.iterdir():
-            if _DIGEST.fullmatch(path.name) and (found := self._open(path.name)) is not None:
+            found = None
+            with contextlib.suppress(OSError):
+                found = self._open(path.name) if _DIGEST.fullmatch(path.name) else None
+            if found is not None:
                 with found.lock:
                     yield found
 
@@ -135,7 +140,7 @@ class ImageStore:
     def _find(self, key: str) -> StoredImage | None:
         try:
             digest = (self.folder / _SOURCES / key).read_text()
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return None
         found = self._open(digest) if _DIGEST.fullmatch(digest) else None
         if found is not None:
@@ -144,17 +149,20 @@ class ImageStore:
         return found
 
     def _open(self, digest: str) -> StoredImage | None:
-        """An entry, held; None if there is none. One that is not what was put there is removed."""
+        """An entry, held; None if there is none. One that is not what was put there is removed.
+
+        :raises OSError: it cannot be told, as there are too many open files, say. Whatever it is, it stays.
+        """
         folder = self.folder / digest
         try:
             lock = try_lock(folder, shared=True)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         if lock is None:  # it is on its way out
             return None
         try:
             return self._read(folder, lock)
-        except (OSError, ValueError, LookupError, TypeError):  # whatever JSON may hold in its place
+        except _DAMAGED:
             lock.release()
             self._discard(folder)  # also where others use it, who are to hear of it
             return None
@@ -173,7 +181,8 @@ class ImageStore:
             # Copied from elsewhere, as a cache of CI is; or written by somebody.
             if _digest(path) != folder.name:
                 raise ValueError("not what was put there")
-            _write_manifest(folder, path, content["source"])
+            with contextlib.suppress(OSError):  # no room, say: the next one compares it again
+                _write_manifest(folder, path, content["source"])
         used = manifest.stat().st_mtime
         return StoredImage(path, folder.name, found.st_blocks * 512, str(content["source"]), used, lock)
 
@@ -249,6 +258,10 @@ def _digest(path: Path) -> str:
 
 
 def _write_manifest(folder: Path, image: Path, source: str) -> None:
+    """Say of an image that it is whole, once it is on the disk: a power cut must not leave that word and zeros."""
+    _sync(image)
+    with contextlib.suppress(OSError):  # which some file systems cannot; without its name it is made again
+        _sync(folder)
     found = image.stat()
     content = {
         "name": image.name,
@@ -258,6 +271,14 @@ def _write_manifest(folder: Path, image: Path, source: str) -> None:
     }
     with atomic_file(folder / _MANIFEST, mode=0o600) as file:
         file.write(json.dumps(content).encode())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _delete(path: Path) -> None:

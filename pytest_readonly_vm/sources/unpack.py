@@ -21,7 +21,7 @@ from pytest_readonly_vm.image.not_a_disk import why_no_content_of_a_disk
 from pytest_readonly_vm.image.packed_streams import ByteStream, can_unpack, unpacked
 from pytest_readonly_vm.image.signatures import HEAD, TAR, ZIP, Archive, Stream, packing_of
 from pytest_readonly_vm.image.sparse import write_pages
-from pytest_readonly_vm.sources.archives import Member, tar_members, zip_members
+from pytest_readonly_vm.sources.archives import Member, ReadingBound, tar_members, zip_members
 from pytest_readonly_vm.sources.box_description import BOX_DISK, LONGEST, described_disks, is_description
 from pytest_readonly_vm.sources.kept_disk import MAKE_ROOM, keep_disk
 
@@ -33,6 +33,8 @@ _ZEROS = bytes(_CHUNK)
 _DEEPEST = 4
 _LARGEST = 4
 """How many times the limit a disk may be large that is mostly zeros: reading them takes time, and no room."""
+_MOST_READ = 16
+"""How many times the limit is read in all of what is packed in others, or as a member of an archive."""
 _OVERHEAD = 64 << 20
 """What the file of an empty disk may take in a format; for others twice what the disk has, as with old snapshots."""
 _UNKNOWN = 1 << 62
@@ -128,6 +130,10 @@ class _Unpacking:
     no_disks: list[str] = field(default_factory=list)
     """What was found instead, each with the reason."""
 
+    def __post_init__(self) -> None:
+        refusal = f"{self.shown} has more in it than {_MOST_READ} times what the store of images may take; {_ENLARGE}"
+        self._bound = ReadingBound(_MOST_READ * self.limit, ImageError(refusal))
+
     def disk(self, file: io.FileIO) -> _Disk:
         if found := self._take(ByteStream(file.read), Path(self.name).name, file=file):
             return found
@@ -141,6 +147,7 @@ class _Unpacking:
         if depth > _DEEPEST:
             raise ImageError(f"{self.shown} is packed more than {_DEEPEST} times over; give the image that is in it")
         what = f"{self.shown}: {name}" if depth else self.shown
+        stream = self._bound.within(stream) if depth else stream
         head = stream.peek(HEAD)
         kind = packing_of(head)
         if isinstance(kind, Stream) and can_unpack(kind):

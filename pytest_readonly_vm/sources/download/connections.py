@@ -3,20 +3,30 @@
 With `web` the only file that imports urllib3, which is not installed with the package.
 """
 
+import contextlib
 import logging
 import os
+import socket
 import ssl
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 from pytest_readonly_vm.config.image_url import shown_url
 from pytest_readonly_vm.errors import ConfigurationError, HostError
+from pytest_readonly_vm.sources.download.tries import Interrupted
 
 if TYPE_CHECKING:
-    from urllib3 import PoolManager, Timeout
+    from urllib3 import HTTPConnectionPool, PoolManager, Timeout
+
+HEAD_PATIENCE = 60.0
+"""Seconds for the head of an answer to come whole."""
+
+SOCKET = "_read_from"
 
 _LOGGER = "urllib3.connectionpool"
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -37,6 +47,7 @@ class Connections:
                 "images from URLs and registries need urllib3: pip install 'pytest-readonly-vm[images]'"
             ) from None
         self._urllib3 = urllib3
+        self._pool_classes = _pools_with_deadline(urllib3)
         self._direct = direct
         self._thread = threading.get_ident()
         self._pools: dict[tuple[str, bool], PoolManager] = {}
@@ -70,7 +81,7 @@ class Connections:
         if self._direct or proxy_bypass_environment(parts.netloc.rpartition("@")[2], proxies):
             proxy = ""
         proxy = proxy if not proxy or "://" in proxy else f"http://{proxy}"
-        if "https" in (parts.scheme, urlsplit(proxy).scheme):
+        if parts.scheme == "https" or proxy.lower().startswith("https:"):
             self._context = self._context or _tls()  # which takes 0.1 s
         key = (proxy, self._context is not None)
         if key not in self._pools:
@@ -79,22 +90,69 @@ class Connections:
 
     def _new_pool(self, proxy: str) -> "PoolManager":
         if not proxy:
-            return self._urllib3.PoolManager(ssl_context=self._context)
+            pool = self._urllib3.PoolManager(ssl_context=self._context)
+            pool.pool_classes_by_scheme = self._pool_classes
+            return pool
         try:
             parts = urlsplit(proxy)
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
             bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], path="", query=""))
-            return self._urllib3.ProxyManager(
+            pool = self._urllib3.ProxyManager(
                 bare,
                 proxy_headers=self._urllib3.make_headers(proxy_basic_auth=login),
                 ssl_context=self._context,
                 proxy_ssl_context=self._context,
             )
+            pool.pool_classes_by_scheme = self._pool_classes
+            return pool
         except (ValueError, self._urllib3.exceptions.HTTPError):
             raise ConfigurationError(
                 f"{shown_url(proxy)}, which HTTP_PROXY, HTTPS_PROXY or ALL_PROXY of the environment names, is no proxy "
                 "that can be used; write it like http://proxy.example.org:3128"
             ) from None
+
+
+@contextlib.contextmanager
+def deadline(read: socket.socket, seconds: float, doing: str) -> Iterator[None]:
+    """Cut a connection that is still read then: its own limit begins anew with each byte.
+
+    :raises Interrupted: it was cut; `doing` continues a sentence about the URL.
+    """
+    is_late = threading.Event()
+
+    def cut() -> None:
+        is_late.set()
+        with contextlib.suppress(OSError):  # it is closed
+            socket.socket.shutdown(read, socket.SHUT_RDWR)  # not TLS's own, which is not for two threads
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception:
+        if is_late.is_set():
+            raise Interrupted(f"{doing} within {seconds:g} s") from None
+        raise
+    finally:
+        timer.cancel()
+
+
+def _pools_with_deadline(urllib3: ModuleType) -> dict[str, type["HTTPConnectionPool"]]:
+    """urllib3's pools. The head of an answer has a deadline, and `SOCKET` of an answer is what it is read from."""
+
+    def patient(kind: Any) -> Any:
+        class Connection(kind.ConnectionCls):  # type: ignore[misc]
+            def getresponse(self) -> Any:
+                read: Any = getattr(self.sock, "socket", self.sock)  # which it has where TLS is within TLS, by a proxy
+                with deadline(read, HEAD_PATIENCE, "did not send the head of its answer"):
+                    answer = super().getresponse()
+                setattr(answer, SOCKET, read)
+                return answer
+
+        return type(kind.__name__, (kind,), {"ConnectionCls": Connection})
+
+    return {"http": patient(urllib3.HTTPConnectionPool), "https": patient(urllib3.HTTPSConnectionPool)}
 
 
 def _tls() -> ssl.SSLContext:

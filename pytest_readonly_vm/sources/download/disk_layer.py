@@ -10,21 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_readonly_vm.config.digest import Digest
-from pytest_readonly_vm.errors import DownloadError, HostError, ImageError, OutOfSpace
+from pytest_readonly_vm.errors import DownloadError, HostError, OutOfSpace
 from pytest_readonly_vm.host.atomic_file import atomic_file
 from pytest_readonly_vm.host.os_errors import explain, is_lack
 from pytest_readonly_vm.image.packed_streams import ByteStream, can_unpack, unpacked
 from pytest_readonly_vm.image.signatures import HEAD, Stream, packing_of
 from pytest_readonly_vm.image.sparse import write_pages
-from pytest_readonly_vm.sources.archives import Member, tar_members
+from pytest_readonly_vm.sources.archives import Member, ReadingBound, tar_members
 
 _FOLDER = "disk/"
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _CHUNK = 1 << 20
 _ZEROS = bytes(_CHUNK)
-_LARGEST = 16
-"""How many times the limit a layer may be large that is mostly zeros: reading them takes time, and no room."""
+_ENLARGE = "enlarge it by --vm-image-store-size"
+_LARGEST, _LARGEST_DISK = 16, 4
+"""How many times the limit a layer and its disk may be large that are mostly zeros: these take time, and no room."""
 
 
 @dataclass(slots=True)
@@ -56,9 +57,11 @@ def take_disk(layer: Path, folder: Path, above: Above, *, what: str, limit: int)
     target = folder / f"{layer.name}-disk"
     hidden = set(above.names)
     found: dict[str, Disk] = {}
+    refusal = f"{what} has a layer of more than {_LARGEST} times what the store of images may take; {_ENLARGE}"
+    bound = ReadingBound(_LARGEST * limit, DownloadError(refusal))
     try:
         with layer.open("rb", buffering=0) as file:
-            for member in tar_members(_plain(ByteStream(file.read), what, limit), what):
+            for member in tar_members(bound.within(_plain(ByteStream(file.read), what)), what):
                 name = member.name.lstrip("/")
                 if name in (f"{_WHITEOUT}disk", _OPAQUE, f"{_FOLDER}{_OPAQUE}"):
                     above.hides_all = True
@@ -67,11 +70,10 @@ def take_disk(layer: Path, folder: Path, above: Above, *, what: str, limit: int)
                 elif _is_in_folder(name) and name not in hidden:
                     if member.link:
                         raise DownloadError(f"{what} has {member.link} in the place of its disk, {name}")
-                    found[name] = _taken(member, target, what, limit)
-        if len(found) > 1:
-            raise DownloadError(
-                f"{what} has several disks, and which one is meant cannot be told: {', '.join(sorted(found))}"
-            )
+                    if found and name not in found:
+                        both = " and ".join(sorted([*found, name]))
+                        raise DownloadError(f"{what} has several disks, and which one is meant cannot be told: {both}")
+                    found[name] = _taken(member, bound.within(member.content), target, what, limit)
     except BaseException:
         target.unlink(missing_ok=True)
         raise
@@ -84,40 +86,27 @@ def _is_in_folder(name: str) -> bool:
     return rest != name and "/" not in rest and not rest.startswith(".")
 
 
-def _plain(packed: ByteStream, what: str, limit: int) -> ByteStream:
-    """The archive, bounded, whatever it is packed by."""
+def _plain(packed: ByteStream, what: str) -> ByteStream:
+    """The archive, whatever it is packed by."""
     kind = packing_of(packed.peek(HEAD))
-    is_packed = isinstance(kind, Stream) and can_unpack(kind)
-    source = unpacked(packed, kind, what) if isinstance(kind, Stream) and is_packed else packed
-    position = 0
-
-    def read(size: int) -> bytes:
-        nonlocal position
-        data = source.read(size)
-        position += len(data)
-        if position > _LARGEST * limit:
-            raise DownloadError(
-                f"{what} has a layer of more than {_LARGEST} times what the store of images may take; enlarge it by "
-                "--vm-image-store-size"
-            )
-        return data
-
-    return ByteStream(read)
+    return unpacked(packed, kind, what) if isinstance(kind, Stream) and can_unpack(kind) else packed
 
 
-def _taken(member: Member, target: Path, what: str, limit: int) -> Disk:
+def _taken(member: Member, content: ByteStream, target: Path, what: str, limit: int) -> Disk:
+    too_large = f"{what}: {member.name} is too large: more than"
+    if member.size > _LARGEST_DISK * limit:  # of which a tar gives no more than it says
+        raise DownloadError(f"{too_large} {_LARGEST_DISK} times what the store of images may take; {_ENLARGE}")
     sha256, position, written = hashlib.sha256(), 0, 0
     try:
         with atomic_file(target, mode=0o600) as file:
-            for data in _pieces(member.content):
+            for data in _pieces(content):
                 sha256.update(data)
                 if not _ZEROS.startswith(data):
                     written += write_pages(file.fileno(), data, len(data), position)
                 position += len(data)
                 if written > limit:
-                    raise ImageError(
-                        f"{what}: {member.name} is too large: more than the {limit >> 20} MiB that the store of images "
-                        "may take; enlarge it by --vm-image-store-size"
+                    raise DownloadError(
+                        f"{too_large} the {limit >> 20} MiB that the store of images may take; {_ENLARGE}"
                     )
             file.truncate(position)
     except OSError as error:

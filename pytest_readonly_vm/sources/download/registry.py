@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import new
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit, urlunsplit
 
 from pytest_readonly_vm.config.digest import Digest
 from pytest_readonly_vm.config.image_url import shown_url
@@ -119,14 +119,18 @@ class Registry:
 
     def _token(self, challenge: Mapping[str, str]) -> str:
         realm = challenge.get("realm", "")
-        if not realm.startswith(("https://", f"{self._scheme}://")):
+        parts = _parts_of_web_url(realm)
+        if parts is None:
+            raise DownloadError(f"{self._reference.name}: the registry sends whoever asks for a token to no URL")
+        if parts.scheme not in ("https", self._scheme):
             raise DownloadError(
-                f"{self._reference.name}: the registry sends whoever asks to {shown_url(realm) or 'nowhere'} for a "
+                f"{self._reference.name}: the registry sends whoever asks to {shown_url(realm)} for a "
                 "token, which is not by https"
             )
         scope = challenge.get("scope") or f"repository:{self._reference.repository}:pull"
         asked = {"scope": scope} | ({"service": challenge["service"]} if "service" in challenge else {})
         login = self._login
+        realm = urlunsplit(parts._replace(fragment=""))
         if login is not None and login.token is not None:
             form = asked | {
                 "grant_type": "refresh_token",
@@ -135,7 +139,7 @@ class Registry:
             }
             answer = self._token_answer(realm, "POST", urlencode(form).encode(), None)
         else:
-            sign = "&" if urlsplit(realm).query else "?"
+            sign = "&" if parts.query else "?"
             answer = self._token_answer(f"{realm}{sign}{urlencode(asked)}", "GET", None, login)
         token = answer.get("token") or answer.get("access_token")
         if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
@@ -187,6 +191,16 @@ class _ForOne:
 
     def take_challenge(self, url: str, challenge: str) -> bool:
         return False
+
+
+def _parts_of_web_url(written: str) -> SplitResult | None:
+    """Those of a URL that can be asked; None for what is none."""
+    try:
+        parts = urlsplit(written)
+        has_host = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    return parts if has_host and re.fullmatch(r"[\x21-\x7e]+", written) else None
 
 
 def _object(text: bytes) -> Mapping[str, Any]:

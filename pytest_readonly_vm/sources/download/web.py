@@ -8,12 +8,13 @@ import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from pytest_readonly_vm.config.image_url import INSECURE, shown_url
 from pytest_readonly_vm.errors import DownloadError
-from pytest_readonly_vm.sources.download.connections import Connections
+from pytest_readonly_vm.sources.download.connections import SOCKET, Connections, deadline
 from pytest_readonly_vm.sources.download.tries import Interrupted
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ SLOWEST = 1024
 """Bytes a second, over `SLOW_PATIENCE` seconds: a server that sends less is as good as one that sends nothing."""
 SLOW_PATIENCE = 60.0
 
+_LEAVE_PATIENCE = 1.0
+"""Seconds for the rest of an answer that nobody wants: a new connection takes less."""
 _MOST_REDIRECTS = 10
 _PIECE = 1 << 18
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -74,7 +77,7 @@ class Answer:
         """
         since, received = time.monotonic(), 0
         while True:
-            with _interruptions(self.url):
+            with _interruptions(self.url), self._patience():
                 piece = self._response.read1(_PIECE, decode_content=False)
             if not piece:
                 return
@@ -84,6 +87,12 @@ class Answer:
                 if received < SLOWEST * seconds:
                     raise Interrupted(f"sends less than {SLOWEST} bytes a second")
                 since, received = time.monotonic(), 0
+
+    def _patience(self) -> AbstractContextManager[None]:
+        """For what is read at once where that may be many small parts: the lengths of chunks."""
+        if not getattr(self._response, "chunked", False):
+            return contextlib.nullcontext()
+        return deadline(getattr(self._response, SOCKET), SLOW_PATIENCE, "sent no chunk")
 
     def text(self, most: int) -> bytes:
         """The whole body of an answer that is known to be short.
@@ -239,10 +248,11 @@ def _cause(error: BaseException) -> str:
 
 
 def _leave(response: "BaseHTTPResponse") -> None:
-    """Keep the connection for the next request where that is cheap; else close it."""
+    """Keep the connection for the next request where the rest is short and comes at once; else close it."""
     length = response.headers.get("Content-Length", "")
-    if re.fullmatch(r"[0-9]{1,4}", length):
-        response.drain_conn()
+    if re.fullmatch(r"[0-9]{1,4}", length) and not response.closed:
+        with deadline(getattr(response, SOCKET), _LEAVE_PATIENCE, "sent no end"):
+            response.drain_conn()  # which raises nothing
     response.close()
 
 
