@@ -16,6 +16,7 @@ from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, Imag
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.writers import WriteWatch, times_show_writes
+from pytest_readonly_vm.image.disk_formats import UNFREEZABLE
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.inspection import inspect_chain, refuse_writers
 from pytest_readonly_vm.image.signatures import HEAD, is_cd
@@ -178,7 +179,9 @@ class Bases:
 
         def opened() -> BaseImage:
             path = self._sources.locate(image, config, origin=origin, qemu_img=qemu_img)
-            return open_base(path, format=format, origin=origin, qemu_img=qemu_img, called=called)
+            # It says what was brought here, which is converted on its way where it is one of these.
+            given = None if path != image and format in UNFREEZABLE else format
+            return open_base(path, format=given, origin=origin, qemu_img=qemu_img, called=called)
 
         # Of a registry's image there may be one for each architecture.
         arch = None if isinstance(image, Path) else f"{config.arch} {config.qemu}"

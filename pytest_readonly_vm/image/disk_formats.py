@@ -15,6 +15,9 @@ FOOTER = 512
 FIXED, DIFFERENCING = 2, 4
 """Types of VHDs."""
 
+UNFREEZABLE = ("vmdk", "vdi", "vhdx", "vpc")
+"""Formats, by QEMU's names, that no snapshot of a machine can be in."""
+
 _SECTOR = 512
 _CD_SECTOR = 2048
 _CD_PADDING = 150

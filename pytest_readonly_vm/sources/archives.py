@@ -71,8 +71,6 @@ def tar_members(source: ByteStream, what: str) -> Iterator[Member]:
     source.allowance = _LONGEST_HEADER  # as it reads the first header when it is opened
     with _complaints(what, "tar"), tarfile.open(fileobj=readable, mode="r|", bufsize=_BLOCK) as tar:
         for number in range(_MOST_MEMBERS + 1):
-            source.allowance = None
-            _skip_rest(tar)
             source.allowance = _LONGEST_HEADER
             info = tar.next()
             source.allowance = None
@@ -82,11 +80,11 @@ def tar_members(source: ByteStream, what: str) -> Iterator[Member]:
                 raise ImageError(_too_many(what))
             tar.members = []  # type: ignore[attr-defined] # which it would keep to the end
             link = _link(info)
-            if not link and not info.isreg():
-                continue
-            file = None if link else tar.extractfile(info)
-            content = ByteStream(_complaining(file.read, what, "tar") if file else _nothing)
-            yield Member(_plain(info.name), info.size, content, link)
+            if link or info.isreg():
+                file = None if link else tar.extractfile(info)
+                content = ByteStream(_complaining(file.read, what, "tar") if file else _nothing)
+                yield Member(_plain(info.name), info.size, content, link)
+            _skip_rest(tar)
     # Whatever it is packed in has a checksum at its end, which is read for that.
     for _ in range(_REST // _BLOCK):
         if not source.read(_BLOCK):

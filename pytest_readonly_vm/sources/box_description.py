@@ -39,6 +39,8 @@ def _of_ovf(text: bytes) -> list[str]:
         document = text.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError("it is not in UTF-8") from None
+    if "\0" in document:  # by which expat knows UTF-16, whatever it is told
+        raise ValueError("it is not in UTF-8")
     if re.search("<!(?:DOCTYPE|ENTITY)", document):  # no OVF has either, and bombs of entities have both
         raise ValueError("it has a document type")
     try:

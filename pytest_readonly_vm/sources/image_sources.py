@@ -11,7 +11,7 @@ from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.image_url import ImageUrl
 from pytest_readonly_vm.config.oci_reference import OciReference
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.errors import DownloadError, ImageError, ImageWarning
+from pytest_readonly_vm.errors import ImageError, ImageWarning
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.qemu_binary import arch_of_emulator, host_arch
@@ -44,7 +44,7 @@ class ImageSources:
         self._stopwatch = stopwatch or Stopwatch()
         self._found: OncePerKey[_Key, Path] = OncePerKey()
         self._stores: OncePerKey[tuple[Path, int], ImageStore] = OncePerKey()
-        self._refused: dict[_Key, str] = {}
+        self._refused: dict[tuple[_Key, int, object], tuple[type[ImageError], str]] = {}
         self._held = ExitStack()
 
     def locate(self, image: Path | ImageReference, config: VmConfig, *, origin: str, qemu_img: Path) -> Path:
@@ -52,7 +52,7 @@ class ImageSources:
 
         :param origin: where it was named, for messages.
         :raises DownloadError: it cannot be had, now or earlier in this run: that is not tried for each test.
-        :raises ImageError: it is not what it should be.
+        :raises ImageError: it is not what it should be, now or earlier in this run.
         :raises HostError: something is not installed that it takes, or nothing can be kept.
         """
         return self._found.get(_key(image, config), lambda: self._find(image, config, origin, qemu_img))
@@ -77,22 +77,24 @@ class ImageSources:
             host_errors(f"{shown} cannot be kept"),
         ):
             bringing = _Bringing(store, shown, arch_of(image, config), qemu_img, self._tell, show)
-            found = (
-                bringing.unpacked(image)
-                if isinstance(image, Path)
-                else self._brought(image, bringing, _key(image, config))
-            )
+            found = self._brought(image, bringing, _key(image, config))
         self._held.callback(found.lock.release)
         return found.path
 
-    def _brought(self, image: ImageReference, bringing: "_Bringing", key: "_Key") -> StoredImage:
-        if key in self._refused:
-            raise DownloadError(self._refused[key])
+    def _brought(self, image: Path | ImageReference, bringing: "_Bringing", key: "_Key") -> StoredImage:
+        # A file that was written since may be sound now, and a larger limit may let in what was too large.
+        refused = key, bringing.store.limit, Fingerprint.of(image.stat()) if isinstance(image, Path) else None
+        if refused in self._refused:
+            kind, why = self._refused[refused]
+            raise kind(f"{bringing.shown}{why}")
         try:
-            return bringing.brought(image)
-        except DownloadError as error:
-            self._refused[key] = f"{bringing.shown}: not tried again in this run: {error}"
-            raise DownloadError(f"{bringing.shown}: {error}") from None
+            return bringing.unpacked(image) if isinstance(image, Path) else bringing.brought(image)
+        except ImageError as error:
+            if str(error).startswith(bringing.shown):  # of what it is, which it stays
+                self._refused[refused] = type(error), str(error).removeprefix(bringing.shown)
+                raise
+            self._refused[refused] = type(error), f": not tried again in this run: {error}"
+            raise type(error)(f"{bringing.shown}: {error}") from None
 
 
 def _key(image: Path | ImageReference, config: VmConfig) -> _Key:

@@ -12,14 +12,13 @@ from pathlib import Path, PurePath
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.process import run_tool
-from pytest_readonly_vm.image.disk_formats import FIXED, FOOTER, vhd_type
+from pytest_readonly_vm.image.disk_formats import FIXED, FOOTER, UNFREEZABLE, vhd_type
 from pytest_readonly_vm.image.inspection import inspect_chain
 from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
 from pytest_readonly_vm.sources.self_contained import refuse_other_files
 
 MAKE_ROOM = "make room, or name another folder by --vm-image-store=DIR"
 
-_UNFREEZABLE = ("vmdk", "vdi", "vhdx", "vpc")
 _PATIENCE = 3600.0
 _FIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,80}\.(?:img|raw|qcow2|vmdk|vdi|vhdx?|qed|iso)", re.IGNORECASE)
 """The names that a disk keeps, as people look at them. Nothing else depends on a name."""
@@ -42,7 +41,7 @@ def keep_disk(path: Path, folder: Path, *, written: str, limit: int, shown: str,
     [found] = inspect_chain(path, format=None, shown=shown, qemu_img=qemu_img)
     name = PurePath(written).name
     name = name if _FIT.fullmatch(name) else "disk"
-    if found.format in _UNFREEZABLE:
+    if found.format in UNFREEZABLE:
         return _converted(path, found.format, folder / f"{Path(name).stem}.qcow2", limit, shown, qemu_img)
     return path.rename(folder / name)
 

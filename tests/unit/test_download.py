@@ -1,6 +1,8 @@
 """An image from a URL is whole and what its digest says, whatever server and network do; else it is not there."""
 
+import contextlib
 import hashlib
+import http.server
 import os
 import random
 import resource
@@ -9,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +23,13 @@ from pytest_readonly_vm import ConfigurationError, DownloadError, HostError, VmE
 from pytest_readonly_vm.config.digest import Digest
 from pytest_readonly_vm.config.image_url import ImageUrl
 from pytest_readonly_vm.host.locks import try_lock
-from pytest_readonly_vm.sources.download import transfer, tries, web
+from pytest_readonly_vm.sources.download import connections, transfer, tries, web
 from pytest_readonly_vm.sources.download.from_url import downloaded, locate
 from tests.mount_namespace import own_mounts
 from tests.qemu.waiting import GENEROUS
 from tests.unit.programs import program, says
 from tests.web_proxy import proxy
-from tests.web_server import Fault, Site, site
+from tests.web_server import Fault, Site, serving, site
 
 CONTENT = random.Random(7).randbytes(3 << 20)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -317,6 +320,41 @@ def test_a_server_that_drips_is_given_up(server: Site, downloads: Downloads, mon
         downloads.get(pinned(url))
 
 
+@pytest.mark.parametrize(
+    ("begins", "goes_on", "sentence"),
+    [
+        ("HTTP/1.1 200 OK\r\n", "A: b\r\n", "did not send the head of its answer within 0.1 s, 5 times in a row"),
+        ("HTTP/1.1 200 OK\r\nA: ", "b", "did not send the head of its answer within 0.1 s, 5 times in a row"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0", "sent no chunk within 0.1 s, 5 times in a row"),
+        ("HTTP/1.1 404 Gone\r\nContent-Length: 9999\r\n\r\n", "x", "answers 404 Gone"),
+        ("HTTP/1.1 503 No\r\nContent-Length: 9999\r\n\r\n", "x", "answers 503 No, 5 times in a row"),
+    ],
+    ids=["headers", "one header", "chunks", "refusal", "passing"],
+)
+def test_a_server_that_drips_what_has_no_bytes_of_the_image_is_given_up(
+    downloads: Downloads, monkeypatch: pytest.MonkeyPatch, begins: str, goes_on: str, sentence: str
+) -> None:
+    class Dripping(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with contextlib.suppress(OSError):  # whoever asked has left
+                self.wfile.write(begins.encode())
+                while True:
+                    self.wfile.write(goes_on.encode())
+                    left.wait(0.02)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    left = threading.Event()
+    monkeypatch.setattr(connections, "HEAD_PATIENCE", 0.1)
+    monkeypatch.setattr(web, "SLOW_PATIENCE", 0.1)
+    monkeypatch.setattr(web, "LEAVE_PATIENCE", 0.1)
+    since = time.monotonic()
+    with serving(Dripping) as port, pytest.raises(DownloadError, match=sentence):
+        downloads.get(pinned(f"http://127.0.0.1:{port}/x.img"))
+    assert time.monotonic() - since < GENEROUS
+
+
 def test_nobody_there_is_a_sentence(downloads: Downloads) -> None:
     with site() as gone:
         url = f"{gone.url}/x.img"
@@ -482,9 +520,13 @@ def test_a_proxy_of_the_environment_is_used_for_both_and_not_where_it_is_not_wan
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert downloads.get(secure) == CONTENT
     monkeypatch.delenv("no_proxy")
-    monkeypatch.setenv("https_proxy", "socks5://me:s3cret@127.0.0.1:1")
-    with pytest.raises(ConfigurationError, match=r"socks5://127\.0\.0\.1:1, which HTTP_PROXY, .* is no proxy that can"):
-        downloads.get(secure)
+    for written, shown in (
+        ("socks5://me:s3cret@127.0.0.1:1", r"socks5://127\.0\.0\.1:1"),
+        ("http://me:s3cret@[", "http://…"),
+    ):
+        monkeypatch.setenv("https_proxy", written)
+        with pytest.raises(ConfigurationError, match=rf"^{shown}, which HTTP_PROXY, .* is no proxy that can"):
+            downloads.get(secure)
 
 
 # Several processes, kills, full disks.

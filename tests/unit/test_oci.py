@@ -440,6 +440,33 @@ def test_a_registry_with_tokens_is_shown_one(tmp_path: Path, home: Path, entry: 
         assert tokens.asked[-1] == "pull"
 
 
+@pytest.mark.parametrize(
+    ("realm", "sentence"),
+    [
+        ("https://[", "sends whoever asks for a token to no URL"),
+        ("https://me:s3cret/t", "sends whoever asks for a token to no URL"),
+        ("https://", "sends whoever asks for a token to no URL"),
+        ("", "sends whoever asks for a token to no URL"),
+        ("http://%00/", "cannot be read as a URL"),
+        ("ftp://me:s3cret@example.org/", "sends whoever asks to ftp://example.org/ for a token, which is not by https"),
+    ],
+)
+def test_a_place_for_tokens_that_makes_no_sense_is_a_sentence(tmp_path: Path, realm: str, sentence: str) -> None:
+    class Sending(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with serving(Sending) as port, pytest.raises(DownloadError, match=sentence) as error:
+        Images(f"127.0.0.1:{port}", downloads(tmp_path)).get(":any")
+    assert "s3cret" not in str(error.value)
+
+
 def test_a_registry_by_https_is_not_spoken_to_by_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signer = trustme.CA()
     certificate = signer.issue_cert("127.0.0.1")

@@ -1,10 +1,12 @@
 """The store of images: each made once, whoever asks; nothing half, nothing changed, nothing beyond the limit."""
 
+import contextlib
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,19 @@ def get(store: ImageStore, source: str, make: Callable[[Path], Path]) -> StoredI
 
 def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@contextlib.contextmanager
+def few_descriptors(left: int) -> Iterator[None]:
+    """This process may open so many files more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.fixture
@@ -120,6 +135,50 @@ def test_a_damaged_image_is_made_again(folder: Path, damage: str, is_used: bool)
     found = get(store, "a", maker(b"one"))
     assert found.path.read_bytes() == b"one"
     assert not found.path.is_symlink()
+
+
+@pytest.mark.parametrize("is_used", [False, True])
+@pytest.mark.parametrize("left", range(4))
+def test_a_passing_lack_costs_no_image(folder: Path, monkeypatch: pytest.MonkeyPatch, left: int, is_used: bool) -> None:
+    """Of descriptors, at whichever file of an entry they come to an end."""
+    store = ImageStore(folder, limit=_MIB)
+    path = (stored := get(store, "a", maker(b"one"))).path
+    if not is_used:
+        stored.lock.release()
+    path.chmod(0o600)  # so that it is compared, and its manifest written anew
+    made: list[str] = []
+    with few_descriptors(left), contextlib.suppress(OSError, HostError):
+        get(store, "a", maker(b"one", made=made))
+    assert path.read_bytes() == b"one"
+    assert get(store, "a", maker(b"one", made=made)).path == path
+    assert made == []
+
+
+def test_a_manifest_that_cannot_be_written_costs_no_image(folder: Path) -> None:
+    store = ImageStore(folder, limit=_MIB)
+    with (stored := get(store, "a", maker(b"one"))).lock:
+        stored.path.chmod(0o600)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))  # EFBIG: Python ignores the signal
+    try:
+        assert get(store, "a", pytest.fail).path.read_bytes() == b"one"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_word_that_an_image_is_whole_comes_after_the_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the disk, so that after a power cut there are no zeros behind a manifest."""
+    synced: list[tuple[str, bool]] = []
+
+    def sync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        there = path if path.is_dir() else path.parent
+        synced.append((path.suffix, (there / "manifest.json").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    get(ImageStore(folder, limit=_MIB), "a", maker(b"one", "x.raw"))
+    assert (".raw", False) in synced
+    assert [is_whole for _, is_whole in synced] == [False, False]
 
 
 def test_a_store_that_was_copied_from_elsewhere_is_used_as_it_is(folder: Path) -> None:

@@ -317,6 +317,10 @@ def encrypted() -> bytes:
     return bytes(data)
 
 
+def header_of_headers(times: int) -> bytes:
+    return tar(("x", DISK)).join([tarfile.TarInfo.create_pax_global_header({"a": "b"}) * times, b""])
+
+
 def changed(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
 
@@ -342,6 +346,13 @@ SYMLINK.external_attr = 0o120777 << 16
         (tar(("x.ovf", ovf("../x.vmdk")), ("y.vmdk", VMDK)), "it names ../x.vmdk as its disk, and has no such *"),
         (tar(("x.ovf", b"<Envelope"), ("y.vmdk", VMDK)), "it: x.ovf cannot be understood: *"),
         (tar(("x.ovf", b'<!DOCTYPE x [<!ENTITY a "b">]><x/>'), ("y.vmdk", VMDK)), "it: x.ovf cannot be understood: *"),
+        (
+            tar(("x.ovf", '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE x><x/>'.encode("utf-16")), ("y", VMDK)),
+            "it: x.ovf cannot be understood: it is not in UTF-8",
+        ),
+        (tar(("x.ovf", "<!DOCTYPE x><x/>".encode("utf-16-le")), ("y", VMDK)), "it: x.ovf *: it is not in UTF-8"),
+        (header_of_headers(2000), "it is damaged: it has a header of a header of a header; download it again"),
+        (tar(("x.ovf", b'<?xml version="1.0" encoding="nope"?><'), ("y", VMDK)), "it: x.ovf cannot be understood: *"),
         (tar(("metadata.json", b"[" * 100_000), ("box.img", VMDK)), "it: metadata.json cannot be understood: *"),
         (tar(link("disk.img", tarfile.SYMTYPE)), "it has no disk in it: disk.img is a symbolic link"),
         (tar(link("disk.img", tarfile.LNKTYPE)), "it has no disk in it: disk.img is a hard link"),
@@ -388,6 +399,23 @@ def test_what_is_packed_over_and_over_is_refused(tmp_path: Path) -> None:
     assert "packed more than 4 times over" in refusal(tmp_path, packed_often(DISK, 5))
 
 
+BOX_OF_DISK = tar(("metadata.json", b'{"disks": [{"path": "disk.raw"}]}'))
+
+
+def sparse(name: str, begins: bytes, size: int) -> bytes:
+    """A member of a tar, without the end of that, that has a few bytes and is said to be large."""
+    table = f"2\n0\n{len(begins)}\n{size}\n0\n".encode().ljust(512, b"\0")
+    info = tarfile.TarInfo(name)
+    info.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": name,
+        "GNU.sparse.realsize": str(size),
+    }
+    info.size = len(table) + len(begins)
+    return info.tobuf(tarfile.PAX_FORMAT) + (table + begins).ljust(-(-info.size // 512) * 512, b"\0")
+
+
 def zeros(size: int) -> bytes:
     """A gzip of a disk with so many zeros, of one in a thousand."""
     pack = zlib.compressobj(wbits=31)
@@ -403,6 +431,23 @@ class TestBombs:
         (tmp_path / "target").rmdir()
         said = refusal(tmp_path, zeros(5 << 20), limit=1 << 20)
         assert "image is too large: more than 4 times what the store of images may take" in said
+
+    def test_the_holes_of_what_nobody_wants_cost_nothing(self, tmp_path: Path) -> None:
+        data = BOX_OF_DISK[: 2 << 9] + sparse("README", b"read me\n", 1 << 60) + tar(("disk.raw", DISK))
+        assert taken(tmp_path, data).read_bytes() == DISK
+
+    def test_the_holes_of_a_disk_are_bounded(self, tmp_path: Path) -> None:
+        said = refusal(tmp_path, sparse("disk.raw", DISK[:4096], 1 << 60))
+        assert "disk.raw is too large: more than 4 times what the store of images may take" in said
+
+    def test_what_nobody_wants_of_what_is_packed_is_bounded(self, tmp_path: Path) -> None:
+        data = gzip.compress(BOX_OF_DISK[: 2 << 9] + tar(("README", bytes(17 << 20)), ("disk.raw", DISK)), 1)
+        assert "it has more in it than 16 times what" in refusal(tmp_path, data, limit=1 << 20)
+
+    def test_the_zeros_behind_a_packed_disk_are_bounded(self, tmp_path: Path) -> None:
+        """Which may stand between two streams, so they are read."""
+        packed = sparse("disk.gz", gzip.compress(DISK), 1 << 60)
+        assert "it has more in it than 16 times what" in refusal(tmp_path, packed, limit=1 << 20)
 
     def test_data_is_bounded_by_the_limit(self, tmp_path: Path) -> None:
         data = gzip.compress(DISK[:512] + random.Random(5).randbytes(1 << 20) * 4)

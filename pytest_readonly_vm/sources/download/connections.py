@@ -131,11 +131,12 @@ def deadline(read: socket.socket, seconds: float, doing: str) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if is_late.is_set():
-            raise Interrupted(f"{doing} within {seconds:g} s") from None
-        raise
+        if not is_late.is_set():
+            raise
     finally:
         timer.cancel()
+    if is_late.is_set():  # also without an error, as the end of a connection ends headers and chunks for http.client
+        raise Interrupted(f"{doing} within {seconds:g} s")
 
 
 def _pools_with_deadline(urllib3: ModuleType) -> dict[str, type["HTTPConnectionPool"]]:

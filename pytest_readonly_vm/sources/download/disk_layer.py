@@ -71,7 +71,7 @@ def take_disk(layer: Path, folder: Path, above: Above, *, what: str, limit: int)
                     if member.link:
                         raise DownloadError(f"{what} has {member.link} in the place of its disk, {name}")
                     if found and name not in found:
-                        both = " and ".join(sorted([*found, name]))
+                        both = ", ".join(sorted([*found, name]))
                         raise DownloadError(f"{what} has several disks, and which one is meant cannot be told: {both}")
                     found[name] = _taken(member, bound.within(member.content), target, what, limit)
     except BaseException:

@@ -27,7 +27,7 @@ SLOWEST = 1024
 """Bytes a second, over `SLOW_PATIENCE` seconds: a server that sends less is as good as one that sends nothing."""
 SLOW_PATIENCE = 60.0
 
-_LEAVE_PATIENCE = 1.0
+LEAVE_PATIENCE = 1.0
 """Seconds for the rest of an answer that nobody wants: a new connection takes less."""
 _MOST_REDIRECTS = 10
 _PIECE = 1 << 18
@@ -251,8 +251,8 @@ def _leave(response: "BaseHTTPResponse") -> None:
     """Keep the connection for the next request where the rest is short and comes at once; else close it."""
     length = response.headers.get("Content-Length", "")
     if re.fullmatch(r"[0-9]{1,4}", length) and not response.closed:
-        with deadline(getattr(response, SOCKET), _LEAVE_PATIENCE, "sent no end"):
-            response.drain_conn()  # which raises nothing
+        with contextlib.suppress(Interrupted), deadline(getattr(response, SOCKET), LEAVE_PATIENCE, "sent no end"):
+            response.drain_conn()
     response.close()
 
 
