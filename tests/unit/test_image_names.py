@@ -5,7 +5,7 @@ import re
 import pytest
 
 from pytest_readonly_vm.config.digest import Digest
-from pytest_readonly_vm.config.image_url import ImageUrl
+from pytest_readonly_vm.config.image_url import ImageUrl, shown_url
 from pytest_readonly_vm.config.oci_reference import OciReference
 
 A256, A512 = "a" * 64, "A" * 128
@@ -57,6 +57,20 @@ def test_what_may_be_secret_is_not_shown() -> None:
     with pytest.raises(ValueError, match=r"^http://example\.org/x\.img: ") as error:
         ImageUrl.parse("http://me:s3cret@example.org/x.img")
     assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:s3cret@[", "https://…"),
+        ("//me:s3cret@[::1", "…"),
+        ("https://me:s3cret@\N{CARE OF}/", "https://…"),
+        ("https://me:s3cret@x:y/", "https://x:y/"),
+        ("", ""),
+    ],
+)
+def test_what_is_no_url_is_shown_all_the_same(url: str, shown: str) -> None:
+    assert shown_url(url) == shown
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from pytest_readonly_vm.config.oci_reference import OciReference
 from pytest_readonly_vm.sources.download import tries
 from pytest_readonly_vm.sources.download.from_registry import downloaded_from_registry, locate_in_registry
 from tests.registry import LAYER, LOGIN, TITLE, Registry, layer, packed, registry, with_password
+from tests.sparse_member import sparse_member
 from tests.web_server import serving
 from tests.web_tokens import TOKEN_LOGIN, token_server
 
@@ -186,8 +187,17 @@ def test_without_one_disk_it_is_a_sentence(
         (b"no archive at all", "is damaged or truncated, tar finds:"),
         (gzip.compress(layer({"etc/zeros": bytes(40 << 20)})), "has a layer of more than 16 times what the store of"),
         (packed(layer({"disk/a": REPEATED})), "disk/a is too large: more than the 2 MiB that the store of images may"),
+        (
+            sparse_member("disk/a", DISK[:99], 1 << 60) + layer({}),
+            "disk/a is too large: more than 4 times what the store",
+        ),
+        (
+            sparse_member("disk/a", DISK[:99], 8 << 20) * 5 + layer({}),
+            "has a layer of more than 16 times what the store",
+        ),
+        (sparse_member("disk/.a", DISK[:99], 1 << 60) + layer({}), "has no disk"),
     ],
-    ids=["a link", "truncated", "truncated tar", "no tar", "a bomb", "too large"],
+    ids=["a link", "truncated", "truncated tar", "no tar", "a bomb", "too large", "a hole", "holes", "another's hole"],
 )
 def test_a_layer_that_is_none_is_a_sentence(shelf: Registry, images: Images, content: bytes, sentence: str) -> None:
     shelf.artefact("bad", shelf.blob(content, LAYER))

@@ -139,7 +139,7 @@ def test_a_damaged_image_is_made_again(folder: Path, damage: str, is_used: bool)
 
 @pytest.mark.parametrize("is_used", [False, True])
 @pytest.mark.parametrize("left", range(4))
-def test_a_passing_lack_costs_no_image(folder: Path, monkeypatch: pytest.MonkeyPatch, left: int, is_used: bool) -> None:
+def test_a_passing_lack_costs_no_image(folder: Path, left: int, is_used: bool) -> None:
     """Of descriptors, at whichever file of an entry they come to an end."""
     store = ImageStore(folder, limit=_MIB)
     path = (stored := get(store, "a", maker(b"one"))).path
@@ -161,7 +161,7 @@ def test_a_manifest_that_cannot_be_written_costs_no_image(folder: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))  # EFBIG: Python ignores the signal
     try:
-        assert get(store, "a", pytest.fail).path.read_bytes() == b"one"
+        assert get(store, "a", lambda _: pytest.fail("made anew")).path.read_bytes() == b"one"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

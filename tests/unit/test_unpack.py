@@ -22,6 +22,7 @@ import pytest
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.sources.unpack import is_packed, unpack
 from tests.guests import bootsector
+from tests.sparse_member import sparse_member
 
 QEMU_IMG = Path("/usr/bin/qemu-img")
 DISK = (
@@ -402,20 +403,6 @@ def test_what_is_packed_over_and_over_is_refused(tmp_path: Path) -> None:
 BOX_OF_DISK = tar(("metadata.json", b'{"disks": [{"path": "disk.raw"}]}'))
 
 
-def sparse(name: str, begins: bytes, size: int) -> bytes:
-    """A member of a tar, without the end of that, that has a few bytes and is said to be large."""
-    table = f"2\n0\n{len(begins)}\n{size}\n0\n".encode().ljust(512, b"\0")
-    info = tarfile.TarInfo(name)
-    info.pax_headers = {
-        "GNU.sparse.major": "1",
-        "GNU.sparse.minor": "0",
-        "GNU.sparse.name": name,
-        "GNU.sparse.realsize": str(size),
-    }
-    info.size = len(table) + len(begins)
-    return info.tobuf(tarfile.PAX_FORMAT) + (table + begins).ljust(-(-info.size // 512) * 512, b"\0")
-
-
 def zeros(size: int) -> bytes:
     """A gzip of a disk with so many zeros, of one in a thousand."""
     pack = zlib.compressobj(wbits=31)
@@ -433,11 +420,11 @@ class TestBombs:
         assert "image is too large: more than 4 times what the store of images may take" in said
 
     def test_the_holes_of_what_nobody_wants_cost_nothing(self, tmp_path: Path) -> None:
-        data = BOX_OF_DISK[: 2 << 9] + sparse("README", b"read me\n", 1 << 60) + tar(("disk.raw", DISK))
+        data = BOX_OF_DISK[: 2 << 9] + sparse_member("README", b"read me\n", 1 << 60) + tar(("disk.raw", DISK))
         assert taken(tmp_path, data).read_bytes() == DISK
 
     def test_the_holes_of_a_disk_are_bounded(self, tmp_path: Path) -> None:
-        said = refusal(tmp_path, sparse("disk.raw", DISK[:4096], 1 << 60))
+        said = refusal(tmp_path, sparse_member("disk.raw", DISK[:4096], 1 << 60))
         assert "disk.raw is too large: more than 4 times what the store of images may take" in said
 
     def test_what_nobody_wants_of_what_is_packed_is_bounded(self, tmp_path: Path) -> None:
@@ -446,7 +433,7 @@ class TestBombs:
 
     def test_the_zeros_behind_a_packed_disk_are_bounded(self, tmp_path: Path) -> None:
         """Which may stand between two streams, so they are read."""
-        packed = sparse("disk.gz", gzip.compress(DISK), 1 << 60)
+        packed = sparse_member("disk.gz", gzip.compress(DISK), 1 << 60)
         assert "it has more in it than 16 times what" in refusal(tmp_path, packed, limit=1 << 20)
 
     def test_data_is_bounded_by_the_limit(self, tmp_path: Path) -> None:
