@@ -6,14 +6,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_readonly_vm.cli.kept import NAME_SHOWN, ago, counted, mebibytes, named, print_table, without_controls
 from pytest_readonly_vm.config.values import path
-from pytest_readonly_vm.errors import ConfigurationError
-from pytest_readonly_vm.printable import count
 from pytest_readonly_vm.start.cache import Entry, TemplateCache, default_folder
 
 HELP = "list or remove the templates that are kept between runs"
-
-_KEY_SHOWN = 12
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -32,11 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
     entries = cache.entries() if cache else []
     if arguments.action == "list":
         return _list(entries, folder)
-    chosen = _named(arguments.keys, entries) if arguments.keys else entries
+    chosen = named(arguments.keys, entries, lambda entry: entry.key, what="template key") if arguments.keys else entries
     freed = [entry for entry in chosen if cache and cache.remove(entry.key)]
-    print(f"removed {_count(freed)} from {folder}, freed {_mebibytes(freed)}")
+    print(f"removed {counted(freed, 'template')} from {folder}, freed {mebibytes(freed)}")
     if len(freed) < len(chosen):
-        print(f"readonly-vm: {_count(chosen)} should have gone from {folder}; may you write there?", file=sys.stderr)
+        print(
+            f"readonly-vm: {counted(chosen, 'template')} should have gone from {folder}; may you write there?",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -44,47 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(entries: Sequence[Entry], folder: Path) -> int:
     rows = [("KEY", "SIZE", "LAST USED", "IMAGE", "WHAT")]
     for entry in entries:
-        described = {name: _printable(value) for name, value in entry.description.items()}
+        described = {name: without_controls(value) for name, value in entry.description.items()}
         image = described.pop("image", "")
         what = ", ".join(f"{name} {value}" for name, value in described.items())
-        rows.append((entry.key[:_KEY_SHOWN], _mebibytes([entry]), _ago(time.time() - entry.last_used), image, what))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    if entries:
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"{_count(entries)} in {folder}, {_mebibytes(entries)}")
+        rows.append((entry.key[:NAME_SHOWN], mebibytes([entry]), ago(time.time() - entry.last_used), image, what))
+    print_table(rows)
+    print(f"{counted(entries, 'template')} in {folder}, {mebibytes(entries)}")
     return 0
-
-
-def _named(beginnings: Sequence[str], entries: Sequence[Entry]) -> list[Entry]:
-    """The entries that are meant, each once.
-
-    :raises ConfigurationError: a beginning fits none, or several.
-    """
-    chosen = {}
-    for beginning in beginnings:
-        fitting = [entry for entry in entries if entry.key.startswith(beginning)]
-        if len(fitting) != 1:
-            number = f"{len(fitting)} templates have" if fitting else "no template has"
-            raise ConfigurationError(f"{number} a key that begins with {beginning!r}")
-        chosen[fitting[0].key] = fitting[0]
-    return list(chosen.values())
-
-
-def _count(entries: Sequence[Entry]) -> str:
-    return count(len(entries), "template") if entries else "no templates"
-
-
-def _mebibytes(entries: Sequence[Entry]) -> str:
-    return f"{sum(entry.size for entry in entries) / (1 << 20):.1f} MiB"
-
-
-def _ago(seconds: float) -> str:
-    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if (number := int(seconds // length)) > 0:
-            return f"{count(number, unit)} ago"
-    return "just now"
-
-
-def _printable(value: object) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in str(value))

@@ -3,20 +3,26 @@
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_readonly_vm.cli.image_entry import arch_of, chosen, image_of, open_editor, say, shown
+from pytest_readonly_vm.cli.image_store import clear_store, list_store
+from pytest_readonly_vm.cli.image_update import update_list
+from pytest_readonly_vm.cli.settings import declare_settings, given_settings
+from pytest_readonly_vm.cli.warned import warnings_said
 from pytest_readonly_vm.config import image_reference
 from pytest_readonly_vm.config.image_reference import ImageReference
+from pytest_readonly_vm.config.image_url import ImageUrl
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.values import path
-from pytest_readonly_vm.errors import ConfigurationError, HostError
+from pytest_readonly_vm.errors import ConfigurationError, VmError
 from pytest_readonly_vm.host.qemu_binary import find_qemu_img
 from pytest_readonly_vm.host.watch import Show
 from pytest_readonly_vm.printable import line
-from pytest_readonly_vm.sources.image_list import FILE_NAME, ImageList, ListedImage, find_list, listed
+from pytest_readonly_vm.sources.image_list import FILE_NAME, ImageList, ListedImage, find_list
 from pytest_readonly_vm.sources.image_sources import ImageSources, look
 
 if TYPE_CHECKING:
@@ -24,8 +30,9 @@ if TYPE_CHECKING:
 
 HELP = "name images in vm-images.toml, and bring them here"
 
-_DIGITS_SHOWN = 12
-_MIB = 1 << 20
+_STORE = ("image_store", "image_store_size")
+_OF_THE_ENTRY = ("url", "digest", "size", "image")
+"""What ``--set`` does not set: the command itself does, or nobody may."""
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -34,15 +41,22 @@ def declare(parser: argparse.ArgumentParser) -> None:
     common.add_argument(
         "--list", type=path, metavar="FILE", help=f"the list (default: {FILE_NAME} in this folder or the nearest above)"
     )
+    store = argparse.ArgumentParser(add_help=False)
+    declare_settings(store.add_argument, _STORE)
     add = actions.add_parser("add", parents=[common], help="give a URL a name, with the digest that it has now")
     add.add_argument("name", metavar="NAME")
     add.add_argument("url", metavar="URL", help="https:// or oci://, or a path from the list's folder")
     add.add_argument(
         "--set", action="append", default=[], metavar="SETTING=VALUE", help="a setting that goes with it; repeatable"
     )
-    pull = actions.add_parser("pull", parents=[common], help="bring images into the store, as before tests of CI")
+    pull = actions.add_parser(
+        "pull", parents=[common, store], help="bring images into the store, as before tests of CI"
+    )
     pull.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
-    actions.add_parser("list", parents=[common], help="show the names, and what is known of each")
+    lists = actions.add_parser("list", parents=[common, store], help="show the names, and what is known of each")
+    lists.add_argument("--store", action="store_true", help="show what the store has instead, the last used first")
+    clear = actions.add_parser("clear", parents=[store], help="remove all images of the store, or those that are named")
+    clear.add_argument("digests", nargs="*", metavar="DIGEST", help="as list --store shows it, or its beginning")
     update = actions.add_parser("update", parents=[common], help="look whether a URL has another image by now")
     update.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
     update.add_argument("--yes", action="store_true", help="write what moved into the list without asking")
@@ -51,37 +65,29 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    with warnings_said(say):
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = VmConfig().with_settings(given_settings(arguments, _STORE))
+    if arguments.action == "clear":
+        return clear_store(config, arguments.digests)
+    if arguments.action == "list" and arguments.store:
+        return list_store(config)
     given: Path | None = arguments.list
     where = given.absolute() if given else find_list(Path.cwd()) or Path.cwd() / FILE_NAME
     match arguments.action:
         case "add":
-            return _add(_editor(where), where, arguments)
+            return _add(open_editor(where), where, arguments)
         case "pull":
-            return _pull(_chosen(where, arguments.names), where)
+            return _pull(ImageList.read(where), arguments.names, config)
         case "list":
-            return _list(_chosen(where, []), where)
+            return _list(ImageList.read(where), config)
         case "update":
-            return _update(_chosen(where, arguments.names), where, is_agreed=arguments.yes)
+            return update_list(ImageList.read(where), arguments.names, is_agreed=arguments.yes)
         case _:
-            return _remove(_editor(where), where, arguments.name)
-
-
-def _chosen(where: Path, names: Sequence[str]) -> list[ListedImage]:
-    """The images of a list, or those that are named.
-
-    :raises ConfigurationError: there is no such list, or no such name.
-    """
-    images = ImageList.read(where)
-    return [images.get(name) for name in names] if names else list(images.images.values())
-
-
-def _editor(where: Path) -> "ListEditor":
-    """:raises HostError: what it takes to change a list is not installed."""
-    try:
-        from pytest_readonly_vm.sources.list_editor import ListEditor
-    except ImportError:
-        raise HostError("to change a list takes tomlkit: pip install 'pytest-readonly-vm[images]'") from None
-    return ListEditor(where)
+            return _remove(open_editor(where), where, arguments.name)
 
 
 def _add(editor: "ListEditor", where: Path, arguments: argparse.Namespace) -> int:
@@ -90,92 +96,86 @@ def _add(editor: "ListEditor", where: Path, arguments: argparse.Namespace) -> in
         raise ConfigurationError(f"{where} has {name} already; update it, or remove it first")
     if not image_reference.is_name(name):
         raise ConfigurationError(f"{name!r} is no name of an image: letters, digits and ._+- as of a file")
-    values = {"url": url, **_looked_up(url, where), **dict(_settings(arguments.set, where))}
+    settings = _settings(arguments.set, where)
+    image = image_of(url, where)
+    values = {"url": url, **_looked_up(image, arch_of(settings, where)), **settings}
     editor.set(name, values)
     editor.save()
-    print(f"{where}: {name} is {_shown(values)}")
+    print(f"{where}: {name} is {shown(values)}")
+    if isinstance(image, ImageReference) and isinstance(image.place, ImageUrl) and image.place.secret:
+        say(
+            f"the URL's {image.place.secret} is in {where} now, which is there to be committed; user and password are "
+            "found in ~/.netrc as well, where nobody else reads them"
+        )
     return 0
 
 
-def _settings(given: Sequence[str], where: Path) -> Iterator[tuple[str, object]]:
+def _settings(given: Sequence[str], where: Path) -> dict[str, object]:
     """What ``--set`` says.
 
     :raises ConfigurationError: one is no setting, or has an impossible value.
     """
+    found: dict[str, object] = {}
     for one in given:
         name, sign, value = one.partition("=")
         if not sign:
             raise ConfigurationError(f"--set: {one!r} is not of the form SETTING=VALUE")
+        if name in _OF_THE_ENTRY:
+            raise ConfigurationError(
+                f"--set: {name} is no setting that goes with an image; NAME and URL say which it is"
+            )
         VmConfig().with_settings({name: Given(value, "--set", where.parent)})
-        yield name, value
+        found[name] = value
+    return found
 
 
-def _looked_up(url: str, where: Path) -> dict[str, object]:
-    """The digest and the size of what is behind a URL now; nothing for a path.
-
-    :raises ConfigurationError: it is no URL, or there is no such file.
-    """
-    try:
-        image = image_reference.image(url)
-    except ValueError as error:
-        raise ConfigurationError(f"URL: {error}") from None
+def _looked_up(image: Path | ImageReference, arch: str | None) -> dict[str, object]:
+    """The digest and the size of what is behind a URL now; nothing for a path."""
     if isinstance(image, Path):
-        if not (where.parent / image).exists():
-            raise ConfigurationError(f"URL: {where.parent / image}: No such file or directory")
         return {}
-    found = look(image)
+    found = look(image, arch=arch)
     return {"digest": str(found.digest) if found.digest else None, "size": found.size}
 
 
-def _pull(entries: Sequence[ListedImage], where: Path) -> int:
+def _pull(images: ImageList, names: Sequence[str], config: VmConfig) -> int:
     qemu_img = find_qemu_img(None)
+    failed = False
     with _sources() as sources:
-        for entry in entries:
-            given = Given(ImageReference(entry.name, where.parent), where.name)
-            config = listed(VmConfig().with_settings({"image": given}))
-            assert config.image is not None
-            print(
-                f"{entry.name}: {sources.locate(config.image, config, origin=str(where), qemu_img=qemu_img)}",
-                flush=True,
-            )
+        for entry in chosen(images, names):
+            try:
+                wanted = images.applied(config, entry.name)
+                assert wanted.image is not None
+                found = sources.locate(wanted.image, wanted, origin=str(images.path), qemu_img=qemu_img)
+                print(f"{entry.name}: {found}", flush=True)
+            except VmError as error:  # the others come all the same
+                failed = True
+                say(f"{entry.name}: {error}")
+    return 1 if failed else 0
+
+
+def _list(images: ImageList, config: VmConfig) -> int:
+    with _sources() as sources:
+        for entry in images.images.values():
+            values = {"url": entry.url, "digest": entry.digest, "size": entry.size, **entry.settings}
+            print(f"{entry.name}: {shown(values)}, {_state(sources, images, entry, config)}")
+    number = len(images.images)
+    print(f"{number or 'no'} image{'s' * (number != 1)} in {images.path}")
     return 0
 
 
-def _list(entries: Sequence[ListedImage], where: Path) -> int:
-    for entry in entries:
-        settings = {key: value for key, value in entry.settings.items() if key != "password"}
-        print(f"{entry.name}: {_shown({'url': entry.url, 'digest': entry.digest, 'size': entry.size, **settings})}")
-    print(f"{len(entries) or 'no'} image{'s' * (len(entries) != 1)} in {where}")
-    return 0
-
-
-def _update(entries: Sequence[ListedImage], where: Path, *, is_agreed: bool) -> int:
-    moved = {}
-    for entry in entries:
-        found = _looked_up(entry.url, where)
-        if found and found["digest"] != entry.digest:
-            moved[entry.name] = found
-            print(f"{entry.name}: {_shown({'digest': entry.digest, 'size': entry.size})}")
-            print(f"{' ' * len(entry.name)}  is now {_shown(found)}")
-    if not moved:
-        print(f"nothing has moved; {where} stays as it is")
-        return 0
-    if not (is_agreed or _is_agreed(where)):
-        print(f"{where} stays as it is")
-        return 1
-    editor = _editor(where)
-    for name, found in moved.items():
-        editor.set(name, found)
-    editor.save()
-    print(f"{where} is written")
-    return 0
-
-
-def _is_agreed(where: Path) -> bool:
-    if not sys.stdin.isatty():
-        return False
-    print(f"write that into {where}? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+def _state(sources: ImageSources, images: ImageList, entry: ListedImage, config: VmConfig) -> str:
+    """Whether an image has to be brought here."""
+    try:
+        wanted = images.applied(config, entry.name)
+    except ConfigurationError as error:
+        return f"but {error}"
+    assert wanted.image is not None
+    if isinstance(wanted.image, Path) and not wanted.image.exists():
+        return "not there"
+    is_kept = sources.is_kept(wanted.image, wanted)
+    if is_kept is None:
+        return "used where it is" if isinstance(wanted.image, Path) else "asked for in each run"
+    return "in the store" if is_kept else "not in the store"
 
 
 def _remove(editor: "ListEditor", where: Path, name: str) -> int:
@@ -188,32 +188,9 @@ def _remove(editor: "ListEditor", where: Path, name: str) -> int:
     return 0
 
 
-def _shown(values: Mapping[str, object]) -> str:
-    """What a list has of an image, in one line."""
-    words = []
-    for key, value in values.items():
-        if key == "url":
-            words.append(_shown_url(str(value)))
-        elif key == "digest":
-            algorithm, _, digits = str(value or "").partition(":")
-            words.append(f"{algorithm}:{digits[:_DIGITS_SHOWN]}…" if value else "no digest")
-        elif key == "size":
-            words += [f"{value / _MIB:.1f} MiB"] if isinstance(value, int) else []
-        else:
-            words.append(f"{key} {value}")
-    return ", ".join(words)
-
-
-def _shown_url(written: str) -> str:
-    try:
-        return str(image_reference.image(written))
-    except ValueError as error:
-        return str(error)
-
-
 @contextlib.contextmanager
 def _sources() -> Iterator[ImageSources]:
-    sources = ImageSources(lambda sentence: print(sentence, file=sys.stderr, flush=True), _watch)
+    sources = ImageSources(say, _watch)
     try:
         yield sources
     finally:

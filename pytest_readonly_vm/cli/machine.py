@@ -2,14 +2,13 @@
 
 import argparse
 import contextlib
-import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pytest_readonly_vm.cli.settings import declare_settings, given_settings
+from pytest_readonly_vm.cli.warned import warnings_said
 from pytest_readonly_vm.config.setting import Given, Part
 from pytest_readonly_vm.config.settings import VmConfig, settings_in
-from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.errors import ConfigurationError, GuestPanicked
 from pytest_readonly_vm.host.terminal import Terminal
 from pytest_readonly_vm.machine.lab import Lab
@@ -24,14 +23,7 @@ def declare_machine(parser: argparse.ArgumentParser, command: Part) -> None:
         "settings of the machine",
         "As in a run of pytest, where they are called --vm-NAME; each also as PYTEST_VM_NAME.",
     )
-    for name in settings_in(command):
-        option = OPTIONS[name]
-        argument, help = f"--{name.replace('_', '-')}", option.help.replace("%", "%%")
-        if option.kind is bool:
-            group.add_argument(argument, action="store_const", const=True, help=help)
-        else:
-            action = "append" if option.repeatable else "store"
-            group.add_argument(argument, action=action, metavar=option.metavar, help=help)
+    declare_settings(group.add_argument, settings_in(command))
 
 
 def read_machine(arguments: argparse.Namespace, command: Part) -> VmConfig:
@@ -39,13 +31,7 @@ def read_machine(arguments: argparse.Namespace, command: Part) -> VmConfig:
 
     :raises ConfigurationError: an impossible value, or nothing to boot.
     """
-    given = {}
-    for name in settings_in(command):
-        variable = f"PYTEST_VM_{name.upper()}"
-        if (value := getattr(arguments, name)) is not None:
-            given[name] = Given(OPTIONS[name].of_options(value), f"--{name.replace('_', '-')}", Path.cwd())
-        elif (value := os.environ.get(variable)) is not None:
-            given[name] = Given(OPTIONS[name].of_variable(value), variable, Path.cwd())
+    given = given_settings(arguments, settings_in(command))
     if arguments.image is not None:
         given["image"] = Given(arguments.image, "IMAGE", Path.cwd())
     config = listed(VmConfig().with_settings(given))
@@ -63,11 +49,8 @@ def started(config: VmConfig, terminal: Terminal) -> Iterator[VirtualMachine]:
     base = config.boots
     assert base is not None
     with Lab(tell=terminal.say) as lab:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with warnings_said(terminal.say):
             vm = lab.start(config, name=base.name)
-        for warning in caught:
-            terminal.say(str(warning.message))
         yield vm
         vm.close()
         lab.check_bases(during="it")

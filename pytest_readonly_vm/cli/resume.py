@@ -1,11 +1,13 @@
 """``readonly-vm resume``: a machine that goes on from a capsule, with a root shell in it."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
+from pytest_readonly_vm.cli.settings import given_settings
 from pytest_readonly_vm.cli.shell import execute, session
+from pytest_readonly_vm.cli.warned import warnings_said
+from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.setting import Given, Part
 from pytest_readonly_vm.config.settings import VmConfig, settings_in
 from pytest_readonly_vm.errors import VmError
@@ -15,14 +17,17 @@ from pytest_readonly_vm.host.terminal import Terminal
 from pytest_readonly_vm.machine.attach import open_doors
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
+from pytest_readonly_vm.sources.image_list import listed
 
 HELP = "a root shell in the guest of a capsule, which goes on from the moment when its test failed"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("capsule", type=Path, metavar="CAPSULE", help="file that a run with --vm-capsule has saved")
-    parser.add_argument("--image", type=Path, metavar="PATH", help="the base image, if it is not where it was")
-    parser.add_argument("--cdrom", type=Path, metavar="PATH", help="the image of its CD, if it is not where it was")
+    parser.add_argument(
+        "--image", metavar="IMAGE", help="the base image, if it is not where it was: a path, a name, a URL"
+    )
+    parser.add_argument("--cdrom", metavar="IMAGE", help="the image of its CD, likewise")
     parser.add_argument("-c", dest="script", metavar="COMMAND", help="run this by the guest's sh, and exit as it does")
     parser.add_argument("--run", action="store_true", help="let a guest go on that was paused or had panicked")
     parser.add_argument(
@@ -39,16 +44,17 @@ def run(arguments: argparse.Namespace) -> int:
         goes_on = capsule.manifest.is_running or arguments.run
         if arguments.script is not None and not goes_on:
             raise VmError(f"nothing runs in the guest, as it was {capsule.state}; --run lets it go on")
-        vm = resume_capsule(
-            lab,
-            capsule,
-            image=arguments.image,
-            cdrom=arguments.cdrom,
-            run=arguments.run,
-            allow_qemu_args=arguments.allow_qemu_args,
-            network=arguments.network,
-            local=_local(monitor=arguments.script is None),
-        )
+        with warnings_said(terminal.say):
+            vm = resume_capsule(
+                lab,
+                capsule,
+                image=_image(arguments.image, "--image"),
+                cdrom=_image(arguments.cdrom, "--cdrom"),
+                run=arguments.run,
+                allow_qemu_args=arguments.allow_qemu_args,
+                network=arguments.network,
+                local=_local(monitor=arguments.script is None),
+            )
         if arguments.script is not None:
             status = execute(vm, arguments.script, b"" if terminal.is_interactive else sys.stdin.buffer.read())
         elif goes_on:
@@ -62,11 +68,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _local(*, monitor: bool) -> VmConfig:
     """The settings of this computer, from the environment, as in a run of pytest."""
-    variables = {name: f"PYTEST_VM_{name.upper()}" for name in settings_in(Part.RESUME)}
-    given = {name: (os.environ[variable], variable) for name, variable in variables.items() if variable in os.environ}
-    return VmConfig(monitor=monitor).with_settings(
-        {name: Given(value, variable, Path.cwd()) for name, (value, variable) in given.items()}
-    )
+    environment = given_settings(argparse.Namespace(), settings_in(Part.RESUME))
+    return VmConfig(monitor=monitor).with_settings(environment)
+
+
+def _image(written: str | None, option: str) -> Path | ImageReference | None:
+    """What is meant by an image, of which a list says no more here than where it is: the rest is the capsule's.
+
+    :raises ConfigurationError: it is no URL, or no list has the name.
+    """
+    if written is None:
+        return None
+    return listed(VmConfig().with_settings({"image": Given(written, option, Path.cwd())})).image
 
 
 def _stand_by(vm: VirtualMachine, capsule: Capsule, terminal: Terminal) -> int:

@@ -1,5 +1,6 @@
 """Owns how the URL of an image is written: its digest after ``#``, and what of it may be shown. Pure."""
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Self
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
@@ -8,6 +9,10 @@ from pytest_readonly_vm.config.digest import Digest
 
 INSECURE = "insecure"
 """The word after ``#`` by which somebody asks for what is refused otherwise: http, and a file without a digest."""
+
+
+_SLASH_IN_PASSWORD = re.compile(r".*:.*@", re.DOTALL)
+"""The beginning of a path that is the rest of user and password, in which somebody wrote a slash as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,8 @@ class ImageUrl:
             host, _port = parts.hostname, parts.port
         except ValueError:  # whose words may have a part of a password in them
             raise ValueError("the URL cannot be read: its host or its port is none") from None
+        if "@" in parts.fragment:  # so the host is the beginning of a password
+            raise ValueError("the URL cannot be read: a # in its user or password is written %23")
         url = urlunsplit(parts._replace(fragment=""))
         name = shown_url(url)
         if parts.scheme == "file":
@@ -42,7 +49,7 @@ class ImageUrl:
         if parts.scheme not in ("https", "http"):
             raise ValueError(f"{name}: images come by https://, not by {parts.scheme}://")
         if not host:
-            raise ValueError(f"{name}: the URL names no host")
+            raise ValueError("the URL names no host")  # what follows may be anything, a password too
         digest, insecure = _read_fragment(parts.fragment)
         if parts.scheme == "http" and not insecure:
             raise ValueError(
@@ -59,6 +66,13 @@ class ImageUrl:
     def name(self) -> str:
         """The file's name there, or nothing, if the path ends with a slash."""
         return unquote(urlsplit(self.url).path.rpartition("/")[2])
+
+    @property
+    def secret(self) -> str:
+        """What of it may be a secret, in words; nothing, if there is no such part."""
+        parts = urlsplit(self.url)
+        there = {"user and password": "@" in parts.netloc, "what is behind the ?": bool(parts.query)}
+        return ", and ".join(name for name, is_there in there.items() if is_there)
 
     def beside(self, name: str) -> str:
         """The URL of another file in the same folder, without user and password."""
@@ -79,7 +93,8 @@ def shown_url(url: str) -> str:
         parts: SplitResult = urlsplit(url)
     except ValueError:
         return f"{url.partition('://')[0]}://…" if "://" in url else "…"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "…" if parts.query else "", ""))
+    path = _SLASH_IN_PASSWORD.sub("/…@", parts.path)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, "…" if parts.query else "", ""))
 
 
 def _read_fragment(written: str) -> tuple[Digest | None, bool]:

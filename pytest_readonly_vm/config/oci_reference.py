@@ -15,6 +15,7 @@ SCHEME = "oci://"
 
 _REGISTRY = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]{1,5})?")
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
+_LIKE_DIGEST = re.compile(r"[A-Za-z0-9]+[:=][0-9A-Fa-f]*$")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -38,15 +39,16 @@ class OciReference:
 
         :raises ValueError: it is something else; the sentence has no password in it.
         """
-        body, _, fragment = written.removeprefix(SCHEME).partition("#")
+        body, _, fragment = re.sub(f"^{SCHEME}", "", written, flags=re.IGNORECASE).partition("#")
         if fragment not in ("", INSECURE):
             raise ValueError(f"after # a registry's image has {INSECURE} or nothing; a digest comes after @")
         registry, _, rest = body.partition("/")
-        if "@" in registry:
-            raise ValueError(
-                "a registry's user and password are not written here; `docker login` or `podman login` keeps them"
-            )
         path, at, digest = rest.partition("@")
+        if "@" in registry or (at and not _LIKE_DIGEST.match(digest)):
+            raise ValueError(
+                "a registry's user and password are not written here; `docker login` or `podman login` keeps them; "
+                "what is after @ is a digest like sha256:HEX"
+            )
         repository, colon, tag = path.partition(":")
         if not _REGISTRY.fullmatch(registry):
             raise ValueError(f"{registry!r} is no registry; write {SCHEME}registry.example.org/repository:tag")

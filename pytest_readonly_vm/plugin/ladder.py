@@ -2,11 +2,16 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from pytest_readonly_vm.config.image_url import ImageUrl
+from pytest_readonly_vm.config.oci_reference import SCHEME, OciReference
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
@@ -17,6 +22,10 @@ from pytest_readonly_vm.sources.image_list import listed
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine
+
+
+_SUFFIX = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]*$")
+"""Of a file's name; what begins with a digit is of a version."""
 
 
 class VmFactory(Protocol):
@@ -46,18 +55,36 @@ def image(request: pytest.FixtureRequest) -> object:
 def image_parameters(config: pytest.Config) -> dict[str, Any]:
     """What makes tests run once for each image, if there are several: arguments of `pytest.fixture`."""
     images = given_images(config)
-    return {"params": images, "ids": _ids([str(image.value) for image in images])} if len(images) > 1 else {}
+    return {"params": images, "ids": _ids([image.value for image in images])} if len(images) > 1 else {}
 
 
-def _ids(paths: list[str]) -> list[str]:
-    """A short id for each path: as few of its last parts as tell it from the others, if possible without suffix."""
-    stems = [path.rsplit(".", 1)[0] for path in paths]
-    for parts in range(1, 10):
-        for names in (stems, paths):
-            ids = ["-".join(name.split("/")[-parts:]) for name in names]
+def _ids(images: Sequence[object]) -> list[str]:
+    """A short id for each image: as few of its last parts as tell it from the others, if possible without suffix.
+
+    Those that differ in nothing that may be shown, as URLs do by a signature, have numbers.
+    """
+    short, long = ([_parts(image, with_suffix=with_suffix) for image in images] for with_suffix in (False, True))
+    most = max(map(len, long))
+    for number in range(1, most + 1):
+        for parts in (short, long):
+            ids = ["-".join(one[-number:]) for one in parts]
             if len(set(ids)) == len(ids):
                 return ids
-    return [f"image{number}" for number in range(len(paths))]
+    return [f"{one[-1]}-{number}" for number, one in enumerate(short, 1)]
+
+
+def _parts(image: object, *, with_suffix: bool) -> list[str]:
+    """What tells where an image is, from the widest to the narrowest; a name of a list is one part."""
+    place = None if isinstance(image, Path) or getattr(image, "label", None) else getattr(image, "place", None)
+    if isinstance(place, OciReference):
+        return str(replace(place, digest=None) if place.tag else place).removeprefix(SCHEME).split("/")
+    if isinstance(place, ImageUrl):
+        parts = [part for part in str(place).removesuffix("?…").split("/")[2:] if part]
+    elif isinstance(image, Path):
+        parts = str(image).split("/")
+    else:
+        return [str(image)]
+    return parts if with_suffix or len(parts) == 1 else [*parts[:-1], _SUFFIX.sub("", parts[-1])]
 
 
 def config(request: pytest.FixtureRequest, scope: str, values: dict[str, object]) -> VmConfig:

@@ -49,7 +49,8 @@ class News(TypedDict):
     """Each a `LayerMade`."""
     checked: list[str]
     changed: dict[str, str]
-    kept: list[str]
+    kept: list[dict[str, Any]]
+    """Of each overlay its path, and whether its base is in a store of images."""
     machines: list[dict[str, Any]]
     """Of each machine that has ended, all that the page of the run shows of it; nothing where there is to be none."""
     during: dict[str, float]
@@ -66,7 +67,7 @@ class Run:
         self._labs: OncePerKey[None, Lab] = OncePerKey()
         self._checked: list[str] = []
         self._changed: dict[str, str] = {}
-        self._kept: list[str] = []
+        self._kept: list[dict[str, Any]] = []
         self._failed: set[VirtualMachine] = set()
         self._used: set[VirtualMachine] = set()
         self._labels: dict[VirtualMachine, str] = {}
@@ -170,7 +171,7 @@ class Run:
                 scope = label if label in SCOPES else "function"
                 self._ended.append(machine_record(vm, test=node.nodeid, scope=scope, asked=asked, handed=handed))
             if destination:
-                self._kept.append(str(destination))
+                self._kept.append({"path": str(destination), "is_above_store": _is_above_store(vm)})
 
     def _started(self, config: VmConfig, node: Any, label: str, name: str) -> "VirtualMachine":
         clock = clock_of(self.current)
@@ -318,3 +319,10 @@ class Run:
         )
         self._checked, self._changed, self._kept, self._ended = [], {}, [], []
         return news if any(news.values()) else None
+
+
+def _is_above_store(vm: "VirtualMachine") -> bool:
+    from pytest_readonly_vm.sources.store import is_of_a_store
+
+    base = vm.instance.spec.base
+    return base is not None and any(is_of_a_store(file.path) for file in base.chain)

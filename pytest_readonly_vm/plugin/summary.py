@@ -42,7 +42,7 @@ class Summary:
         self._layers: list[dict[str, Any]] = []
         self._checked: Counter[str] = Counter()
         self._changed: dict[str, str] = {}
-        self._kept: list[str] = []
+        self._kept: list[dict[str, Any]] = []
         self._hashed: dict[str, str] = {}
         """What comparing the digests of a base has found, or nothing."""
         self._incidents: list[dict[str, Any]] = []
@@ -123,8 +123,11 @@ class Summary:
             if image in self._hashed:
                 proof += "; SHA-256 at the end of the run"
             say(f"base {Path(image).name} unchanged after {count(tests, 'test')} ({proof})")
-        for path in self._kept:
+        for kept in self._kept:
+            path = kept["path"]
             say(f"kept overlay {path} (boot it again: pytest --vm-image={shlex.quote(path)})")
+            if kept["is_above_store"]:
+                say("  its base is in the store of images; when that is gone, the same image brings it back there")
         for text in self._evidence_lines(shown, _folders_in_failures(terminalreporter)):
             say(text)
 

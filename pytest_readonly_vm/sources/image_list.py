@@ -50,10 +50,18 @@ class ImageList:
     def read(cls, path: Path) -> "ImageList":
         """:raises ConfigurationError: it cannot be read, or is no such list."""
         try:
-            content = tomllib.loads(path.read_text())
+            return cls.parse(path, path.read_text())
         except OSError as error:
             raise ConfigurationError(f"{path}: {error.strerror}") from None
-        except ValueError as error:  # no TOML, no UTF-8
+        except UnicodeError as error:
+            raise ConfigurationError(f"{path} is not TOML: {error}") from None
+
+    @classmethod
+    def parse(cls, path: Path, text: str) -> "ImageList":
+        """The list that a text would be in a file; raises as `read`."""
+        try:
+            content = tomllib.loads(text)
+        except ValueError as error:
             raise ConfigurationError(f"{path} is not TOML: {error}") from None
         return cls(path, {name: _entry(path, name, entry) for name, entry in content.items()})
 
@@ -62,6 +70,19 @@ class ImageList:
         if name not in self.images:
             raise ConfigurationError(f"{self.path} lists no {name!r}; {self.known(name)}")
         return self.images[name]
+
+    def applied(self, config: VmConfig, name: str, *, origin: str = "") -> VmConfig:
+        """A configuration with this image, and with what is said here of it where nobody says otherwise.
+
+        :param origin: put before the list, as what has named the image.
+        :raises ConfigurationError: there is no such name, or its entry is wrong.
+        """
+        entry = self.get(name)
+        where = f"{self.path.name}: {name}"
+        unsaid = {key: value for key, value in entry.settings.items() if key not in config.origins}
+        given = {key: Given(value, where, self.path.parent) for key, value in unsaid.items()}
+        image = Given(_image(entry, self.path), f"{origin}{where}", self.path.parent)
+        return config.with_settings(given | {"image": image})
 
     def known(self, name: str) -> str:
         """The end of a sentence about a name that is not there: those that resemble it, or all if there are few."""
@@ -92,11 +113,7 @@ def listed(config: VmConfig) -> VmConfig:
     images = ImageList.read(path)
     if name not in images.images:
         raise ConfigurationError(f"{missing}, and {path} lists no {name!r}; {images.known(name)}")
-    entry = images.get(name)
-    where = f"{FILE_NAME}: {name}"
-    unsaid = {key: value for key, value in entry.settings.items() if key not in config.origins}
-    given = {key: Given(value, where, path.parent) for key, value in unsaid.items()}
-    return config.with_settings(given | {"image": Given(_image(entry, path), f"{origin}, {where}", path.parent)})
+    return images.applied(config, name, origin=f"{origin}, ")
 
 
 def _image(entry: ListedImage, path: Path) -> object:

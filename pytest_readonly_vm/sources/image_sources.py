@@ -61,6 +61,15 @@ class ImageSources:
         """Whether it can be had at once."""
         return _key(image, config) in self._found.made() or (isinstance(image, Path) and not _is_packed(image))
 
+    def is_kept(self, image: Path | ImageReference, config: VmConfig) -> bool | None:
+        """Whether the store has it; None where it is used as it is, or nobody says without the network which it is."""
+        if isinstance(image, Path) and not _is_packed(image):
+            return None
+        source = _source(image, arch_of(image, config))
+        if source is None:
+            return None
+        return _folder(config).exists() and self._store(config).has(source)  # looking makes no folder
+
     def close(self) -> None:
         """Give back what is held."""
         self._held.close()
@@ -68,8 +77,7 @@ class ImageSources:
     def _find(self, image: Path | ImageReference, config: VmConfig, origin: str, qemu_img: Path) -> Path:
         if isinstance(image, Path) and not _is_packed(image):
             return image
-        folder, limit = config.image_store or default_folder(), config.image_store_size
-        store = self._stores.get((folder, limit), lambda: ImageStore(folder, limit=limit))
+        store = self._store(config)
         shown = f"base image {image if isinstance(image, Path) else image.describe()} (from {origin})"
         with (
             self._stopwatch.part(Part.IMAGES),
@@ -80,6 +88,10 @@ class ImageSources:
             found = self._brought(image, bringing, _key(image, config))
         self._held.callback(found.lock.release)
         return found.path
+
+    def _store(self, config: VmConfig) -> ImageStore:
+        folder, limit = _folder(config), config.image_store_size
+        return self._stores.get((folder, limit), lambda: ImageStore(folder, limit=limit))
 
     def _brought(self, image: Path | ImageReference, bringing: "_Bringing", key: "_Key") -> StoredImage:
         # A file that was written since may be sound now, and a larger limit may let in what was too large.
@@ -113,10 +125,11 @@ def arch_of(image: Path | ImageReference, config: VmConfig) -> str | None:
     return arch_of_emulator(config.qemu) if config.qemu else host_arch()
 
 
-def look(image: ImageReference, *, arch: str | None = None) -> Located:
+def look(image: ImageReference, *, arch: str | None = None, algorithm: str | None = None) -> Located:
     """What is to be known of an image that is elsewhere, which stays there; raises as `ImageSources.locate`.
 
     :param arch: which of several, by QEMU's name; this computer's, if None.
+    :param algorithm: of what kind its digest is to be, if a URL is looked at to compare it; it may have none then.
     """
     # These load urllib3, which others are not to pay for.
     if isinstance(image.place, OciReference):
@@ -126,7 +139,7 @@ def look(image: ImageReference, *, arch: str | None = None) -> Located:
     from pytest_readonly_vm.sources.download.from_url import locate
 
     assert isinstance(image.place, ImageUrl)
-    return locate(image.place, warn=_warn)
+    return locate(image.place, algorithm=algorithm, warn=_warn)
 
 
 @dataclass(slots=True)
@@ -151,7 +164,7 @@ class _Bringing:
                 raise ImageError(f"{self.shown} was changed while it was unpacked; is it still being written?")
             return found
 
-        return self._kept(f"file {astuple(before)}", make)
+        return self._kept(_source_of_file(before), make)
 
     def brought(self, image: ImageReference) -> StoredImage:
         place, name = image.place, image.name
@@ -165,8 +178,7 @@ class _Bringing:
                 return self._taken(found.path, folder, name)
 
         if place.digest is not None:
-            which = f" {self.arch}" if self.arch else ""
-            return self._kept(f"{place.digest}{which}", make)
+            return self._kept(_source_of(place, self.arch), make)
         with self._downloaded(place) as found:  # of which nobody knows the digest before
             return self._kept(str(found.sha256), lambda folder: self._taken(found.path, folder, name))
 
@@ -205,6 +217,26 @@ class _Bringing:
 
     def _kept(self, source: str, make: Callable[[Path], Path]) -> StoredImage:
         return self.store.get(source, make, shown=self.shown, on_wait=self.tell)
+
+
+def _folder(config: VmConfig) -> Path:
+    return config.image_store or default_folder()
+
+
+def _source(image: Path | ImageReference, arch: str | None) -> str | None:
+    """By what the store knows what is made of an image; None if that takes the network."""
+    if isinstance(image, Path):
+        return _source_of_file(Fingerprint.of(image.stat()))
+    assert not isinstance(image.place, str)
+    return _source_of(image.place, arch) if image.place.digest else None
+
+
+def _source_of_file(fingerprint: Fingerprint) -> str:
+    return f"file {astuple(fingerprint)}"
+
+
+def _source_of(place: Place, arch: str | None) -> str:
+    return f"{place.digest}{f' {arch}' if arch else ''}"
 
 
 def _is_packed(path: Path) -> bool:

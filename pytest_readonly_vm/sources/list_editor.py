@@ -50,11 +50,13 @@ class ListEditor:
     def save(self) -> None:
         """Write the file, whole or not at all.
 
-        :raises ConfigurationError: it cannot be written.
+        :raises ConfigurationError: it cannot be written, or what was set makes no list. The file is as it was then.
         """
+        text = tomlkit.dumps(self._document)
+        ImageList.parse(self._path, text)
         mode = self._path.stat().st_mode & 0o777 if self._is_there else 0o666
         try:
             with atomic_file(self._path, mode=mode) as file:
-                file.write(tomlkit.dumps(self._document).encode())
+                file.write(text.encode())
         except OSError as error:
             raise ConfigurationError(f"{self._path} cannot be written: {error.strerror}") from None

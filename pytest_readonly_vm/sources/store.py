@@ -54,6 +54,11 @@ def default_folder() -> Path:
     return user_cache() / "images"
 
 
+def is_of_a_store(path: Path) -> bool:
+    """Whether a path is that of an image in a store, of this user or another, be it there or not."""
+    return bool(_DIGEST.fullmatch(path.parent.name))
+
+
 @dataclass(frozen=True, slots=True)
 class StoredImage:
     """An image of the store. It stays as long as `lock` is held."""
@@ -105,7 +110,7 @@ class ImageStore:
         :raises ImageError: the image alone is beyond the limit. Nothing is left of it.
         :raises OSError: it cannot be kept.
         """
-        key = hashlib.sha256(source.encode(errors="surrogateescape")).hexdigest()
+        key = _key(source)
         if (found := self._find(key)) is not None:
             return found
         with build_lock(self.folder / f"{key}.lock", shown, on_wait=on_wait, patience=_PATIENCE):
@@ -114,6 +119,11 @@ class ImageStore:
                     return found
                 self._make(key, make, shown)
         raise ImageError(f"{shown} does not stay in the store of images {self.folder}; does another run empty it?")
+
+    def has(self, source: str) -> bool:
+        """Whether something that was made of a source is here. It may go at any time."""
+        digest = self._known(_key(source))
+        return digest is not None and (self.folder / digest / _MANIFEST).exists()
 
     def entries(self) -> Iterator[StoredImage]:
         """All images that can be read now, in no order; each is held until the next is asked for."""
@@ -138,15 +148,20 @@ class ImageStore:
         return not folder.exists()
 
     def _find(self, key: str) -> StoredImage | None:
-        try:
-            digest = (self.folder / _SOURCES / key).read_text()
-        except (FileNotFoundError, ValueError):
-            return None
-        found = self._open(digest) if _DIGEST.fullmatch(digest) else None
+        digest = self._known(key)
+        found = self._open(digest) if digest is not None else None
         if found is not None:
             with contextlib.suppress(OSError):
                 os.utime(found.path.with_name(_MANIFEST), ns=(time.time_ns(),) * 2)
         return found
+
+    def _known(self, key: str) -> str | None:
+        """The digest of what was made of a source, if it was."""
+        try:
+            digest = (self.folder / _SOURCES / key).read_text()
+        except (FileNotFoundError, ValueError):
+            return None
+        return digest if _DIGEST.fullmatch(digest) else None
 
     def _open(self, digest: str) -> StoredImage | None:
         """An entry, held; None if there is none. One that is not what was put there is removed.
@@ -247,6 +262,10 @@ class ImageStore:
                 digest = path.read_text()
                 if not _DIGEST.fullmatch(digest) or not (self.folder / digest).exists():
                     path.unlink()
+
+
+def _key(source: str) -> str:
+    return hashlib.sha256(source.encode(errors="surrogateescape")).hexdigest()
 
 
 def _digest(path: Path) -> str:

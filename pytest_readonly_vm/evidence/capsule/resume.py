@@ -10,6 +10,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import AcceleratorUnavailable, CapsuleRefused, ImageError
 from pytest_readonly_vm.evidence.capsule.manifest import BaseLayer
@@ -20,14 +21,16 @@ from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.printable import count
 from pytest_readonly_vm.qemu.firmware import of_state
+from pytest_readonly_vm.sources.store import is_of_a_store
+from pytest_readonly_vm.sources.unpack import is_packed
 
 
 def resume_capsule(
     lab: Lab,
     capsule: Capsule,
     *,
-    image: Path | None = None,
-    cdrom: Path | None = None,
+    image: Path | ImageReference | None = None,
+    cdrom: Path | ImageReference | None = None,
     run: bool = False,
     allow_qemu_args: bool = False,
     network: bool = False,
@@ -37,14 +40,15 @@ def resume_capsule(
 
     A guest that was paused, or had panicked, stays as it was.
 
-    :param image: the base image, if it is not where it was.
+    :param image: the base image, if it is not where it was; an image that has to be brought here first is held by the
+        lab, as that of any machine.
     :param cdrom: the image of its CD, likewise.
     :param run: let a guest that stood still go on.
     :param allow_qemu_args: start QEMU with what the capsule has of arguments of its own, which may do anything.
     :param network: let connections out of the guest, which a stranger may have prepared.
     :param local: settings of this computer, such as ``qemu``, ``seal`` and ``tmpdir``.
     :raises CapsuleRefused: this computer cannot resume it; the message is one sentence.
-    :raises ImageError: the base image or that of the CD is not there, or is another.
+    :raises ImageError: the base image or that of the CD is not there, cannot be had, or is another.
     :raises StartFailed: QEMU did not come up, or did not accept the state.
     """
     manifest = capsule.manifest
@@ -72,7 +76,14 @@ def resume_capsule(
     return lab.adopt(lambda maker: restored(maker, spec, capsule, runs=run or manifest.is_running))
 
 
-def _config(capsule: Capsule, image: Path | None, cdrom: Path | None, local: VmConfig, *, network: bool) -> VmConfig:
+def _config(
+    capsule: Capsule,
+    image: Path | ImageReference | None,
+    cdrom: Path | ImageReference | None,
+    local: VmConfig,
+    *,
+    network: bool,
+) -> VmConfig:
     manifest = capsule.manifest
     config = manifest.config(local, network=network)
     if config.qemu is None:
@@ -95,20 +106,30 @@ def _config(capsule: Capsule, image: Path | None, cdrom: Path | None, local: VmC
     return config.replace(image=_place(image, top, capsule, called="base image"), format=top.format)
 
 
-def _place(given: Path | None, top: BaseLayer, capsule: Capsule, *, called: str) -> Path:
+def _place(
+    given: Path | ImageReference | None, top: BaseLayer, capsule: Capsule, *, called: str
+) -> Path | ImageReference:
     """Where an image is. See, before anything is read, whether it can be a capsule's, which may name anything as such.
+
+    What is given and has to be brought here or unpacked is looked at when that is done.
 
     :raises ImageError: it cannot.
     """
+    if isinstance(given, ImageReference):
+        return given
     place = (given or Path(top.path)).absolute()
     option = "--cdrom" if called == "CD" else "--image"
-    known = f"name it with {option}=PATH (its SHA-256 is {top.sha256})"
+    known = f"name it with {option}=PATH, or by its URL or its name in a list (its SHA-256 is {top.sha256})"
+    if is_of_a_store(place):
+        known = f"it was in a store of images, to which `readonly-vm image pull` brings it back; or {known}"
     try:
         found = place.stat()
     except OSError as error:
         raise ImageError(f"the {called} {place} of {capsule.path} is not there ({error.strerror}); {known}") from None
     if not stat.S_ISREG(found.st_mode):
         raise ImageError(f"{place}, the {called} that {capsule.path} names, is no file; {known}")
+    if given is not None and is_packed(place):
+        return place
     if found.st_size != top.size:
         raise ImageError(
             f"{place} is not the {called} of {capsule.path}: it has {found.st_size} bytes, and that had {top.size}; "

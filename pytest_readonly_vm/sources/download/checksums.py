@@ -5,7 +5,7 @@ All that distributions publish: lines of GNU coreutils (``HEX  name``, ``HEX *na
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pytest_readonly_vm.config.digest import ALGORITHMS, Digest, algorithm_of
 
@@ -32,18 +32,19 @@ def names_beside(name: str) -> list[str]:
     return found
 
 
-def find(text: str, name: str, *, is_its_own: bool) -> Digest | None:
+def find(text: str, name: str, *, is_its_own: bool, algorithms: Sequence[str] = ALGORITHMS) -> Digest | None:
     """The strongest digest of a file that a text has; none if it has none of that name.
 
     :param is_its_own: the text is that of ``<name>.sha256`` or the like, which may say the digest alone, or name the
         file as it was called where it was built.
+    :param algorithms: which will do, the strongest first.
     :raises ValueError: it has two different ones of a kind.
     """
     entries = list(_entries(text))
     found = {digest for written, digest in entries if written in (name, f"./{name}")}
     if is_its_own and not found:
         found = {digest for _, digest in entries}
-    for algorithm in ALGORITHMS:
+    for algorithm in algorithms:
         of_kind = sorted(digest for digest in found if digest.algorithm == algorithm)
         if len(of_kind) > 1:
             raise ValueError(f"has two digests of {name}: {of_kind[0]} and {of_kind[1]}")

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pytest_readonly_vm.config.digest import Digest
+from pytest_readonly_vm.config.digest import ALGORITHMS, Digest
 from pytest_readonly_vm.config.image_url import INSECURE, ImageUrl, shown_url
 from pytest_readonly_vm.config.values import nearest
 from pytest_readonly_vm.errors import DownloadError
@@ -24,16 +24,18 @@ _ABSENT = (403, 404, 410)
 _NO_HEAD = (403, 405, 501)
 
 
-def locate(image: ImageUrl, *, warn: Callable[[str], object]) -> Located:
+def locate(image: ImageUrl, *, algorithm: str | None = None, warn: Callable[[str], object]) -> Located:
     """What is to be known of an image without downloading it.
 
+    :param algorithm: of what kind its digest is to be, for one that is compared with another; then it has none where
+        nobody says that.
     :param warn: given a sentence for what was asked for and is not safe.
     :raises DownloadError: it cannot be had, or nobody says which digest it has.
     :raises HostError: there is no urllib3.
     """
     with Web(insecure=image.insecure) as web:
         login = WebLogin(image.url)
-        digest, says = _digest(web, image, login, warn)
+        digest, says = _digest(web, image, login, warn, algorithm)
         version = _version(web, login)
         return Located(digest, says, version.size, version)
 
@@ -58,24 +60,29 @@ def downloaded(
             yield Downloaded(found.path, found.sha256, located)
 
 
-def _digest(web: Web, image: ImageUrl, login: WebLogin, warn: Callable[[str], object]) -> tuple[Digest | None, str]:
+def _digest(
+    web: Web, image: ImageUrl, login: WebLogin, warn: Callable[[str], object], algorithm: str | None = None
+) -> tuple[Digest | None, str]:
     if image.url.startswith("http:"):
         warn(f"{image} comes by http, so anybody on the way can read it{'' if image.digest else ', and change it'}")
     if image.digest is not None:
         return image.digest, image.says
+    algorithms = (algorithm,) if algorithm else ALGORITHMS
     lacking = ""
     for name in checksums.names_beside(image.name) if image.name else ():
         url = image.beside(name)
         if (text := _text(web, url, login)) is None:
             continue
         try:
-            digest = checksums.find(text, image.name, is_its_own=name.startswith(image.name))
+            digest = checksums.find(text, image.name, is_its_own=name.startswith(image.name), algorithms=algorithms)
         except ValueError as error:
             raise DownloadError(f"{shown_url(url)} {error}") from None
         if digest is not None:
             return digest, shown_url(url)
         if known := checksums.names(text):
             lacking = lacking or f"{shown_url(url)} has no digest of {image.name}{nearest(image.name, known)}"
+    if algorithm:
+        return None, ""
     lacking = lacking or (
         f"there is no file of checksums beside {image}, such as SHA512SUMS or {image.name}.sha256"
         if image.name
