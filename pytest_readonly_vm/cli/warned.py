@@ -14,5 +14,5 @@ def warnings_said(say: Callable[[str], object]) -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment]  # of all that it is given, the sentence will do
         yield

@@ -1,5 +1,7 @@
 """A machine is saved to one file, and goes on from there in another process as if nothing had been."""
 
+import gzip
+import hashlib
 import os
 import re
 import shutil
@@ -27,6 +29,7 @@ from tests.qemu.test_space import run_on_a_small_disk
 from tests.qemu.test_templates import boots_again_from_its_own_disk, tiny
 from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
+from tests.web_server import site
 
 LEAVE_TRACES = "echo disk >/mnt/kept; echo memory >/root/kept; sleep 98765 >/dev/null 2>&1 </dev/null & echo $!"
 LOOK = "cat /proc/uptime /mnt/kept /root/kept; cut -d' ' -f22 /proc/{pid}/stat; tr '\\0' ' ' </proc/{pid}/cmdline"
@@ -170,6 +173,25 @@ class TestElsewhere:
     def test_a_base_that_is_not_there_is_asked_for(self, lab: Lab, capsule: Saved, tmp_path: Path) -> None:
         with pytest.raises(ImageError, match=r"base image .*/gone of .* is not there \(No such .*\); name it with "):
             resumed(lab, capsule.path, image=tmp_path / "gone")
+
+    def test_a_base_that_was_in_a_store_comes_back_by_its_source(
+        self, lab: Lab, capsule: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(ImageError, match=r"No such .*it was in a store of images, to which .* or name it with "):
+            resumed(lab, capsule.path, image=tmp_path / ("a" * 64) / "gone")
+        monkeypatch.setenv("PYTEST_VM_IMAGE_STORE", str(tmp_path / "store"))
+        monkeypatch.chdir(tmp_path)
+        content = capsule.image.read_bytes()
+        with site() as server:
+            url = f"{server.put('base.qcow2', content)}#insecure&sha256={hashlib.sha256(content).hexdigest()}"
+            (tmp_path / "vm-images.toml").write_text(f'[mine]\nurl = "{url}"\nmemory = "3G"\n')
+            done = command(capsule.path, "--image", "mine", "-c", LOOK.format(pid=capsule.pid))
+        capsule.assert_same(done.stdout)
+        assert done.stderr.splitlines()[1].startswith(f"readonly-vm: {server.url}/base.qcow2 comes by http")
+        packed = tmp_path / "packed"
+        packed.write_bytes(gzip.compress(content[:-1] + bytes([content[-1] ^ 1]), 1))
+        with pytest.raises(ImageError, match=r"store/[0-9a-f]{64}/packed is not the base image of .*: its SHA-256 is "):
+            resumed(lab, capsule.path, image=packed, local=VmConfig(image_store=tmp_path / "store"))
 
     def test_a_single_bit_is_noticed_before_anything_starts(self, capsule: Saved, tmp_path: Path) -> None:
         damaged = tmp_path / "damaged.vmcapsule"

@@ -1,5 +1,6 @@
 """What QEMU can read boots, whatever its format, its layers and its name, and is the same afterwards."""
 
+import gzip
 import hashlib
 import os
 from collections.abc import Callable
@@ -166,6 +167,17 @@ class TestKeptOverlays:
             result.stdout.fnmatch_lines([f"kept overlay {overlay} (boot it again: pytest --vm-image={overlay})"])
         assert image.read_bytes() == before
         assert data_sector(image) == bootsector.PRISTINE
+
+    def test_a_base_in_the_store_is_told_of(
+        self, tmp_path: Path, image: Path, run: Callable[..., pytest.RunResult]
+    ) -> None:
+        packed = tmp_path / "disk.qcow2.gz"
+        packed.write_bytes(gzip.compress(image.read_bytes()))
+        options = ("--vm-snapshot=overlay", "--vm-keep=on-failure", f"--vm-image-store={tmp_path / 'store'}")
+        result = run(*options, base=packed)
+        result.stdout.fnmatch_lines(
+            ["kept overlay */overlay.qcow2 (boot*", "*its base is in the store of images; when that is gone, *"]
+        )
 
     def test_on_failure_has_the_failed_only(
         self, pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]

@@ -36,6 +36,18 @@ def test_a_containerdisk_boots(shelf: Registry, tmp_path: Path, boot: Callable[.
     assert len(list(store.glob("*/manifest.json"))) == 1
 
 
+def test_an_index_for_another_processor_can_be_named(
+    shelf: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    platform = {"os": "linux", "architecture": "s390x"}
+    shelf.index("other", shelf.artefact("part", shelf.blob(b"old", "x/disk"), platform=platform))
+    assert main(["image", "add", "disk", f"oci://{shelf.host}/images:other"]) == 1
+    assert main(["image", "add", "disk", f"oci://{shelf.host}/images:other", "--set", "arch=s390x"]) == 0
+    assert main(["image", "update"]) == 0
+    assert "nothing has moved" in capsys.readouterr().out
+
+
 def test_a_tag_that_moves_is_shown_before_it_is_written(
     shelf: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

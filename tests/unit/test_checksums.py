@@ -31,6 +31,13 @@ def test_a_digest_is_found(text: str) -> None:
     assert str(checksums.find(text, "x.img", is_its_own=False)) == f"sha256:{A}"
 
 
+def test_a_digest_of_one_kind_is_found() -> None:
+    text = f"{C}  x.img\n{A}  x.img\n"
+    assert str(checksums.find(text, "x.img", is_its_own=False)) == f"sha512:{C}"
+    assert str(checksums.find(text, "x.img", is_its_own=False, algorithms=("sha256",))) == f"sha256:{A}"
+    assert checksums.find(f"{C}  x.img\n", "x.img", is_its_own=False, algorithms=("sha256",)) is None
+
+
 @pytest.mark.parametrize("text", [A, f"{A}\n", f"{A}  /build/other-name.img\n", f"SHA256 (y) = {A}", f"{A}  x.img"])
 def test_a_file_for_one_image_needs_no_name(text: str) -> None:
     assert str(checksums.find(text, "x.img", is_its_own=True)) == f"sha256:{A}"

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from pytest_readonly_vm.config.digest import Digest
+from pytest_readonly_vm.config.image_reference import image
 from pytest_readonly_vm.config.image_url import ImageUrl, shown_url
 from pytest_readonly_vm.config.oci_reference import OciReference
 
@@ -92,6 +93,41 @@ def test_what_is_no_url_is_shown_all_the_same(url: str, shown: str) -> None:
 def test_what_is_no_url_of_an_image_is_said(written: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=re.escape(sentence)):
         ImageUrl.parse(written)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "https://s3cret#rest@example.org/x",
+        "https://me:s3#cret=s3cret@example.org/x",
+        "https:///me:s3cret@example.org",
+        "http://me/or:s3cret@example.org/x",
+        "oci://me:s3cret/s3cret@example.org/x",
+        "oci://me:x/x@s3cret@example.org/x",
+        "OCI://me:s3cret@example.org/x",
+    ],
+)
+def test_a_password_that_is_written_wrongly_is_not_shown(written: str) -> None:
+    with pytest.raises(ValueError, match=r"URL|http://me/…@example\.org/x: |registry's user and password") as error:
+        image(written)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "secret"),
+    [
+        ("https://example.org/x", ""),
+        ("https://me@example.org/x", "user and password"),
+        ("https://me:pw@example.org/x?sig=1", "user and password, and what is behind the ?"),
+        ("https://example.org/x?sig=1#insecure", "what is behind the ?"),
+    ],
+)
+def test_it_is_known_what_of_a_url_may_be_secret(written: str, secret: str) -> None:
+    assert ImageUrl.parse(written).secret == secret
+
+
+def test_the_scheme_may_be_in_upper_case() -> None:
+    assert image("OCI://example.org/a:1") == image("oci://example.org/a:1")
 
 
 @pytest.mark.parametrize(
