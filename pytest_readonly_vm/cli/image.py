@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_readonly_vm.cli.image_entry import arch_of, chosen, image_of, open_editor, say, shown
+from pytest_readonly_vm.cli.image_entry import chosen, image_of, open_editor, say, shown
 from pytest_readonly_vm.cli.image_store import clear_store, list_store
 from pytest_readonly_vm.cli.image_update import update_list
 from pytest_readonly_vm.cli.settings import declare_settings, given_settings
@@ -23,7 +23,7 @@ from pytest_readonly_vm.host.qemu_binary import find_qemu_img
 from pytest_readonly_vm.host.watch import Show
 from pytest_readonly_vm.printable import line
 from pytest_readonly_vm.sources.image_list import FILE_NAME, ImageList, ListedImage, find_list
-from pytest_readonly_vm.sources.image_sources import ImageSources, look
+from pytest_readonly_vm.sources.image_sources import ImageSources, arch_of, look
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.sources.list_editor import ListEditor
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 HELP = "name images in vm-images.toml, and bring them here"
 
 _STORE = ("image_store", "image_store_size")
+_ENVIRONMENT = ("arch", "qemu")
+"""What else decides, in a run of pytest as well, which of several images of one name is meant."""
 _OF_THE_ENTRY = ("url", "digest", "size", "image")
 """What ``--set`` does not set: the command itself does, or nobody may."""
 
@@ -70,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = VmConfig().with_settings(given_settings(arguments, _STORE))
+    config = VmConfig().with_settings(given_settings(arguments, (*_STORE, *_ENVIRONMENT)))
     if arguments.action == "clear":
         return clear_store(config, arguments.digests)
     if arguments.action == "list" and arguments.store:
@@ -79,26 +81,27 @@ def _run(arguments: argparse.Namespace) -> int:
     where = given.absolute() if given else find_list(Path.cwd()) or Path.cwd() / FILE_NAME
     match arguments.action:
         case "add":
-            return _add(open_editor(where), where, arguments)
+            return _add(open_editor(where), where, arguments, config)
         case "pull":
             return _pull(ImageList.read(where), arguments.names, config)
         case "list":
             return _list(ImageList.read(where), config)
         case "update":
-            return update_list(ImageList.read(where), arguments.names, is_agreed=arguments.yes)
+            return update_list(ImageList.read(where), arguments.names, config, is_agreed=arguments.yes)
         case _:
             return _remove(open_editor(where), where, arguments.name)
 
 
-def _add(editor: "ListEditor", where: Path, arguments: argparse.Namespace) -> int:
+def _add(editor: "ListEditor", where: Path, arguments: argparse.Namespace, config: VmConfig) -> int:
     name, url = arguments.name, arguments.url
     if name in editor.images:
         raise ConfigurationError(f"{where} has {name} already; update it, or remove it first")
     if not image_reference.is_name(name):
         raise ConfigurationError(f"{name!r} is no name of an image: letters, digits and ._+- as of a file")
-    settings = _settings(arguments.set, where)
+    settings = _settings(arguments.set)
+    config = config.with_settings({key: Given(value, "--set", where.parent) for key, value in settings.items()})
     image = image_of(url, where)
-    values = {"url": url, **_looked_up(image, arch_of(settings, where)), **settings}
+    values = {"url": url, **_looked_up(image, config), **settings}
     editor.set(name, values)
     editor.save()
     print(f"{where}: {name} is {shown(values)}")
@@ -110,12 +113,12 @@ def _add(editor: "ListEditor", where: Path, arguments: argparse.Namespace) -> in
     return 0
 
 
-def _settings(given: Sequence[str], where: Path) -> dict[str, object]:
+def _settings(given: Sequence[str]) -> dict[str, str]:
     """What ``--set`` says.
 
-    :raises ConfigurationError: one is no setting, or has an impossible value.
+    :raises ConfigurationError: one is not of that form, or is not set in this way.
     """
-    found: dict[str, object] = {}
+    found = {}
     for one in given:
         name, sign, value = one.partition("=")
         if not sign:
@@ -124,21 +127,20 @@ def _settings(given: Sequence[str], where: Path) -> dict[str, object]:
             raise ConfigurationError(
                 f"--set: {name} is no setting that goes with an image; NAME and URL say which it is"
             )
-        VmConfig().with_settings({name: Given(value, "--set", where.parent)})
         found[name] = value
     return found
 
 
-def _looked_up(image: Path | ImageReference, arch: str | None) -> dict[str, object]:
+def _looked_up(image: Path | ImageReference, config: VmConfig) -> dict[str, object]:
     """The digest and the size of what is behind a URL now; nothing for a path."""
     if isinstance(image, Path):
         return {}
-    found = look(image, arch=arch)
+    found = look(image, arch=arch_of(image, config))
     return {"digest": str(found.digest) if found.digest else None, "size": found.size}
 
 
 def _pull(images: ImageList, names: Sequence[str], config: VmConfig) -> int:
-    qemu_img = find_qemu_img(None)
+    qemu_img = find_qemu_img(config.qemu)
     failed = False
     with _sources() as sources:
         for entry in chosen(images, names):

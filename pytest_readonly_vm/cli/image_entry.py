@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.config import image_reference
 from pytest_readonly_vm.config.image_reference import ImageReference
-from pytest_readonly_vm.config.setting import Given
-from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.host.terminal import Terminal
 from pytest_readonly_vm.sources.image_list import ImageList, ListedImage
@@ -42,13 +40,6 @@ def open_editor(where: Path) -> "ListEditor":
     except ImportError:
         raise HostError("to change a list takes tomlkit: pip install 'pytest-readonly-vm[images]'") from None
     return ListEditor(where)
-
-
-def arch_of(settings: Mapping[str, object], where: Path) -> str | None:
-    """The architecture that is set for an image, by QEMU's name."""
-    given = {name: Given(value, where.name) for name, value in settings.items() if name == "arch"}
-    arch = VmConfig().with_settings(given).arch
-    return None if arch == "auto" else arch
 
 
 def image_of(url: str, where: Path) -> Path | ImageReference:

@@ -4,14 +4,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_readonly_vm.cli.image_entry import arch_of, chosen, image_of, open_editor, say, shown
+from pytest_readonly_vm.cli.image_entry import chosen, image_of, open_editor, say, shown
 from pytest_readonly_vm.config.digest import Digest
-from pytest_readonly_vm.errors import ConfigurationError, DownloadError, VmError
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import DownloadError, VmError
 from pytest_readonly_vm.sources.image_list import ImageList, ListedImage
-from pytest_readonly_vm.sources.image_sources import look
+from pytest_readonly_vm.sources.image_sources import arch_of, look
 
 
-def update_list(images: ImageList, names: Sequence[str], *, is_agreed: bool) -> int:
+def update_list(images: ImageList, names: Sequence[str], config: VmConfig, *, is_agreed: bool) -> int:
     """Show what has moved, and write it if that is agreed; the exit status.
 
     :raises ConfigurationError: there is no such name, or the list cannot be written.
@@ -19,7 +20,7 @@ def update_list(images: ImageList, names: Sequence[str], *, is_agreed: bool) -> 
     moved, failed = {}, False
     for entry in chosen(images, names):
         try:
-            found = _moved(entry, images.path)
+            found = _moved(entry, images, config)
         except VmError as error:  # of the others is told all the same
             failed = True
             say(f"{entry.name}: {error}")
@@ -44,24 +45,22 @@ def update_list(images: ImageList, names: Sequence[str], *, is_agreed: bool) -> 
     return 1 if failed else 0
 
 
-def _moved(entry: ListedImage, where: Path) -> dict[str, object] | str:
+def _moved(entry: ListedImage, images: ImageList, config: VmConfig) -> dict[str, object] | str:
     """What an entry is to have now; nothing if it has that, or a sentence on why there is nothing.
 
     A digest never goes without another in its place: a list without it would take any image.
 
     :raises VmError: it cannot be had, or has moved to nobody knows what.
     """
-    image = image_of(entry.url, where)
+    wanted = images.applied(config, entry.name)
+    image = image_of(entry.url, images.path)
     if isinstance(image, Path):
         return {}
     assert not isinstance(image.place, str)
-    try:
-        known = Digest.parse(entry.digest) if entry.digest is not None else None
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
+    known = Digest.parse(entry.digest) if entry.digest is not None else None
     if (own := image.place.digest) is not None:
         return {"digest": str(own), "size": None} if known not in (None, own) else "its URL says itself which it is"
-    found = look(image, arch=arch_of(entry.settings, where), algorithm=known.algorithm if known else None)
+    found = look(image, arch=arch_of(image, wanted), algorithm=known.algorithm if known else None)
     if found.digest is not None:
         return {"digest": str(found.digest), "size": found.size} if found.digest != known else {}
     unknown = "nobody says which digest it has by now"
