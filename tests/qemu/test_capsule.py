@@ -190,7 +190,7 @@ class TestElsewhere:
         assert done.stderr.splitlines()[1].startswith(f"readonly-vm: {server.url}/base.qcow2 comes by http")
         packed = tmp_path / "packed"
         packed.write_bytes(gzip.compress(content[:-1] + bytes([content[-1] ^ 1]), 1))
-        with pytest.raises(ImageError, match=r"store/[0-9a-f]{64}/packed is not the base image of .*: its SHA-256 is "):
+        with pytest.raises(ImageError, match=r"store/[0-9a-f]{64}/disk is not the base image of .*: its SHA-256 is "):
             resumed(lab, capsule.path, image=packed, local=VmConfig(image_store=tmp_path / "store"))
 
     def test_a_single_bit_is_noticed_before_anything_starts(self, capsule: Saved, tmp_path: Path) -> None:
