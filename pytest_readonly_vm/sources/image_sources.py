@@ -142,6 +142,10 @@ def look(image: ImageReference, *, arch: str | None = None, algorithm: str | Non
     return locate(image.place, algorithm=algorithm, warn=_warn)
 
 
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, ImageWarning, stacklevel=3)
+
+
 @dataclass(slots=True)
 class _Bringing:
     """One image on its way into the store."""
@@ -152,6 +156,7 @@ class _Bringing:
     qemu_img: Path
     tell: Callable[[str], None]
     show: Show | None
+    warn: Callable[[str], object] = _warn
     told: float = 0.0
     """When it was shown last how far it is."""
 
@@ -172,6 +177,7 @@ class _Bringing:
         if place.digest is None:
             there = look(image, arch=self.arch)
             place = place.pinned(there.digest, says=there.says)
+            self.warn = lambda sentence: None  # once is enough
 
         def make(folder: Path) -> Path:
             with self._downloaded(place) as found:
@@ -195,11 +201,11 @@ class _Bringing:
         if isinstance(place, ImageUrl):
             from pytest_readonly_vm.sources.download.from_url import downloaded
 
-            return downloaded(place, folder, limit=limit, progress=self._progress, tell=self.tell, warn=_warn)
+            return downloaded(place, folder, limit=limit, progress=self._progress, tell=self.tell, warn=self.warn)
         from pytest_readonly_vm.sources.download.from_registry import downloaded_from_registry
 
         return downloaded_from_registry(
-            place, folder, arch=self.arch, limit=limit, progress=self._progress, tell=self.tell, warn=_warn
+            place, folder, arch=self.arch, limit=limit, progress=self._progress, tell=self.tell, warn=self.warn
         )
 
     def _unpack(self, path: Path, folder: Path, name: str) -> Path:
@@ -244,7 +250,3 @@ def _is_packed(path: Path) -> bool:
         return is_packed(path)
     except OSError:  # of which whoever opens it tells
         return False
-
-
-def _warn(sentence: str) -> None:
-    warnings.warn(sentence, ImageWarning, stacklevel=3)
