@@ -28,7 +28,7 @@ _BIOS_BOOT = UUID("21686148-6449-6e6f-744e-656564454649")
 _PROTECTIVE = 0xEE
 _LEGACY_BOOTABLE = 1 << 2  # of a GPT entry's attributes
 _ACTIVE = 0x80
-_PARTED = bytes.fromhex("fab800108ed0bc00b0b800008ed88ec0")
+_PARTED = b"\xfa\xb8\x00\x10\x8e\xd0\xbc\x00\xb0\xb8\x00\x00\x8e\xd8\x8e\xc0"
 """How the code begins that parted writes into each MBR (libparted/labels/mbr.s)."""
 _LOADERS = ("EFI", "BOOT")
 

@@ -107,11 +107,11 @@ def test_who_has_seen_enough_ends_it(boot_sector: Callable[[str], Path], room: P
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
-        ((), 2, "readonly-vm: there is nothing to boot: name an IMAGE, or a --kernel"),
+        ((), 2, "readonly-vm: there is nothing to boot: name an IMAGE, a --kernel or a --cdrom"),
         (("/nonexistent.img",), 2, "readonly-vm: IMAGE: image: /nonexistent.img: No such file or directory"),
         (("x", "--memory=1X"), 2, "readonly-vm: --memory: memory: '1X' is not a size; write it like 512M or 2G"),
         (("x", "--scope=module"), 2, "readonly-vm: unrecognized arguments: --scope=module; see readonly-vm --help"),
-        (("x", "--qemu-args=-S"), 2, "readonly-vm: --qemu-args: -S cannot be used: the guest would never start"),
+        (("./x", "--qemu-args=-S"), 2, "readonly-vm: --qemu-args: -S cannot be used: the guest would never start"),
         (("/dev/null",), 1, "readonly-vm: base image /dev/null (from IMAGE) is neither a file nor a block device"),
     ],
 )

@@ -532,9 +532,10 @@ def test_a_proxy_of_the_environment_is_used_for_both_and_not_where_it_is_not_wan
 # Several processes, kills, full disks.
 
 PROGRAM = """
-import pathlib, sys
+import pathlib, signal, sys
 from pytest_readonly_vm.config.image_url import ImageUrl
 from pytest_readonly_vm.sources.download.from_url import downloaded
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which who runs us may have had ignored
 folder = pathlib.Path(sys.argv[2])
 say = lambda *words: print(*words, flush=True)
 with downloaded(ImageUrl.parse(sys.argv[1]), folder, limit=1 << 30, progress=lambda *_: None, tell=say,
