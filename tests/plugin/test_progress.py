@@ -38,6 +38,8 @@ TALKING_BIOS = ("--vm-machine=pc,graphics=off", "--vm-qemu-args=-boot menu=on,sp
 """The BIOS has the serial port for its screen, and waits there for a key."""
 
 BOOTING = r"booting test_it: (\d+) s, firmware: [^\r\x1b]*(?:SeaBIOS|ESC)[^\r\x1b]*"
+ANY_BOOTING = r"booting test_it: (\d+) s(?:, firmware)?: .+"
+"""Also one of a busy computer, whose BIOS has yet to begin, or was slow to go on."""
 LAYERING = r"making layer with_user\('alice'\): (\d+) s"
 
 
@@ -125,11 +127,11 @@ def test_where_lines_stay_there_are_few_and_pytest_goes_on_below(
         return
     found = [
         [int(match[1]) for line in told if (match := re.search(f"{begin}{words}$", line))]
-        for words in (BOOTING, LAYERING)
+        for words in (ANY_BOOTING, LAYERING)
     ]
     assert all(found)
     assert sum(map(len, found)) == len(told)
-    assert all(later > earlier for seconds in found for earlier, later in itertools.pairwise(seconds))
+    assert all(later >= earlier for seconds in found for earlier, later in itertools.pairwise(seconds))
     if not options:
         assert re.search(r"^test_a\.py \.\n(?:booting .*\n)+(?:making .*\n)+\.\ntest_a\.py \. +\[100%\]$", said, re.M)
 
