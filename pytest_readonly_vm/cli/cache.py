@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_readonly_vm.cli.kept import NAME_SHOWN, ago, counted, mebibytes, named, print_table, without_controls
+from pytest_readonly_vm.cli.settings import given_settings
+from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.values import path
 from pytest_readonly_vm.start.cache import Entry, TemplateCache, default_folder
 
@@ -16,14 +18,17 @@ HELP = "list or remove the templates that are kept between runs"
 def declare(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     folder = argparse.ArgumentParser(add_help=False)
-    folder.add_argument("--folder", type=path, metavar="DIR", help="where they are (default: in the user's cache)")
+    folder.add_argument(
+        "--folder", type=path, metavar="DIR", help="where they are (default: $PYTEST_VM_CACHE, or in the user's cache)"
+    )
     actions.add_parser("list", parents=[folder], help="show them, the last used first")
     clear = actions.add_parser("clear", parents=[folder], help="remove all, or those that are named")
     clear.add_argument("keys", nargs="*", metavar="KEY", help="a key as the list shows it, or the beginning of one")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    folder = arguments.folder or default_folder()
+    config = VmConfig().with_settings(given_settings(argparse.Namespace(), ("cache",)))
+    folder = arguments.folder or config.cache or default_folder()
     # Looking makes no folder.
     cache = TemplateCache(folder, limit=0) if folder.exists() else None
     entries = cache.entries() if cache else []

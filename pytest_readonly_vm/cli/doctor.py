@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from pytest_readonly_vm.cli.settings import given_settings
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import HostError
 from pytest_readonly_vm.host.accel import PROVABLE, choose, prove
@@ -29,6 +30,7 @@ HELP = "check what this computer has for machines, and say what to do"
 
 _ROOM_TO_BOOT = 64 << 20
 _ROOM_TO_WORK = 4 << 30
+_STORES = ("cache", "cache_size", "image_store", "image_store_size")
 _COLOURS = {"ok": "32", "warn": "33", "FAIL": "31"}
 
 
@@ -79,8 +81,9 @@ def examine() -> Iterator[Finding]:
     yield _temporary_room(Path(os.environ.get("TMPDIR") or "/var/tmp"))
     yield _memory(Budget.of_host())
     yield _shared_memory()
-    yield _guarded("cache", lambda: _cache(default_folder()))
-    yield _guarded("images", lambda: _images(image_store.default_folder()))
+    config = VmConfig().with_settings(given_settings(argparse.Namespace(), _STORES))
+    yield _guarded("cache", lambda: _cache(config))
+    yield _guarded("images", lambda: _images(config))
     yield _program("ssh", "only for --vm-channel=ssh and vm.ssh_command()", "openssh-client")
     yield _program("tesseract", "only for screen.wait_for_text()", "tesseract-ocr")
 
@@ -181,8 +184,8 @@ def _shared_memory() -> Finding:
     return Finding("memory files", "ok", f"memfd can be sealed; {free}")
 
 
-def _cache(folder: Path) -> Finding:
-    limit = VmConfig().cache_size
+def _cache(config: VmConfig) -> Finding:
+    folder, limit = config.cache or default_folder(), config.cache_size
     if not folder.exists():
         return Finding("cache", "ok", f"nothing in {folder} yet, at most {_gibibytes(limit)}")
     try:
@@ -194,8 +197,8 @@ def _cache(folder: Path) -> Finding:
     return Finding("cache", "ok", f"{number} in {folder}, {_gibibytes(used)} of at most {_gibibytes(limit)}")
 
 
-def _images(folder: Path) -> Finding:
-    limit = VmConfig().image_store_size
+def _images(config: VmConfig) -> Finding:
+    folder, limit = config.image_store or image_store.default_folder(), config.image_store_size
     if not folder.exists():
         return Finding("images", "ok", f"nothing downloaded or unpacked in {folder} yet, at most {_gibibytes(limit)}")
     try:

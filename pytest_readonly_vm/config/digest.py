@@ -24,9 +24,9 @@ class Digest:
 
         :raises ValueError: it is of another kind, or has another number of digits.
         """
-        algorithm, sign, digits = re.fullmatch(r"([^=:]*)([=:]?)(.*)", written, re.DOTALL).groups()  # type: ignore[union-attr]
-        algorithm = algorithm.strip().lower()
-        if not sign or algorithm not in _DIGITS:
+        algorithm, *rest = re.split("[=:]", written, maxsplit=1)
+        algorithm, digits = algorithm.strip().lower(), "".join(rest)
+        if not rest or algorithm not in _DIGITS:
             raise ValueError(f"{written!r} is no digest; write it like sha256:{'0' * 8}… or sha512:{'0' * 8}…")
         if not re.fullmatch(r"[0-9a-fA-F]*", digits):
             raise ValueError(f"{written!r} is no digest: it has other characters than hexadecimal digits")

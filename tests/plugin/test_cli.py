@@ -52,6 +52,19 @@ def test_the_list_shows_what_is_known_of_each_the_last_used_first(
     ]
 
 
+def test_the_folder_may_be_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTEST_VM_CACHE", str(tmp_path / "its own"))
+    fill(tmp_path / "its own", **{A: 0})
+    assert main(["cache", "clear", "--folder", str(tmp_path / "none")]) == 0
+    assert main(["cache", "clear"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"removed no templates from {tmp_path}/none, freed 0.0 MiB",
+        f"removed 1 template from {tmp_path}/its own, freed 2.0 MiB",
+    ]
+
+
 def test_looking_where_nothing_is_makes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "list"]) == 0
     assert main(["cache", "clear"]) == 0

@@ -110,6 +110,13 @@ def test_a_cache_that_others_may_enter_is_a_failure(tmp_path: Path, monkeypatch:
     assert found("cache") == Finding("cache", "ok", f"0 frozen guests in {folder}, 0.0 GiB of at most 10.0 GiB")
 
 
+def test_stores_are_those_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CACHE": tmp_path / "guests", "CACHE_SIZE": "2G", "IMAGE_STORE": tmp_path / "images"}.items():
+        monkeypatch.setenv(f"PYTEST_VM_{name}", str(value))
+    assert found("cache").found == f"nothing in {tmp_path}/guests yet, at most 2.0 GiB"
+    assert found("images").found == f"nothing downloaded or unpacked in {tmp_path}/images yet, at most 50.0 GiB"
+
+
 def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured = [line for line in on_a_terminal("doctor") if line[:1] == "\x1b"]
