@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
+from pytest_readonly_vm import CommandTimeout, Lab, VirtualMachine, VmConfig
 from tests.accelerator import ACCEL
 from tests.guests.alpine import alpine
 from tests.guests.debian import debian
 from tests.guests.tiny_servers import tiny_with_servers
-from tests.qemu.waiting import GENEROUS
+from tests.qemu.waiting import GENEROUS, LIMITS
 from tests.templates import templates
 
 GROUPS = ("tiny-agent-clone", "tiny-ssh-clone", "tiny-shell-clone")
@@ -42,6 +42,16 @@ def machine(lab: Lab, group: str) -> VirtualMachine:
     if group in COPIES:
         vm.loop.run(vm._channels.channel(GENEROUS, only=group.split("-")[1]))
     return vm
+
+
+def ended_by_its_limit(vm: VirtualMachine, command: str, *, stdout: str, stderr: str = "") -> CommandTimeout:
+    """How a command that never ends is ended when it has printed this: a busy guest may need more than a second."""
+    for limit in LIMITS:
+        with pytest.raises(CommandTimeout, match=rf"did not end within {limit:g} s and was killed: ") as timeout:
+            vm.run(command, timeout=limit)
+        if (timeout.value.stdout, timeout.value.stderr) == (stdout, stderr):
+            break
+    return timeout.value
 
 
 def machine_of_each(groups: Sequence[str]) -> object:

@@ -9,6 +9,9 @@ T = TypeVar("T")
 GENEROUS = 60.0
 """Seconds that a step may take on a slow computer that others use as well."""
 
+LIMITS = (1, 4, 16, GENEROUS)
+"""Seconds after which what never ends is ended: the first of them that leaves time for what is to come before."""
+
 
 def eventually(condition: Callable[[], T], what: str, *, within: float = GENEROUS) -> T:
     """The first true value of `condition`, looked at every hundredth of a second.
