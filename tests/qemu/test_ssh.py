@@ -92,7 +92,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         spawner = Spawner(vm.loop)
         stack.callback(spawner.close)
         bench = Bench(vm, spawner, key)
-        bench.await_(bench.ssh.open())
+        bench.await_(bench.ssh.open(), BOOT_SECONDS)  # as the first login starts what a boot has left undone
         stack.callback(lambda: bench.await_(bench.ssh.close()))
         yield bench
 
