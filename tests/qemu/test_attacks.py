@@ -240,7 +240,7 @@ def test_without_the_seal_exactly_the_test_that_changed_the_base_fails_and_later
     before = {name: state(path) for name, path in paths.items()}
     pytester.makepyfile(test_base=UNSEALED.replace("{attacks}", repr(numbers)))
     pytester.runpytest_subprocess(
-        *SMALL, "--vm-ready=console:^written", "--vm-seal=off", f"--vm-snapshot={snapshot}",
+        *SMALL, "--vm-ready=console:^written", "--vm-seal=off", f"--vm-snapshot={snapshot}", "--vm-start=cold",
         f"--vm-qemu-args={' '.join(AUDIO)}", "-p", "no:cacheprovider", "--junitxml=report.xml", timeout=240,
     )  # fmt: skip
     problems = read_problems(pytester.path / "report.xml")
