@@ -50,7 +50,7 @@ def _debian_paths() -> list[Path]:
 
 def _debian_uefi_paths() -> list[Path]:
     guests = debian_uefi()
-    return [guests.shim, guests.lvm, guests.btrfs]
+    return [guests.lvm, guests.shim]
 
 
 def _alpine_paths() -> list[Path]:

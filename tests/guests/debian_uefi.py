@@ -1,12 +1,11 @@
-"""Owns the Debian guest as UEFI boots it, and nothing else can: three disks, each a small layer or a copy of its files.
+"""Owns the Debian guest as UEFI boots it, and nothing else can: two disks, each a small layer or a copy of its files.
 
-==========  ==========================================================  ===========================
+==========  ==========================================================  =========================================
 name        what the firmware starts                                    the root file system
-==========  ==========================================================  ===========================
-``shim``    shim, GRUB and kernel, all as Debian signs them             the ext4 of the BIOS guest
-``lvm``     systemd-boot, with kernel and initramfs beside it           that, as a logical volume
-``btrfs``   GRUB, which finds the kernel on                             a btrfs with the same files
-==========  ==========================================================  ===========================
+==========  ==========================================================  =========================================
+``lvm``     systemd-boot, with kernel and initramfs beside it           the BIOS guest's ext4, as a logical volume
+``shim``    shim, GRUB and kernel, all as Debian signs them             a btrfs with the same files
+==========  ==========================================================  =========================================
 
 All are qcow2 layers above a disk of `tests.guests.debian`: everything in front of its file system and behind it is
 written anew. No loop device is needed, nor LVM's own tools: `lvm` writes what they would.
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.guests import archive, cache, esp, lvm, tools
-from tests.guests.debian import BTRFS_UUID, PARTITION_SIZE, ROOT_UUID, WORDS, debian
+from tests.guests.debian import BTRFS_UUID, PARTITION_SIZE, WORDS, debian
 from tests.guests.disk import PARTITION_START
 from tests.guests.tiny_linux import only
 
@@ -59,9 +58,8 @@ log = logging.getLogger(__name__)
 class DebianUefi:
     """Qcow2 images."""
 
-    shim: Path
     lvm: Path
-    btrfs: Path
+    shim: Path
 
 
 def debian_uefi() -> DebianUefi:
@@ -72,7 +70,7 @@ def debian_uefi() -> DebianUefi:
     recipe = [Path(__file__).with_name(f"{name}.py") for name in names]
     key = cache.key(distribution, codename, recipe=recipe)
     folder = cache.get("debian-uefi", key=key, build=lambda folder: _build(plain, folder))
-    return DebianUefi(*(folder / f"{name}.qcow2" for name in ("shim", "lvm", "btrfs")))
+    return DebianUefi(*(folder / f"{name}.qcow2" for name in ("lvm", "shim")))
 
 
 def _build(plain: Path, directory: Path) -> None:
@@ -85,18 +83,6 @@ def _build(plain: Path, directory: Path) -> None:
         shim = only(unpacked.rglob("shimx64.efi.signed"))
         grub = only(unpacked.rglob("grubx64.efi.signed"))
         boot = only(unpacked.rglob("systemd-bootx64.efi"))
-        on_disk = {"kernel": "/boot/vmlinuz", "initrd": "/boot/initrd.img"}
-        _layer(
-            plain,
-            directory / "shim.qcow2",
-            scratch,
-            kind=esp.TYPE_LINUX,
-            files={
-                "EFI/BOOT/BOOTX64.EFI": shim,
-                "EFI/BOOT/grubx64.efi": grub,
-                _GRUB_CONFIG: _GRUB.format(uuid=ROOT_UUID, root=f"UUID={ROOT_UUID}", words=_WORDS, **on_disk),
-            },
-        )
         _layer(
             plain,
             directory / "lvm.qcow2",
@@ -112,11 +98,12 @@ def _build(plain: Path, directory: Path) -> None:
         )
         _layer(
             plain.with_name("btrfs.qcow2"),
-            directory / "btrfs.qcow2",
+            directory / "shim.qcow2",
             scratch,
             kind=esp.TYPE_LINUX,
             files={
-                "EFI/BOOT/BOOTX64.EFI": grub,
+                "EFI/BOOT/BOOTX64.EFI": shim,
+                "EFI/BOOT/grubx64.efi": grub,
                 _GRUB_CONFIG: _GRUB.format(
                     uuid=BTRFS_UUID,
                     root=f"UUID={BTRFS_UUID}",
