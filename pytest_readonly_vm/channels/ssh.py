@@ -5,7 +5,6 @@ Needs a network card in the guest, sshd, and a key that it accepts.
 
 import asyncio
 import contextlib
-import itertools
 import os
 import shlex
 import shutil
@@ -19,6 +18,7 @@ from pytest_readonly_vm.channels.channel import Sink
 from pytest_readonly_vm.channels.network import Forward, Network
 from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
 from pytest_readonly_vm.channels.shell_session import ShellSession
+from pytest_readonly_vm.channels.ssh_banner import wait_for_banner
 from pytest_readonly_vm.channels.ssh_mux import MuxSession, Refused
 from pytest_readonly_vm.channels.stream import Stream
 from pytest_readonly_vm.errors import ChannelError, ChannelLost, VmError
@@ -27,10 +27,8 @@ from pytest_readonly_vm.host.ssh_key import MISSING
 from pytest_readonly_vm.printable import shown
 
 _SSHD = 22
-# Seconds for one attempt. Short ones, as QEMU repeats a request that came too early only after 6 s and more; but sshd
-# may need long in a guest that is busy with its boot.
-_BANNER_PATIENCE = (1.0, 1.0, 1.0, 4.0)
 _LOGIN_PATIENCE = 60.0
+"""Seconds for the first login; for each that took longer, the next has twice as many."""
 _DEATH_PATIENCE = 2.0
 _LAST_WORDS_PATIENCE = 0.2
 # For the user's login shell, which need not be a POSIX one. It stays behind ours, and tells sshd at once when that has
@@ -75,6 +73,7 @@ class Ssh(helper.NoHelper):
         self._session: MuxSession | None = None
         self._shell: ShellSession | None = None
         self._watch: asyncio.Task[int | None] | None = None
+        self._patience = _LOGIN_PATIENCE
         self._reason = "not tried"
         qmp.listeners.append(self._hear)
 
@@ -126,26 +125,10 @@ class Ssh(helper.NoHelper):
             await self._wait_for_sshd(self.forward)
 
     async def _wait_for_sshd(self, address: Forward) -> None:
-        """Return when it speaks. QEMU accepts every connection, and closes it again when the guest refuses it."""
-        pause = 0.02
-        for patience in itertools.cycle(_BANNER_PATIENCE):
-            writer = None
-            try:
-                async with asyncio.timeout(patience):
-                    reader, writer = await asyncio.open_connection(*address)
-                    banner = await reader.readline()
-                if banner.startswith(b"SSH-"):
-                    return
-                self._reason = "no banner of an sshd" if banner else "connection refused (is sshd installed?)"
-            except TimeoutError:
-                self._reason = "no banner (is the guest's network up?)"
-            except OSError:
-                self._reason = "connection refused (is sshd installed?)"
-            finally:
-                if writer:
-                    writer.close()
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, 0.25)
+        def note(reason: str) -> None:
+            self._reason = reason
+
+        await wait_for_banner(*address, note)
 
     async def _log_in(self, program: str) -> bool:
         self._control.unlink(missing_ok=True)
@@ -156,14 +139,15 @@ class Ssh(helper.NoHelper):
         master = self._spawner.start(argv, name=f"{self._name}: ssh", env=env, pass_fds=(), ruleset=None)
         self._master = master
         try:
-            async with asyncio.timeout(_LOGIN_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 while not self._control.exists():
                     if await master.wait_ended(0.005):
                         self._reason = self._refusal(master.stderr())
                         return False
                 await self._start_shell()
         except TimeoutError:
-            self._reason = f"no answer to the login within {_LOGIN_PATIENCE:g} s"
+            self._reason = f"no answer to the login within {self._patience:g} s"
+            self._patience *= 2
             return False
         except (Refused, ConnectionError) as refusal:
             self._reason = f"{self._user} was let in: {refusal}"
