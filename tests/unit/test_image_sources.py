@@ -13,7 +13,7 @@ from pytest_readonly_vm import ImageError, VmConfig
 from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.sources.image_sources import ImageSources
 from tests.guests import bootsector
-from tests.unit.test_unpack import QEMU_IMG, tar
+from tests.unit.packing import QEMU_IMG, tar
 from tests.web_server import Site, site
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest_readonly_vm.ImageWarning")
