@@ -19,9 +19,6 @@ import errno
 import hashlib
 import json
 import os
-import re
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
@@ -30,15 +27,14 @@ from typing import Any
 
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.atomic_file import atomic_file
+from pytest_readonly_vm.host.entries import delete, discard, half_made, is_name, sweep
 from pytest_readonly_vm.host.folders import make_private, user_cache
-from pytest_readonly_vm.host.locks import Lock, build_lock, new_locked_folder, remove_if_unlocked, try_lock
+from pytest_readonly_vm.host.locks import Lock, build_lock, try_lock
 from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.image.image_file import Fingerprint
 
 _MANIFEST = "manifest.json"
 _SOURCES, _DOWNLOADS = "sources", "downloads"
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_HALF = ".half-"
 _DAMAGED = (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, LookupError, TypeError)
 """What comes of reading an entry that is not whole, whatever JSON may hold in the place of its manifest."""
 _TRIES = 3
@@ -56,7 +52,7 @@ def default_folder() -> Path:
 
 def is_of_a_store(path: Path) -> bool:
     """Whether a path is that of an image in a store, of this user or another, be it there or not."""
-    return bool(_DIGEST.fullmatch(path.parent.name))
+    return is_name(path.parent.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +126,7 @@ class ImageStore:
         for path in self.folder.iterdir():
             found = None
             with contextlib.suppress(OSError):
-                found = self._open(path.name) if _DIGEST.fullmatch(path.name) else None
+                found = self._open(path.name) if is_name(path.name) else None
             if found is not None:
                 with found.lock:
                     yield found
@@ -143,8 +139,8 @@ class ImageStore:
                 return not folder.exists()
         except OSError:
             return not os.path.lexists(folder)
-        with lock:
-            self._discard(folder)
+        with lock, contextlib.suppress(OSError):
+            discard(folder)
         return not folder.exists()
 
     def _find(self, key: str) -> StoredImage | None:
@@ -161,7 +157,7 @@ class ImageStore:
             digest = (self.folder / _SOURCES / key).read_text()
         except (FileNotFoundError, ValueError):
             return None
-        return digest if _DIGEST.fullmatch(digest) else None
+        return digest if is_name(digest) else None
 
     def _open(self, digest: str) -> StoredImage | None:
         """An entry, held; None if there is none. One that is not what was put there is removed.
@@ -179,7 +175,8 @@ class ImageStore:
             return self._read(folder, lock)
         except _DAMAGED:
             lock.release()
-            self._discard(folder)  # also where others use it, who are to hear of it
+            with contextlib.suppress(OSError):
+                discard(folder)  # also where others use it, who are to hear of it
             return None
         except BaseException:
             lock.release()
@@ -202,9 +199,8 @@ class ImageStore:
         return StoredImage(path, folder.name, found.st_blocks * 512, str(content["source"]), used, lock)
 
     def _make(self, key: str, make: Callable[[Path], Path], shown: str) -> None:
-        half = new_locked_folder(self.folder, prefix=_HALF)
-        try:
-            path = make(half.path)
+        with half_made(self.folder) as half:
+            path = make(half)
             size = path.stat().st_blocks * 512
             if size > self.limit:
                 raise ImageError(
@@ -213,16 +209,13 @@ class ImageStore:
                 )
             path.chmod(0o400)
             digest = _digest(path)
-            for other in half.path.iterdir():
+            for other in half.iterdir():
                 if other != path:
-                    _delete(other)
-            _write_manifest(half.path, path, shown)
-            self._put(half.path, digest)
+                    delete(other)
+            _write_manifest(half, path, shown)
+            self._put(half, digest)
             with atomic_file(self.folder / _SOURCES / key, mode=0o600) as file:
                 file.write(digest.encode())
-        finally:
-            _delete(half.path)
-            half.release()
         self._evict(digest)
 
     def _put(self, half: Path, digest: str) -> None:
@@ -242,25 +235,12 @@ class ImageStore:
             if excess > 0 and entry.digest != newest and self.remove(entry.digest):
                 excess -= entry.size
 
-    def _discard(self, folder: Path) -> None:
-        half = self.folder / f"{_HALF}{secrets.token_hex(8)}"
-        with contextlib.suppress(OSError):
-            folder.rename(half)  # nobody ever sees a part of it
-            _delete(half)
-
     def _sweep(self) -> None:
-        for half in self.folder.glob(f"{_HALF}*"):
-            with contextlib.suppress(OSError):
-                if (lock := try_lock(half)) is not None:
-                    with lock:
-                        _delete(half)
-        for path in self.folder.glob("*.lock"):
-            if _DIGEST.fullmatch(path.stem):
-                remove_if_unlocked(path)
+        sweep(self.folder)
         for path in (self.folder / _SOURCES).iterdir():
             with contextlib.suppress(OSError, ValueError):
                 digest = path.read_text()
-                if not _DIGEST.fullmatch(digest) or not (self.folder / digest).exists():
+                if not is_name(digest) or not (self.folder / digest).exists():
                     path.unlink()
 
 
@@ -298,9 +278,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _delete(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        path.unlink()  # when it is no folder

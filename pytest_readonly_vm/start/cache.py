@@ -17,9 +17,6 @@ import errno
 import hashlib
 import json
 import os
-import re
-import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Mapping
@@ -28,15 +25,14 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.entries import discard, half_made, is_name, sweep
 from pytest_readonly_vm.host.folders import make_private, user_cache
-from pytest_readonly_vm.host.locks import build_lock, is_still, new_locked_folder, remove_if_unlocked, try_lock
+from pytest_readonly_vm.host.locks import build_lock, is_still
 from pytest_readonly_vm.host.os_errors import is_lack
 from pytest_readonly_vm.image import sparse
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
-_KEY = re.compile(r"[0-9a-f]{64}")
-_HALF = ".half-"
 
 
 class Damaged(VmError):
@@ -136,7 +132,7 @@ class TemplateCache:
         make_private(folder, advice="name another folder by --vm-cache=DIR")
         self.folder = folder
         self.limit = limit
-        self._sweep()
+        sweep(self.folder)
 
     def lock(
         self, key: str, *, on_wait: Callable[[str], None], patience: float
@@ -159,7 +155,7 @@ class TemplateCache:
 
     def entries(self) -> list[Entry]:
         """All entries, the last used first."""
-        keys = [path.name for path in self.folder.iterdir() if _KEY.fullmatch(path.name)]
+        keys = [path.name for path in self.folder.iterdir() if is_name(path.name)]
         found = [entry for key in keys if (entry := self._read(key)) is not None]
         return sorted(found, key=lambda entry: entry.last_used, reverse=True)
 
@@ -174,9 +170,7 @@ class TemplateCache:
         """
         # A little less may be written, for there may be zeros in memory; but then gigabytes would be written in vain.
         self._require_fits(sum(os.fstat(descriptor).st_blocks * 512 for descriptor in files.values()))
-        lock = new_locked_folder(self.folder, prefix=_HALF)
-        half = lock.path
-        try:
+        with half_made(self.folder) as half:
             digests = {name: _write(half / name, descriptor) for name, descriptor in files.items()}
             manifest = {
                 "format": _FORMAT,
@@ -190,21 +184,16 @@ class TemplateCache:
             (half / _MANIFEST).write_text(json.dumps([content, _checksum(content)], indent=1))
             self._require_fits(sum(path.stat().st_blocks * 512 for path in half.iterdir()))
             self._replace(key, half)
-        finally:
-            _delete(half)
-            lock.release()
         self._evict(key)
 
     def remove(self, key: str) -> bool:
         """Remove an entry, and say whether it is gone. Who has opened its files keeps them."""
-        half = self.folder / f"{_HALF}{secrets.token_hex(8)}"
         try:
-            (self.folder / key).rename(half)  # nobody ever sees a part of it
+            discard(self.folder / key)
         except FileNotFoundError:
             return True
         except OSError:
             return False
-        _delete(half)
         return True
 
     def _read(self, key: str) -> Entry | None:
@@ -244,16 +233,6 @@ class TemplateCache:
                 self.remove(entry.key)
                 excess -= entry.size
 
-    def _sweep(self) -> None:
-        for half in self.folder.glob(f"{_HALF}*"):
-            with contextlib.suppress(OSError):
-                if (lock := try_lock(half)) is not None:
-                    with lock:
-                        _delete(half)
-        for path in self.folder.glob("*.lock"):
-            if _KEY.fullmatch(path.stem):
-                remove_if_unlocked(path)
-
 
 def _write(path: Path, source: int) -> str:
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
@@ -265,9 +244,3 @@ def _write(path: Path, source: int) -> str:
 
 def _checksum(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _delete(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        path.unlink()  # when it is no folder
