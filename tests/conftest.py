@@ -49,8 +49,12 @@ SMALL = (
     f"--vm-accel={ACCEL}",
     "--vm-boot-timeout=60",
     "--vm-timeout-factor=1",
+    "--vm-budget=off",
 )
-"""Options for a run on a boot-sector guest."""
+"""Options for a run on a boot-sector guest.
+
+It costs so little that it waits for no room: how long that is, and what is said of it, is up to the suite's other runs.
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:

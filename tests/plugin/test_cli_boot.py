@@ -15,7 +15,7 @@ from tests.accelerator import ACCEL
 from tests.conftest import READY
 from tests.typist import Typist
 
-BOOT = (str(Path(sys.executable).with_name("readonly-vm")), "boot", "--memory=16M", f"--accel={ACCEL}")
+BOOT = (str(Path(sys.executable).with_name("readonly-vm")), "boot", "--memory=16M", f"--accel={ACCEL}", "--budget=off")
 
 
 UP = f"\n{READY}"
