@@ -1,6 +1,7 @@
 """Holds the house together: imports go downhill only, and each danger has one door."""
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -13,7 +14,13 @@ PACKAGE = Path(__file__).parent.parent / "pytest_readonly_vm"
 FLOORS = ("config", "host", "image", "sources", "channels", "qemu", "guest", "start", "machine", "evidence", "plugin")
 """From the ground up; below them are the modules beside the folders, level with the highest is ``cli``."""
 
-TREES = {path.relative_to(PACKAGE): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
+MODULES = tuple(path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py")))
+
+
+@functools.cache
+def tree(module: Path) -> ast.Module:
+    """Parsed when a test looks at it: a second, which no worker is to spend that only collects."""
+    return ast.parse((PACKAGE / module).read_text())
 
 
 def floor(module: Path) -> int:
@@ -23,10 +30,11 @@ def floor(module: Path) -> int:
     return FLOORS.index({"cli": FLOORS[-1]}.get(name, name)) if len(module.parts) > 1 else -1
 
 
+@functools.cache
 def imports(module: Path) -> set[str]:
     """Full names of the modules that a module imports, wherever in it, also for type checkers only."""
     names: set[str] = set()
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -41,7 +49,7 @@ def ours(name: str) -> Path | None:
     if top != "pytest_readonly_vm" or not parts:
         return None
     file = Path(*parts)
-    return next((path for path in (file.with_suffix(".py"), file / "__init__.py") if path in TREES), None)
+    return next((path for path in (file.with_suffix(".py"), file / "__init__.py") if path in MODULES), None)
 
 
 def modules_imported(module: Path) -> set[Path]:
@@ -52,7 +60,7 @@ def modules_imported(module: Path) -> set[Path]:
 def test_imports_go_downhill() -> None:
     uphill = [
         f"{module} imports {other}, which is above it"
-        for module in TREES
+        for module in MODULES
         for other in modules_imported(module)
         if floor(other) > floor(module)
     ]
@@ -60,7 +68,7 @@ def test_imports_go_downhill() -> None:
 
 
 def test_no_imports_go_in_circles() -> None:
-    order = graphlib.TopologicalSorter({module: modules_imported(module) for module in TREES})
+    order = graphlib.TopologicalSorter({module: modules_imported(module) for module in MODULES})
     try:
         order.prepare()
     except graphlib.CycleError as error:
@@ -93,17 +101,17 @@ def test_no_imports_go_in_circles() -> None:
     ],
 )
 def test_each_danger_has_its_door(danger: str, doors: set[str]) -> None:
-    users = {str(module) for module in TREES if any(f"{name}.".startswith(f"{danger}.") for name in imports(module))}
+    users = {str(module) for module in MODULES if any(f"{name}.".startswith(f"{danger}.") for name in imports(module))}
     assert users <= doors
 
 
 def test_one_module_locks_files() -> None:
-    assert {str(module) for module in TREES if "flock" in (PACKAGE / module).read_text()} == {"host/locks.py"}
+    assert {str(module) for module in MODULES if "flock" in (PACKAGE / module).read_text()} == {"host/locks.py"}
 
 
 def makes_files(module: Path) -> bool:
     """Whether a module has a call that makes or overwrites a file of the host's."""
-    for node in ast.walk(TREES[module]):
+    for node in ast.walk(tree(module)):
         if isinstance(node, ast.Attribute) and node.attr in ("O_CREAT", "NamedTemporaryFile", "move", "copyfile"):
             return True
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -131,14 +139,14 @@ def test_files_come_to_places_of_the_users_by_the_output_guard() -> None:
     }
     own |= {"evidence/capsule/restore.py", "plugin/output_folder.py"}
     asking = {"guest/tar_folder.py", "plugin/integrations.py"}
-    makers = {str(module) for module in TREES if makes_files(module)}
+    makers = {str(module) for module in MODULES if makes_files(module)}
     assert {name for name in makers if not name.startswith("start/")} <= own | asking | {"host/atomic_file.py"}
 
 
 def test_only_the_plugin_floor_knows_pytest() -> None:
     knowing = {
         str(module)
-        for module in TREES
+        for module in MODULES
         if floor(module) < FLOORS.index("plugin")
         and any(name.split(".")[0] in {"pytest", "_pytest"} for name in imports(module))
     }
@@ -146,12 +154,12 @@ def test_only_the_plugin_floor_knows_pytest() -> None:
 
 
 def test_no_file_outgrows_one_noun() -> None:
-    assert not {str(module) for module in TREES if len((PACKAGE / module).read_text().splitlines()) > 330}
+    assert not {str(module) for module in MODULES if len((PACKAGE / module).read_text().splitlines()) > 330}
 
 
 def test_errors_have_their_cause_in_their_words_and_not_in_a_chain() -> None:
     """A second traceback would show code of ours; that each `raise` in a handler says from what is held by ruff."""
-    raises = [(module, node) for module in TREES for node in ast.walk(TREES[module]) if isinstance(node, ast.Raise)]
+    raises = [(module, node) for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.Raise)]
     assert not [
         f"{module}: {ast.unparse(node)}" for module, node in raises if node.cause and ast.unparse(node.cause) != "None"
     ]
@@ -159,7 +167,7 @@ def test_errors_have_their_cause_in_their_words_and_not_in_a_chain() -> None:
 
 def test_modules_use_no_private_members_of_others() -> None:
     """Of an object of another module, which is known by it being neither `self` nor made of a class of this one."""
-    assert not [f"{module}: {ast.unparse(node)}" for module in TREES for node in private_members(TREES[module])]
+    assert not [f"{module}: {ast.unparse(node)}" for module in MODULES for node in private_members(tree(module))]
 
 
 def private_members(tree: ast.Module) -> Iterator[ast.Attribute]:
