@@ -69,7 +69,7 @@ def test_allure_gets_the_files(pytester: pytest.Pytester, run_on: Run, tests: st
     assert (pytester.path / "allure" / sources["console.txt"]).read_text() == "hello"
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])
 def test_a_job_of_github_actions_gets_one_table(
     pytester: pytest.Pytester, run_on: Run, monkeypatch: pytest.MonkeyPatch, workers: tuple[str, ...]
 ) -> None:

@@ -178,7 +178,6 @@ def test_a_marker_can_give_a_whole_scope_its_machine(pytester: pytest.Pytester, 
     run_on("hello").assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["one process", "xdist"])
 @pytest.mark.parametrize(
     ("marker", "fixture", "complaint"),
     [
@@ -189,17 +188,28 @@ def test_a_marker_can_give_a_whole_scope_its_machine(pytester: pytest.Pytester, 
     ],
 )
 def test_a_marker_that_cannot_work_is_refused(
-    pytester: pytest.Pytester, run_on: Run, workers: tuple[str, ...], marker: str, fixture: str, complaint: str
+    pytester: pytest.Pytester, run_on: Run, marker: str, fixture: str, complaint: str
 ) -> None:
     pytester.makepyfile(f"""
         import pytest
         @pytest.mark.vm({marker})
         def test_it({fixture}): pass
     """)
-    result = run_on("hello", *workers)
-    output = result.stdout if workers else result.stderr
-    output.fnmatch_lines([f"*marker on *::test_it: {complaint}"])
-    assert result.ret == (pytest.ExitCode.TESTS_FAILED if workers else pytest.ExitCode.USAGE_ERROR)
+    result = run_on("hello")
+    result.stderr.fnmatch_lines([f"*marker on *::test_it: {complaint}"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
+def test_a_marker_that_cannot_work_is_refused_by_workers_too(pytester: pytest.Pytester, run_on: Run) -> None:
+    pytester.makepyfile("""
+        import pytest
+        @pytest.mark.vm(memory="0M")
+        def test_it(readonly_vm): pass
+    """)
+    result = run_on("hello", "-n", "2")
+    result.stdout.fnmatch_lines(["*marker on *::test_it: memory: '0M' is 0 bytes, less than the smallest machine*"])
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "INTERNALERROR" not in result.stdout.str()
 
 
