@@ -66,7 +66,8 @@ def parts_of(result: pytest.RunResult, *, workers: int = 0) -> dict[str, Decimal
     assert int(match[2] or 0) == workers
     assert total == elapsed * max(workers, 1)
     told = re.findall(r" in ([\d.]+)s", result.outlines[-1])
-    assert abs(elapsed - Decimal(told[-1])) < Decimal("0.5")  # pytest looks at the clock a moment later
+    # pytest looks at the clock a moment later, in the beginning and in the end; how much, is up to the computer.
+    assert Decimal(told[-1]) / 2 < elapsed < Decimal(result.duration) + Decimal("0.05")
     parts = {name: Decimal(seconds) for name, seconds in re.findall(r"(\w[^,]*) ([\d.]+)(?:, |$)", match[4])}
     assert sum(parts.values()) == total, line
     assert all(parts.values()), line
