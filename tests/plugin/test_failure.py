@@ -38,8 +38,8 @@ SUITE = r"""
     def test_unit(readonly_vm):
         exec = "/bin/sh -c 'echo no configuration >&2; exit 3'"
         readonly_vm.write_text("/etc/systemd/system/shop.service", f"[Service]\nExecStart={exec}\n")
-        readonly_vm.run("systemctl start shop")
-        readonly_vm.wait_for_port(8080, timeout=4)
+        readonly_vm.run("systemctl start shop; until systemctl is-failed shop; do sleep 0.1; done")
+        readonly_vm.wait_for_port(8080, timeout=1)
 """
 
 CAUSES = {
@@ -64,7 +64,7 @@ CAUSES = {
         "waiting * s for: sleep 60; *",
     ),
     "test_unit": (
-        "E       *WaitTimeout: test_unit: waited 4 s for a listener on TCP port 8080",
+        "E       *WaitTimeout: test_unit: waited 1 s for a listener on TCP port 8080",
         "E       shop.service failed (exit-code), last said: no configuration",
         "shop.service failed (exit-code), last said: no configuration; Wait*",
     ),
