@@ -15,7 +15,7 @@ from typing import Literal
 
 from pytest_readonly_vm.cli.settings import given_settings
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.errors import HostError
+from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.host.accel import PROVABLE, choose, prove
 from pytest_readonly_vm.host.firmware import find_firmware
 from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu, find_qemu_img
@@ -30,7 +30,6 @@ HELP = "check what this computer has for machines, and say what to do"
 
 _ROOM_TO_BOOT = 64 << 20
 _ROOM_TO_WORK = 4 << 30
-_STORES = ("cache", "cache_size", "image_store", "image_store_size")
 _COLOURS = {"ok": "32", "warn": "33", "FAIL": "31"}
 
 
@@ -81,17 +80,20 @@ def examine() -> Iterator[Finding]:
     yield _temporary_room(Path(os.environ.get("TMPDIR") or "/var/tmp"))
     yield _memory(Budget.of_host())
     yield _shared_memory()
-    config = VmConfig().with_settings(given_settings(argparse.Namespace(), _STORES))
-    yield _guarded("cache", lambda: _cache(config))
-    yield _guarded("images", lambda: _images(config))
+    yield _guarded("cache", lambda: _cache(_of_environment("cache", "cache_size")))
+    yield _guarded("images", lambda: _images(_of_environment("image_store", "image_store_size")))
     yield _program("ssh", "only for --vm-channel=ssh and vm.ssh_command()", "openssh-client")
     yield _program("tesseract", "only for screen.wait_for_text()", "tesseract-ocr")
+
+
+def _of_environment(*settings: str) -> VmConfig:
+    return VmConfig().with_settings(given_settings(argparse.Namespace(), settings))
 
 
 def _guarded(name: str, look: Callable[[], Finding]) -> Finding:
     try:
         return look()
-    except (HostError, OSError) as error:
+    except (ConfigurationError, HostError, OSError) as error:
         return Finding(name, "FAIL", *_halves(str(error)))
 
 
