@@ -22,6 +22,7 @@ from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.migration import Unfrozen, load_state
 from pytest_readonly_vm.start.repair import resume
+from pytest_readonly_vm.start.riscv_timers import rearm_timers
 from pytest_readonly_vm.start.template import Reads, Template, copies, freeze_running
 from pytest_readonly_vm.start.watched import watched_boot, watched_layer
 
@@ -125,6 +126,7 @@ class Maker:
             if look is not None:
                 await look(instance)
             await load_state(instance, state, without_shared_ram=template.ram is not None, what=what)
+            await rearm_timers(instance)
 
         with self.giving_up(instance), _refusing(instance, what):
             self.resources.loop.run(load())
