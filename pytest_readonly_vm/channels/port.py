@@ -36,7 +36,7 @@ class Port(Stream):
             if self._is_open or not is_open:
                 self.lose()
             self._is_open = is_open
-            self.was_open = True
+            self.was_open |= is_open  # a copy tells once more of each of its ports how it is
 
 
 class Shell(ShellSession):
