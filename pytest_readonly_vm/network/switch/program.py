@@ -1,0 +1,212 @@
+"""Owns the process of a switch: it waits on its ports, on the line to who has started it, and on time.
+
+Started as ``python -c START FD``. It ends when that line does. Requests and answers are JSON, a packet each, and
+descriptors come beside them; what is asked for, and what is told unasked, is in `network.switch_process`.
+"""
+
+import json
+import os
+import select
+import socket
+import sys
+from typing import Any, BinaryIO
+
+from pytest_readonly_vm.network.switch.capture import Capture
+from pytest_readonly_vm.network.switch.forwarding import Forwarding
+from pytest_readonly_vm.network.switch.packet import HEAD, kind_of
+from pytest_readonly_vm.network.switch.port import Broken, Port
+from pytest_readonly_vm.network.switch.rule import Pair, Rule
+from pytest_readonly_vm.network.switch.under_way import read_under_way, write_under_way
+
+_LARGEST_REQUEST = 1 << 20
+_MOST_ASKED = 64
+"""Packets that may wait for answers; then the switch waits, too, as the line to who answers has its bounds."""
+
+
+class Program:
+    """A switch that runs."""
+
+    def __init__(self, control: socket.socket, *, limit: int) -> None:
+        """`limit` is how many bytes of frames are remembered."""
+        self._control = control
+        self._names: dict[int, str] = {}
+        self._forwarding = Forwarding(Capture(limit, lambda number: self._names.get(number, str(number))), self._ask)
+        self._ports: dict[int, Port] = {}  # by their descriptors
+        self._poll = select.epoll()
+        self._poll.register(control, select.EPOLLIN)
+        self._is_reading = True
+
+    def run(self) -> None:
+        """Until the line to who has started it is closed."""
+        control = self._control.fileno()
+        while True:
+            patience = self._forwarding.patience()
+            for descriptor, event in self._poll.poll(patience):
+                if descriptor == control:
+                    if not self._serve():
+                        return
+                elif (port := self._ports.get(descriptor)) is not None:
+                    if event & select.EPOLLOUT:
+                        port.push()
+                    if event & ~select.EPOLLOUT:
+                        self._read(port)
+            self._forwarding.tick()
+            self._bound_questions()
+
+    # Ports.
+
+    def _read(self, port: Port) -> None:
+        why = ""
+        try:
+            packets = port.take()
+        except Broken as broken:
+            packets, why = None, f"its card sent {broken}"
+        if packets is None:
+            self._close(port)
+            self._tell(event="ended", port=port.number, why=why)
+        elif packets:
+            self._forwarding.receive(port.number, packets)
+
+    def _watch(self, port: Port) -> None:
+        """Have epoll tell of what the port is to hear of."""
+        self._poll.modify(
+            port.line, (select.EPOLLIN if self._is_reading else 0) | (select.EPOLLOUT if port.is_waiting else 0)
+        )
+
+    def _bound_questions(self) -> None:
+        is_reading = self._forwarding.asking < _MOST_ASKED
+        if is_reading != self._is_reading:
+            self._is_reading = is_reading
+            for port in self._ports.values():
+                self._watch(port)
+
+    def _close(self, port: Port) -> None:
+        descriptor = port.line.fileno()
+        self._poll.unregister(descriptor)
+        del self._ports[descriptor]
+        port.close()
+        if self._forwarding.outlets.get(port.number) is port:
+            self._forwarding.disconnect(port.number)
+
+    # The line to who has started it.
+
+    def _serve(self) -> bool:
+        """Answer one request; False when the line is closed."""
+        data, descriptors, _, _ = socket.recv_fds(self._control, _LARGEST_REQUEST, 4)
+        if not data:
+            return False
+        request = json.loads(data)
+        number, name = request.pop("id"), request.pop("do")
+        files = [os.fdopen(descriptor, "r+b") for descriptor in descriptors if name in _WITH_FILE]
+        try:
+            result = getattr(self, f"_do_{name}")(*(files or descriptors), **request)
+        except (OSError, LookupError, ValueError) as error:
+            self._tell(id=number, error=f"{type(error).__name__}: {error}")
+        else:
+            self._tell(id=number, result=result)
+        return True
+
+    def _tell(self, **message: object) -> None:
+        self._control.send(json.dumps(message).encode())
+
+    def _ask(self, number: int, rule: Rule, pair: Pair, packet: bytes) -> None:
+        self._tell(event="asked", number=number, rule=rule.number, pair=pair, frame=packet[HEAD:].hex())
+
+    def _do_connect(self, line: int, *, number: int, name: str) -> None:
+        port = Port(number, name, socket.socket(fileno=line), self._watch)
+        for old in [old for old in self._ports.values() if old.number == number]:
+            self._close(old)
+        self._names[number] = name
+        self._ports[line] = port
+        self._poll.register(line, select.EPOLLIN)
+        self._forwarding.connect(port)
+
+    def _do_disconnect(self, *, number: int) -> None:
+        for port in [port for port in self._ports.values() if port.number == number]:
+            self._close(port)
+
+    def _do_fault(self, *, number: int, **wanted: Any) -> None:
+        self._forwarding.rules[number] = Rule(number, wanted)
+
+    def _do_counts(self, *, number: int) -> dict[str, object]:
+        return _counts(self._forwarding.rules[number])
+
+    def _do_mend(self, *, number: int) -> dict[str, object]:
+        return _counts(self._forwarding.remove(number))
+
+    def _do_answer(self, *, number: int, yes: bool) -> None:
+        self._forwarding.answer(number, yes)
+
+    def _do_capture(self, target: BinaryIO, *, number: int) -> None:
+        self._forwarding.capture.begin(number, target)
+
+    def _do_end_capture(self, *, number: int) -> int:
+        return self._forwarding.capture.end(number)
+
+    def _do_dump(self, target: BinaryIO) -> int:
+        with target:
+            return self._forwarding.capture.dump(target)
+
+    def _do_talk(self) -> list[dict[str, object]]:
+        """Who has sent how much to whom; by which protocols, is known of the frames that are remembered."""
+        forwarding = self._forwarding
+        protocols: dict[Pair, dict[str, int]] = {}
+        for _, source, packet in forwarding.capture.remembered():
+            kind = kind_of(packet)
+            port = min(filter(None, (kind.source_port, kind.destination_port)), default=0)
+            name = f"{kind.protocol}/{port}" if port else kind.protocol
+            for target in forwarding.targets(source, packet):
+                sent = protocols.setdefault((source, target), {})
+                sent[name] = sent.get(name, 0) + 1
+        return [
+            {
+                "from": self._names.get(pair[0], str(pair[0])),
+                "to": self._names.get(pair[1], str(pair[1])),
+                "frames": frames,
+                "bytes": size,
+                "protocols": protocols.get(pair, {}),
+            }
+            for pair, (frames, size) in forwarding.talk.items()
+        ]
+
+    def _do_ports(self) -> list[dict[str, object]]:
+        return [
+            {
+                "number": port.number,
+                "received": port.received,
+                "sent": port.sent,
+                "overflowed": port.overflowed,
+            }
+            for port in self._ports.values()
+        ]
+
+    def _do_hold(self) -> None:
+        self._forwarding.hold()
+
+    def _do_unread(self) -> int:
+        """The most bytes that are on their way to a card which has not taken them."""
+        return max((port.unread for port in self._ports.values()), default=0)
+
+    def _do_under_way(self, target: BinaryIO) -> int:
+        """Write what is held, once all that has come is read."""
+        for port in tuple(self._ports.values()):
+            while packets := port.take():
+                self._forwarding.receive(port.number, packets)
+        with target:
+            return write_under_way(target, self._forwarding.under_way())
+
+    def _do_go_on(self, source: BinaryIO | None = None) -> None:
+        self._forwarding.go_on(read_under_way(source) if source else None)
+
+
+_WITH_FILE = ("capture", "dump", "under_way", "go_on")
+
+
+def _counts(rule: Rule) -> dict[str, object]:
+    return {"counts": rule.counts, "pairs": [[*pair, hits] for pair, hits in rule.pairs_hit.items()]}
+
+
+def main() -> None:
+    """``FD LIMIT``: the line to who has started it, and how many bytes of frames are remembered."""
+    descriptor, limit = map(int, sys.argv[1:])
+    Program(socket.socket(fileno=descriptor), limit=limit).run()
