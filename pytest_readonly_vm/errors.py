@@ -32,6 +32,9 @@
     ├── CommandFailed            a command in the guest ended with another exit code than 0
     ├── TransferError            a file could not be read or written in the guest, or arrived damaged; also an OSError
     ├── DisplayError             the machine has no display, or a key does not exist
+    ├── NetworkError             a private network of machines cannot do what is asked of it
+    │   ├── SwitchDied           ... any more: the process that is its switch has ended
+    │   └── FaultUnused          ... a fault was on and has met no frame, so the test has shown nothing of it
     ├── WaitTimeout              what was waited for did not come; also a TimeoutError
     │   ├── BootTimeout          ... and what was waited for was a ready guest
     │   └── CommandTimeout       ... and what was waited for was the end of a command, which was killed if possible
@@ -210,6 +213,18 @@ class TransferError(VmError, OSError):
 
 class DisplayError(VmError):
     """The machine has no display, or there is no such key on its keyboard."""
+
+
+class NetworkError(VmError):
+    """A private network cannot do what is asked: no port for a card, no address left, a machine that is not on it."""
+
+
+class SwitchDied(NetworkError):
+    """The process that is the switch of a private network has ended, and with it every connection over it."""
+
+
+class FaultUnused(NetworkError):
+    """A fault of a private network has ended without having met a single frame; what it was to show is not shown."""
 
 
 class WaitTimeout(VmError, TimeoutError):

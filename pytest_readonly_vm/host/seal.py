@@ -99,7 +99,7 @@ def choose_seal(wanted: str, *, has_sandbox: bool, origin: str) -> Seal:
 
 
 class Landlock:
-    """A ruleset under which a process reads everything and writes only below `folder` and to QEMU's devices.
+    """A ruleset under which a process reads everything and writes only below `folder`, if any, and to QEMU's devices.
 
     Where the kernel can do so, it neither signals others nor connects to their abstract sockets, and without `tcp` uses
     no TCP. Sockets with a path in the file system cannot be closed by Landlock.
@@ -107,7 +107,7 @@ class Landlock:
     Built in the parent and applied in the child between fork and exec, where as little as possible may be done.
     """
 
-    def __init__(self, folder: Path, *, tcp: bool, devices: Sequence[Path] = DEVICES) -> None:
+    def __init__(self, folder: Path | None, *, tcp: bool, devices: Sequence[Path] = DEVICES) -> None:
         """:raises OSError: the kernel refuses the ruleset."""
         abi = landlock_abi()
         attributes = _attributes(abi, tcp=tcp)
@@ -115,8 +115,8 @@ class Landlock:
             _syscall(_SYS_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
         )
         try:
-            # Not device nodes: root could make one of the disk that the base is on.
-            self._allow(folder, _rights(abi) & ~(_MAKE_DEVICES | _IOCTL_DEV))
+            if folder is not None:  # not device nodes: root could make one of the disk that the base is on
+                self._allow(folder, _rights(abi) & ~(_MAKE_DEVICES | _IOCTL_DEV))
             for device in devices:
                 if device.exists():
                     self._allow(device, _rights(abi) & (_WRITE_FILE | _TRUNCATE | _IOCTL_DEV))

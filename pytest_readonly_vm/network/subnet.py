@@ -1,0 +1,78 @@
+"""Owns the addresses of one network: which subnets it has, and which address and MAC each card gets. Pure."""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from pytest_readonly_vm.errors import NetworkError
+
+_FIRST = 10
+"""The host part of the first card's address; those below are the network's own, and a test's."""
+_LEAST_IPV6 = 112
+"""The longest IPv6 prefix that has room for as many cards as an IPv4 one of 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardAddress:
+    """What a card is called on its network."""
+
+    mac: str
+    ipv4: IPv4Address
+    ipv6: IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """The subnets of one network."""
+
+    number: int
+    """That of the network among those of its run: each has MAC addresses of its own."""
+    ipv4: IPv4Network
+    ipv6: IPv6Network
+
+    @classmethod
+    def of(cls, number: int, *, ipv4: str | None = None, ipv6: str | None = None) -> "Subnet":
+        """Those of the network of a number, where a test does not say others.
+
+        They are of the blocks for private networks (RFC 1918, RFC 4193) that neither QEMU's user network nor the usual
+        container engines use.
+
+        :raises NetworkError: what a test says is no subnet, or has room for no machine.
+        """
+        high, low = divmod(number, 256)
+        try:
+            subnet = cls(
+                number,
+                IPv4Network(ipv4 or f"10.{77 + high % 128}.{low}.0/24"),
+                IPv6Network(ipv6 or f"fd77:0:0:{number:x}::/64"),
+            )
+        except ValueError as error:
+            raise NetworkError(f"a network cannot have such a subnet: {error}") from None
+        if subnet.ipv4.num_addresses <= _FIRST + 1 or subnet.ipv6.prefixlen > _LEAST_IPV6:
+            raise NetworkError(
+                f"{subnet.ipv4}, {subnet.ipv6}: too small for a network: 28 and {_LEAST_IPV6} bits at most"
+            )
+        return subnet
+
+    @property
+    def server(self) -> tuple[IPv4Address, IPv6Address]:
+        """The addresses of the network's own DHCP and DNS."""
+        return self.ipv4[1], self.ipv6[1]
+
+    def address(self, card: int, ipv4: str | None = None) -> CardAddress:
+        """That of the n-th card, from 0 on.
+
+        :param ipv4: the one that a test wants it to have; the IPv6 address has the same end.
+        :raises NetworkError: that is none of this subnet's, or there is none left.
+        """
+        host = _FIRST + card
+        if ipv4 is not None:
+            try:
+                host = int(IPv4Address(ipv4)) - int(self.ipv4.network_address)
+            except ValueError as error:
+                raise NetworkError(f"no address for a card: {error}") from None
+        if not 0 < host < self.ipv4.num_addresses - 1:
+            raise NetworkError(
+                f"{ipv4} is none of a machine's in {self.ipv4}" if ipv4 else f"{self.ipv4} has no address left"
+            )
+        mac = bytes.fromhex("525400") + bytes([self.number & 0xFF]) + card.to_bytes(2, "big")
+        return CardAddress(mac.hex(":"), self.ipv4[host], self.ipv6[host])
