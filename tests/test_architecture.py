@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pytest_readonly_vm"
-FLOORS = ("config", "host", "image", "sources", "channels", "qemu", "guest", "start", "machine", "evidence", "plugin")
+FLOORS = (
+    *("config", "host", "image", "sources", "channels", "qemu", "network"),
+    *("guest", "start", "machine", "evidence", "plugin"),
+)
 """From the ground up; below them are the modules beside the folders, level with the highest is ``cli``."""
 
 MODULES = tuple(path.relative_to(PACKAGE) for path in sorted(PACKAGE.rglob("*.py")))

@@ -27,6 +27,9 @@ DISKS = {
 _CD_DRIVES = {"pc": ("ide-cd,bus=ide.1",), "isapc": ("ide-cd,bus=ide.1",), "q35": ("ide-cd,bus=ide.2",)}
 _OTHER_CD_DRIVE = ("virtio-scsi-{bus},id=cdrom-bus", "scsi-cd,bus=cdrom-bus.0")
 
+SPARE_PORTS = 4
+"""How many cards can be plugged into a machine with PCI Express, in which each needs a port of its own."""
+
 _WITHOUT_PCI = {"microvm": ("virtio", "scsi"), "s390-ccw-virtio": ("virtio", "scsi")}
 _WITH_PCI = {"virt": ("virtio", "scsi", "sata", "nvme", "usb"), "pseries": ("virtio", "scsi", "sata", "nvme", "usb")}
 _INTERFACES = {**_WITHOUT_PCI, **_WITH_PCI}
@@ -63,6 +66,12 @@ def virtio_bus(config: VmConfig, arch: str) -> str:
 def cd_drive(config: VmConfig, arch: str) -> tuple[str, ...]:
     """The devices of its CD-ROM drive, the drive itself at the end."""
     return _CD_DRIVES.get(family(config, arch), _OTHER_CD_DRIVE)
+
+
+def spare_ports(config: VmConfig, arch: str) -> tuple[str, ...]:
+    """The buses into which a card can be plugged, where a machine type has none by itself; QEMU's names for them."""
+    is_express = family(config, arch) in ("q35", "virt")
+    return tuple(f"spare{number}" for number in range(1, SPARE_PORTS + 1)) if is_express else ()
 
 
 def has_power_button(arch: str) -> bool:

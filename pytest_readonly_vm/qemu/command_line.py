@@ -9,6 +9,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.qemu_features import Features
 from pytest_readonly_vm.host.seal import SANDBOX_ARGUMENT
 from pytest_readonly_vm.qemu import board
+from pytest_readonly_vm.qemu.card import CardWire, card_arguments
 from pytest_readonly_vm.qemu.chain import DiskImage, chain
 from pytest_readonly_vm.qemu.flash import FlashWire, flash_arguments
 
@@ -79,6 +80,7 @@ class Wiring:
     """Whether the machine has System Management Mode, by which alone its firmware can write to its flash."""
     tpm: TpmWire | None = None
     ports: tuple[PortWire, ...] = ()
+    cards: tuple[CardWire, ...] = ()
     append: str | None = None
     provision: tuple[str, ...] = ()
     sandboxed: bool = False
@@ -126,6 +128,8 @@ def command_line(
         *_network(config, bus),
         "-device", f"virtio-rng-{bus}",
         *board.devices(config, arch, features),
+        *_spare_ports(config, arch),
+        *card_arguments(wiring.cards, bus),
         *(("-incoming", "defer") if wiring.waits_for_state else ()),
         *config.qemu_args,
         # After those of the user, as what allows it for a guest that has booted has the last word, too.
@@ -141,6 +145,13 @@ def _ram(ram: RamWire | None, size: int, machine: str | None) -> tuple[str, ...]
         backend = f"memory-backend-file,mem-path=/proc/self/fd/{ram.descriptor},share={'on' if ram.writable else 'off'}"
     named = f"{machine},memory-backend=ram" if machine else "memory-backend=ram"
     return ("-machine", named, "-object", f"{backend},id=ram,size={size >> 10}K")
+
+
+def _spare_ports(config: VmConfig, arch: str) -> tuple[str, ...]:
+    arguments: list[str] = []
+    for number, port in enumerate(board.spare_ports(config, arch), start=1):
+        arguments += ["-device", f"pcie-root-port,id={port},chassis={number}"]
+    return tuple(arguments)
 
 
 def _tpm(tpm: TpmWire | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pytest_readonly_vm.channels.choice import ChannelChoice
@@ -23,7 +23,8 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.output_guard import OutputGuard
-from pytest_readonly_vm.qemu.board import has_power_button
+from pytest_readonly_vm.qemu.board import has_power_button, virtio_bus
+from pytest_readonly_vm.qemu.card import Card, found_place
 from pytest_readonly_vm.qemu.spec import MachineSpec
 
 _POWERDOWN_PATIENCE = 30.0
@@ -76,6 +77,8 @@ class Instance:
     """The key that the guest was given when it booted."""
     has_named_ram: bool
     """Whether its RAM is the object ``ram``, which is so in all copies then."""
+    cards: list[Card] = field(default_factory=list)
+    """On private networks, as they are plugged in now."""
     tpm: Process | None = None
     """What emulates its TPM."""
     on_end: list[Callable[[], None]] = field(default_factory=list)
@@ -104,6 +107,13 @@ class Instance:
         if (cause := self.qmp.liveness.trouble) is not None:
             return cause()
         return None if self.process.returncode is None else self.process.death()
+
+    async def place_cards(self) -> None:
+        """Find out where its cards are, to be found there again; on the loop."""
+        bus = virtio_bus(self.config, self.spec.hypervisor.qemu.arch)
+        self.cards = [
+            card if card.place else replace(card, place=await found_place(self.qmp, card, bus)) for card in self.cards
+        ]
 
     async def go_on(self) -> None:
         """Let the guest run, whatever it stands still for; on the loop.

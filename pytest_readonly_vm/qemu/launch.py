@@ -31,6 +31,7 @@ from pytest_readonly_vm.host.seal import Landlock
 from pytest_readonly_vm.host.ssh_key import public_key
 from pytest_readonly_vm.host.workspace import COOKIE
 from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.qemu.card import Card, CardWire
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.command_line import PortWire, RamWire, TpmWire, Wiring
 from pytest_readonly_vm.qemu.disk import create_overlay
@@ -53,6 +54,8 @@ class InitialState:
     """Above those of the base; `launch` takes the descriptors over."""
     named_overlay: bool = False
     """Whether the guest's writes go to a file with a name, in the machine's folder."""
+    cards: tuple[Card, ...] | None = None
+    """On private networks, those that the frozen guest has; None for those that are wanted."""
     ram: RamWire | None = None
     state: int | None = None
     """A descriptor of what ``migrate-incoming`` is to read."""
@@ -90,6 +93,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
             tpm = start_tpm(spec, resources, folder, tpms_line)
             undo.callback(tpm.kill)
             tpm_line = TpmWire(device, qemu_line.fileno())
+        cards = _cards(spec, resources, initial.cards, sockets)
         from_state = initial.state is not None
         if not from_state:
             spec.firmware.write_variables(folder)
@@ -110,6 +114,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
             tpm=tpm_line,
             human_monitor=folder / "monitor" if config.monitor else None,
             ports=ports,
+            cards=cards,
             append=given.append,
             provision=given.qemu_args,
             sandboxed=spec.hypervisor.seal.sandbox,
@@ -132,6 +137,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
             overlay=overlay,
             human_monitor=wiring.human_monitor,
             has_named_ram=initial.ram is not None,
+            cards=[wire.card for wire in cards],
             tpm=tpm,
         )
         instance.on_end.append(slot.release)
@@ -227,7 +233,8 @@ def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path
     ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
     descriptors = (*(file.descriptor for file in wiring.chain), *(file.descriptor for file in spec.images))
     tpm = (wiring.tpm.descriptor,) if wiring.tpm else ()
-    inherited = (wiring.monitor, wiring.console, *ports, *descriptors, *ram, *tpm, *extra)
+    cards = (card.descriptor for card in wiring.cards if card.descriptor is not None)
+    inherited = (wiring.monitor, wiring.console, *ports, *descriptors, *ram, *tpm, *cards, *extra)
     # QEMU puts its temporary snapshots into TMPDIR.
     # Its memory by huge pages, where the kernel gives them to who asks: half as many page faults in the start of each.
     tunables = ":".join(filter(None, ("glibc.malloc.hugetlb=1", os.environ.get(_TUNABLES))))
@@ -258,6 +265,20 @@ def _ports(config: VmConfig, sockets: ExitStack) -> tuple[tuple[PortWire, ...], 
         wires.append(PortWire(device, name, qemus.fileno()))
         lines[device] = ours
     return tuple(wires), lines
+
+
+def _cards(
+    spec: MachineSpec, resources: Resources, frozen: tuple[Card, ...] | None, sockets: ExitStack
+) -> tuple[CardWire, ...]:
+    """What QEMU gets of cards, each with a line of its own; to one that is not wanted any more there leads none."""
+    wires = []
+    connect = {cabling.card.number: cabling.connect for cabling in spec.cards}
+    for card in tuple(cabling.card for cabling in spec.cards) if frozen is None else frozen:
+        line = None
+        if card.number in connect:
+            line = sockets.enter_context(resources.loop.run(connect[card.number]())).fileno()
+        wires.append(CardWire(card, line))
+    return tuple(wires)
 
 
 def _overlay(spec: MachineSpec, folder: Path) -> Path:

@@ -8,6 +8,7 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.board import virtio_bus
+from pytest_readonly_vm.qemu.card import Cabling
 from pytest_readonly_vm.qemu.command_line import Wiring, command_line
 from pytest_readonly_vm.qemu.firmware import Firmware
 from pytest_readonly_vm.qemu.provision import Provision, provision
@@ -23,6 +24,9 @@ class MachineSpec:
     base: BaseImage | None
     firmware: Firmware
     cdrom: BaseImage | None = None
+    cards: tuple[Cabling, ...] = ()
+    """On private networks. They shape no template: whoever boots by itself has them from the start, and a copy is given
+    those that it lacks."""
     usual_channel: str | None = None
     """The channel that such a machine had before."""
     is_spare: bool = False

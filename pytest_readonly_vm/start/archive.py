@@ -1,5 +1,6 @@
 """Owns the passage of templates into the cache on disk and out of it, from one run to another."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -11,6 +12,7 @@ from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
+from pytest_readonly_vm.qemu.card import Card
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache, default_folder
 from pytest_readonly_vm.start.template import Reads, Template
@@ -80,6 +82,7 @@ class Archive:
             facts = {
                 "layers": len(template.overlays),
                 "has_named_ram": template.has_named_ram,
+                "cards": [dataclasses.asdict(card) for card in template.cards],
                 "unread": template.transcript.unread,
                 "conversation": template.conversation,
                 "ready_after": template.ready_after,
@@ -136,6 +139,7 @@ def _template(entry: Entry, new_folder: Callable[[], Path], opened: ExitStack) -
         state=kept(entry.load_sealed(_STATE)),
         overlays=tuple(overlays),
         has_named_ram=bool(facts["has_named_ram"]),
+        cards=tuple(Card.of(card) for card in facts["cards"]),
         transcript=Transcript(_content(entry.load_sealed(_CONSOLE)), str(facts["unread"])),
         conversation=(name, parted[0]) if name else None,
         ready_after=float(facts["ready_after"]),

@@ -111,6 +111,7 @@ class Maker:
         try:
             initial = InitialState(
                 overlays=copies(template.overlays),
+                cards=template.cards,
                 named_overlay=named_overlay,
                 ram=ram,
                 state=state,

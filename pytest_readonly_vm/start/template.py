@@ -22,6 +22,7 @@ from pytest_readonly_vm.errors import StartFailed, VmError
 from pytest_readonly_vm.host.os_errors import explain, host_errors
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.sparse import ALL_SEALS
+from pytest_readonly_vm.qemu.card import Card
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.disk import create_overlay
 from pytest_readonly_vm.qemu.instance import Instance
@@ -51,6 +52,8 @@ class Template:
     overlays: tuple[ImageFile, ...]
     """The files of its disk that are above those of the base, the topmost first."""
     has_named_ram: bool
+    cards: tuple[Card, ...]
+    """On private networks, each with its place."""
     transcript: Transcript
     conversation: tuple[str, Mapping[str, Any]] | None
     """The channel that was in use and where it stood."""
@@ -128,6 +131,7 @@ async def freeze(instance: Instance, *, ram: int | None) -> Template:
     :raises StartFailed: it could not be made sure that nobody changes what was frozen. It has ended.
     """
     conversation = await _parted(instance)
+    await instance.place_cards()
     await _rested(instance)
     with instance.qmp.liveness.expecting_stop():
         await instance.qmp.command("stop")
@@ -178,6 +182,7 @@ async def freeze_running(instance: Instance) -> Template:
     :raises Unfrozen: it cannot be frozen. It runs on.
     """
     conversation = await _parted(instance)
+    await instance.place_cards()
     is_running = await _is_running(instance)
     with instance.qmp.liveness.expecting_stop():
         await instance.qmp.command("stop")
@@ -217,6 +222,7 @@ def _template(
         state=state,
         overlays=overlays,
         has_named_ram=instance.has_named_ram,
+        cards=tuple(instance.cards),
         transcript=instance.console.transcript(),
         conversation=conversation,
         ready_after=instance.ready_after,

@@ -74,6 +74,7 @@ class Templates:
         """
         if reason := what_no_copy_has(spec.config.qemu_args):
             raise Unfrozen(reason)
+        spec = replace(spec, cards=())  # which are plugged into copies, so that they have one template
         keys = keys_of(spec)
         if not even_if_quick and keys[-1] in self._quick and keys[-1] not in self._made:
             raise Unfrozen(_NOT_BETTER)

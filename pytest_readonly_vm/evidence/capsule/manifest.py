@@ -18,6 +18,7 @@ from pytest_readonly_vm.config.settings import FILES, SETTINGS, VmConfig, parse,
 from pytest_readonly_vm.errors import CapsuleRefused, ConfigurationError
 from pytest_readonly_vm.image.inspection import SUPPORTED
 from pytest_readonly_vm.printable import count
+from pytest_readonly_vm.qemu.card import Card, is_card
 
 FORMAT = 2
 """To be raised when earlier versions can no longer read a capsule."""
@@ -44,6 +45,7 @@ _READ_WHOLE = {"user_data": 1 << 24, "ssh-key": 1 << 16, "ssh-key.pub": 1 << 16}
 _MOST_LAYERS = 200  # as QEMU can have
 _MOST_WORDS = 4096
 _MOST_FLASH = 2
+_MOST_CARDS = 32
 _ALWAYS_THERE = {"kind": "bios", "sizes": [], "needs_smm": False}
 """The firmware of those that were saved before there was another to choose."""
 
@@ -93,6 +95,8 @@ class Manifest:
     cpu: tuple[str, ...]
     """What the guest's processors can do, by QEMU's names of it: ``avx2``, ``pauth``, …"""
     has_named_ram: bool
+    cards: tuple[Card, ...]
+    """On private networks, which are not where the machine goes on."""
     firmware: SavedFirmware | None
     """None if it is one that has to be installed where the machine is to go on."""
     conversation: tuple[str, Mapping[str, Any]] | None
@@ -142,9 +146,12 @@ def settings_of(config: VmConfig) -> dict[str, Any]:
 
 
 def devices_of(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """The arguments of a QEMU that must be the same, in the same order, where its state is to be loaded."""
+    """The arguments of a QEMU that must be the same, in the same order, where its state is to be loaded.
+
+    But for cards on private networks, of which a copy may have other ones on its command line.
+    """
     pairs = itertools.pairwise(argv)
-    return tuple(f"{option} {value}" for option, value in pairs if option in _DEVICES)
+    return tuple(f"{option} {value}" for option, value in pairs if option in _DEVICES and not is_card(value))
 
 
 def parse_manifest(data: bytes, *, shown: str) -> Manifest:
@@ -194,6 +201,7 @@ def _manifest(found: dict[str, Any]) -> Manifest:
         is_running=_flag(found["is_running"]),
         cpu=tuple(_fitting(one, _FEATURE) for one in _list(found["cpu"], _MOST_WORDS)),
         has_named_ram=_flag(found["has_named_ram"]),
+        cards=tuple(Card.of(_mapping(card)) for card in _list(found.get("cards", []), _MOST_CARDS)),
         firmware=_firmware(found.get("firmware", _ALWAYS_THERE)),
         conversation=_conversation(found["conversation"]),
         unread=_number(found["unread"]),

@@ -67,6 +67,7 @@ def _unpacked(capsule: Capsule, config: VmConfig, folder: Path, opened: ExitStac
         state=state,
         overlays=overlays,
         has_named_ram=manifest.has_named_ram,
+        cards=manifest.cards,
         transcript=Transcript(capsule.console, text[max(len(text) - manifest.unread, 0) :]),
         conversation=manifest.conversation,
         ready_after=0.0,

@@ -119,6 +119,7 @@ async def _look(instance: Instance, deadline: float) -> _Moment:
     """:raises Unfrozen: the machine is another than its configuration says."""
     async with asyncio.timeout(deadline - time.monotonic()):
         qmp, channel = instance.qmp, instance.channels.found
+        await instance.place_cards()
         await _require_devices_of_ours(instance)
         status = await qmp.command("query-status")
         kind = await qmp.command("qom-get", {"path": "/machine", "property": "type"})
@@ -141,6 +142,7 @@ async def _require_devices_of_ours(instance: Instance) -> None:
     named = await instance.qmp.command("qom-list", {"path": "/machine/peripheral"})
     devices = {item["name"] for item in named if item["type"].startswith("child<")}
     known = {word[3:] for argument in instance.process.argv for word in argument.split(",") if word.startswith("id=")}
+    known |= {card.device for card in instance.cards}
     if plugged := sorted(devices - known):
         raise Unfrozen(f"it has devices that were plugged in while it ran: {', '.join(plugged)}")
 
@@ -185,6 +187,7 @@ def _write(
         is_running=moment.is_running,
         cpu=moment.cpu,
         has_named_ram=instance.has_named_ram,
+        cards=tuple(instance.cards),
         firmware=(SavedFirmware(firmware.kind, firmware.flash, firmware.needs_smm) if firmware.is_in_state else None),
         conversation=moment.conversation,
         unread=len(moment.transcript.unread),
