@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,9 @@ from pytest_readonly_vm.host.watch import Watch, nobody
 from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.machine.networked import cablings, give_back, take_places
+from pytest_readonly_vm.machine.networks import Networks
+from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.machine.vm import Keeper, VirtualMachine
 from pytest_readonly_vm.qemu.architecture import choose_arch
 from pytest_readonly_vm.qemu.board import refuse_what_it_has_not
@@ -102,6 +105,7 @@ class Lab:
             watch=watch,
         )
         self._maker = Maker(self._resources, hooks)
+        self.networks = Networks(self._resources)
         self._templates = Templates(self._maker, Archives(tell).of, self._record_made)
         self._strategies: dict[str, Strategy] = {
             "cold": Cold(self._maker),
@@ -129,13 +133,22 @@ class Lab:
                 with cleanup.step(), contextlib.suppress(VmError):  # the spawner ends what did not end by itself
                     vm.close()
             # What machines are made with goes last.
-            for close in (self._prefetch.close, self._templates.close, self._bases.close, self._resources.close):
+            for close in (
+                self.networks.close,
+                self._prefetch.close,
+                self._templates.close,
+                self._bases.close,
+                self._resources.close,
+            ):
                 with cleanup.step():
                     close()
 
-    def start(self, config: VmConfig, *, name: str) -> VirtualMachine:
+    def start(
+        self, config: VmConfig, *, name: str, networks: Sequence[PrivateNetwork] = (), host: str = ""
+    ) -> VirtualMachine:
         """Start a machine and return it when its guest is ready. The caller closes it; `close` does so at the latest.
 
+        :param networks: those of `networks` that it is on, where others know it as `host`.
         :raises ConfigurationError: the settings make no sense together or on this computer.
         :raises HostError: this computer lacks something.
         :raises ImageError: the base image is refused.
@@ -143,20 +156,26 @@ class Lab:
         :raises StartFailed: QEMU did not come up.
         :raises GuestDied: it ended while the guest was booting.
         :raises BootTimeout: the guest did not become ready in time.
+        :raises NetworkError: it cannot be on one of the networks.
         """
         config = listed(config)
         config.check()
         _refuse_what_is_not_there(config)
-        spec = self.spec(config, name)
-        instance = self._prefetch.take(config, name, is_wanted=lambda: self._templates.has(spec))
-        if instance is None:
-            instance = self._strategies[config.start].start(spec)
-        instance.spec = spec  # it may have been a spare one
-        vm = self._adopt(instance)
+        places = take_places(networks, host or name)
+        vm = None
         try:
+            spec = replace(self.spec(config, name), cards=cablings(places))
+            instance = self._prefetch.take(config, name, is_wanted=lambda: self._templates.has(spec))
+            if instance is None:
+                instance = self._strategies[config.start].start(spec)
+            instance.spec = spec  # it may have been a spare one
+            vm = self._adopt(instance)
+            vm.settle(places, host or name)
             vm.prove_pristine()
         except BaseException:
-            vm.close()
+            if vm is not None:
+                vm.close()
+            give_back(places)
             raise
         return vm
 

@@ -11,8 +11,8 @@ from pytest_readonly_vm.channels.history import History
 from pytest_readonly_vm.errors import ChannelLost, GuestShutDown, VmError
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
-from pytest_readonly_vm.machine.connections import Reachable
 from pytest_readonly_vm.machine.expected_panic import Panic, expecting_panic
+from pytest_readonly_vm.machine.networked import Networked
 from pytest_readonly_vm.machine.pristine import prove_pristine
 from pytest_readonly_vm.qemu.disk import export_disk, keep_overlay
 from pytest_readonly_vm.qemu.instance import Instance
@@ -32,7 +32,7 @@ class Keeper:
     """Keeps one more machine, which ends with the run at the latest."""
 
 
-class VirtualMachine(Reachable):
+class VirtualMachine(Networked):
     """A guest that runs, and QEMU around it.
 
     Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `screen`, its

@@ -25,7 +25,7 @@ class Subnet:
     """The subnets of one network."""
 
     number: int
-    """That of the network among those of its run: each has MAC addresses of its own."""
+    """That of the network, from 0 on: machines may be on several, and each has addresses of its own."""
     ipv4: IPv4Network
     ipv6: IPv6Network
 
@@ -74,5 +74,5 @@ class Subnet:
             raise NetworkError(
                 f"{ipv4} is none of a machine's in {self.ipv4}" if ipv4 else f"{self.ipv4} has no address left"
             )
-        mac = bytes.fromhex("525400") + bytes([self.number & 0xFF]) + card.to_bytes(2, "big")
+        mac = bytes.fromhex("5254") + self.number.to_bytes(2, "big") + card.to_bytes(2, "big")
         return CardAddress(mac.hex(":"), self.ipv4[host], self.ipv6[host])

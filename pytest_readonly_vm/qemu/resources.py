@@ -84,6 +84,10 @@ class Resources:
         """
         return self._workspace(config).machine_folder(next(self._numbers))
 
+    def run_folder(self, config: VmConfig) -> Path:
+        """The run's own, by whose name later runs know what this one has left."""
+        return self._workspace(config).path
+
     def ssh_key(self, config: VmConfig) -> Path:
         """The run's private key, made when first asked for."""
         return self._keys.get(None, lambda: make_key(self._workspace(config).path))

@@ -1,0 +1,126 @@
+"""Owns what is set of a network inside a guest, by root's hand: a card's addresses, and the names of others.
+
+Nothing of the guest's own does it, so that any image will do; what manages networks there is told to keep its hands
+off. POSIX shell, with iproute2, busybox or ifconfig.
+"""
+
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
+
+from pytest_readonly_vm.errors import CommandFailed, NetworkError
+from pytest_readonly_vm.guest.commands import Commands
+
+_PATIENCE = 60.0
+"""Seconds, on a computer that runs guests by itself, until a guest has found a card that was plugged in."""
+
+# networkd and NetworkManager would take away an address that they have not set, or ask for one.
+_HANDS_OFF = """\
+if [ -d /run/systemd/netif ]; then
+    mkdir -p /run/systemd/network &&
+    printf '[Match]\\nMACAddress={mac}\\n[Link]\\nUnmanaged=yes\\n' >/run/systemd/network/00-private-{number}.network &&
+    networkctl reload
+fi >/dev/null 2>&1
+if [ -d /run/NetworkManager ]; then
+    mkdir -p /run/NetworkManager/conf.d &&
+    printf '[device-private-{number}]\\nmatch-device=mac:{mac}\\nmanaged=0\\n' \\
+        >/run/NetworkManager/conf.d/00-private-{number}.conf &&
+    nmcli general reload conf
+fi >/dev/null 2>&1
+"""
+
+# A name is udev's to give; it has when there is an entry of its own for the card.
+_FIND = """\
+tries=0
+while :; do
+    for address in /sys/class/net/*/address; do
+        read -r found <"$address" || continue
+        card=${{address%/address}}
+        [ "$found" = {mac} ] && [ -e "$card/device" ] || continue
+        [ ! -e /run/udev/control ] && break 2
+        read -r index <"$card/ifindex" && [ -e "/run/udev/data/n$index" ] && break 2
+    done 2>/dev/null
+    tries=$((tries + 1))
+    sleep 0.02 2>/dev/null || usleep 20000 2>/dev/null || sleep 1
+done
+card=${{card##*/}}
+"""
+
+_SET = """\
+for name in accept_dad dad_transmits; do
+    echo 0 >"/proc/sys/net/ipv6/conf/$card/$name"
+done 2>/dev/null
+if command -v ip >/dev/null; then
+    ip link set dev "$card" {mtu}up && ip addr add {ipv4} dev "$card" || exit
+    [ ! -e "/proc/sys/net/ipv6/conf/$card" ] || ip -6 addr add {ipv6} dev "$card" 2>/dev/null
+else
+    ifconfig "$card" {address} netmask {mask} {mtu}up || exit
+    [ ! -e "/proc/sys/net/ipv6/conf/$card" ] || ifconfig "$card" add {ipv6} 2>/dev/null
+fi
+"""
+
+_UP = """\
+if command -v ip >/dev/null; then ip link set dev "$card" {mtu}up; else ifconfig "$card" {mtu}up; fi
+"""
+
+# In place, as it may be a file that is mounted; where it cannot be written, over it.
+_NAMES = """\
+names=$(grep -v '# {mark}$' /etc/hosts 2>/dev/null; cat; echo .)
+names=${{names%.}}
+{{ printf %s "$names" >/etc/hosts; }} 2>/dev/null || {{
+    printf %s "$names" >/run/private-hosts && mount --bind /run/private-hosts /etc/hosts
+}} || {{ echo "/etc/hosts cannot be written" >&2; exit 1; }}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestCard:
+    """A card as the guest is to have it."""
+
+    number: int
+    """Among those of its machine."""
+    mac: str
+    ipv4: IPv4Interface | None
+    """None if the guest is to come by its addresses by itself."""
+    ipv6: IPv6Interface | None
+    mtu: int | None
+
+
+async def set_up_card(commands: Commands, card: GuestCard, *, names: str | None, mark: str, slowness: float) -> str:
+    """Wait for a card, give it its addresses, and others their names; what the guest calls it. On the loop.
+
+    :param names: lines for /etc/hosts; None if it is not to be touched.
+    :param mark: a comment at the end of each, by which they are found again.
+    :raises NetworkError: the guest finds no such card, or cannot set its addresses.
+    :raises GuestDied, ChannelError: as `Commands.run`.
+    """
+    mtu = f"mtu {card.mtu} " if card.mtu else ""
+    script = _FIND.format(mac=card.mac)
+    if card.ipv4 is None:
+        script += _UP.format(mtu=mtu)
+    else:
+        script = _HANDS_OFF.format(mac=card.mac, number=card.number) + script
+        script += _SET.format(
+            mtu=mtu, ipv4=card.ipv4, ipv6=card.ipv6, address=card.ipv4.ip, mask=card.ipv4.network.netmask
+        )
+    if names is not None:
+        script += _NAMES.format(mark=mark)
+    script += 'echo "$card"\n'
+    try:
+        done = await commands.run(script, input=names, timeout=_PATIENCE * slowness)
+    except CommandFailed as failed:
+        raise _refused(f"a card ({card.mac})", failed) from None
+    return done.stdout.strip()
+
+
+async def set_names(commands: Commands, *, names: str, mark: str) -> None:
+    """Have others known by their names; see `set_up_card`."""
+    try:
+        await commands.run(_NAMES.format(mark=mark), input=names)
+    except CommandFailed as failed:
+        raise _refused("names of others", failed) from None
+
+
+def _refused(what: str, failed: CommandFailed) -> NetworkError:
+    error = NetworkError(f"{what} cannot be set up in the guest: {failed.result.stderr.strip() or failed}")
+    error.add_note("where the guest is to do so by itself: vm_network(…, dhcp=True) or configure=False")
+    return error

@@ -1,0 +1,159 @@
+"""Owns a machine's places on private networks: its cards there, plugged in and taken out, and what they are called."""
+
+import asyncio
+from collections.abc import Iterable
+
+from pytest_readonly_vm.errors import ChannelError, NetworkError
+from pytest_readonly_vm.guest.addresses import set_up_card
+from pytest_readonly_vm.guest.files import Progress
+from pytest_readonly_vm.host.loop import LoopThread, leave
+from pytest_readonly_vm.machine.connections import Reachable
+from pytest_readonly_vm.machine.private_network import Member, PrivateNetwork
+from pytest_readonly_vm.qemu import card as cards
+from pytest_readonly_vm.qemu.card import Cabling, Card
+from pytest_readonly_vm.qemu.instance import Instance
+
+Places = dict[PrivateNetwork, Member]
+"""A machine's places, one on each network."""
+
+
+def take_places(networks: Iterable[PrivateNetwork], host: str) -> Places:
+    """Places for a machine that is to come, which whoever calls gives back if it does not.
+
+    :raises NetworkError: there is none left on one of them.
+    """
+    places: Places = {}
+    try:
+        for network in networks:
+            if network not in places:
+                places[network] = network.join(host)
+    except BaseException:
+        give_back(places)
+        raise
+    return places
+
+
+def give_back(places: Places) -> None:
+    for network, member in places.items():
+        network.leave(member)
+
+
+def cablings(places: Places) -> tuple[Cabling, ...]:
+    """The cards of a machine that is to come."""
+    return tuple(network.cabling(member, number) for number, (network, member) in enumerate(places.items(), start=1))
+
+
+class Networked(Reachable):
+    """A machine that others can reach over networks of their own."""
+
+    def __init__(self, instance: Instance, *, loop: LoopThread, progress: Progress) -> None:
+        super().__init__(instance, loop=loop, progress=progress)
+        self._places: Places = {}
+        self._host = ""
+
+    def address(self, network: PrivateNetwork, *, version: int = 4) -> str:
+        """The machine's address on a private network.
+
+        :param version: of IP, 4 or 6.
+        :raises NetworkError: it is not on that network.
+        """
+        found = network.member_of(self).address
+        return str(found.ipv4 if version == 4 else found.ipv6)
+
+    def interface(self, network: PrivateNetwork) -> str:
+        """What the guest calls its card on a private network: ``eth0``, ``ens7``.
+
+        :raises NetworkError: it is not on that network.
+        """
+        return network.member_of(self).interface
+
+    def plug(self, network: PrivateNetwork, *, address: str | None = None) -> None:
+        """Put a card of a private network into the machine while it runs, addressed and known to the others by name.
+
+        It is gone after `reset` and `restore`, which go back to before.
+
+        :param address: an IPv4 address of the network that nobody else has; by default the next one.
+        :raises NetworkError: it is on that network already; it takes no card, or has no place for one more.
+        """
+        if network in self._places:
+            raise NetworkError(f"{self.name}: it is on {network.label} already, as {self.address(network)}")
+        member = network.join(self._host or self.name, address=address)
+        number = max((card.number for card in self.instance.cards), default=0) + 1
+        try:
+            with self._history.noting("network", f"plugged into {network.name}"):
+                self.loop.run(self._plug(network, member, number))
+        except BaseException:
+            network.leave(member)
+            raise
+        self._places[network] = member
+
+    def unplug(self, network: PrivateNetwork) -> None:
+        """Take the machine's card of a private network out, once the guest lets go of it.
+
+        :raises NetworkError: it is not on that network, or the guest does not let go of the card.
+        """
+        member = network.member_of(self)
+        assert member.card is not None
+        with self._history.noting("network", f"taken out of {network.name}"):
+            self.loop.run(self._liveness.race(cards.unplug(self.instance.qmp, member.card, name=self.name)))
+        self.instance.cards = [card for card in self.instance.cards if card.number != member.card.number]
+        network.leave(member)
+        self._places.pop(network, None)
+
+    def settle(self, places: Places, host: str) -> None:
+        """Take the places that were meant for it: cards that it has not yet are plugged in, all are set up."""
+        self._host = host
+        there = {card.number for card in self.instance.cards}
+        for number, (network, member) in enumerate(places.items(), start=1):
+            self._places[network] = member
+            if number in there:
+                self.loop.run(self._set_up(network, member, number))
+            else:
+                self.loop.run(self._plug(network, member, number))
+
+    def leave_networks(self) -> None:
+        """Give its places back."""
+        places, self._places = self._places, {}
+        give_back(places)
+
+    # On the loop.
+
+    async def _plug(self, network: PrivateNetwork, member: Member, number: int) -> None:
+        cabling = network.cabling(member, number)
+        # The guest begins to look for the card while QEMU is given it: what it has to start for that takes it a while.
+        set_up = asyncio.ensure_future(self._set_up(network, member, number, cabling.card))
+        try:
+            with await cabling.connect() as line:
+                spec = self.instance.spec
+                card = await cards.plug(
+                    self.instance.qmp,
+                    cabling.card,
+                    line.fileno(),
+                    spec.config,
+                    spec.hypervisor.qemu.arch,
+                    name=self.name,
+                )
+            self.instance.cards.append(card)
+            member.card = card
+            await set_up
+        finally:
+            leave(set_up)
+
+    async def _set_up(self, network: PrivateNetwork, member: Member, number: int, card: Card | None = None) -> None:
+        """Have the guest set up a card that it has, or will have in a moment, and the others know its name."""
+        spec = self.instance.spec
+        member.machine = self
+        member.card = card or next(card for card in self.instance.cards if card.number == number)
+        work = set_up_card(
+            self.commands,
+            network.guest_card(member, number),
+            names=network.names(),
+            mark=network.mark,
+            slowness=spec.slowness,
+        )
+        try:
+            _, member.interface = await asyncio.gather(network.introduce(member), self._liveness.race(work))
+        except ChannelError as error:
+            failure = NetworkError(f"{self.name}: its card on {network.label} is not set up: {error}")
+            failure.add_note("where the guest is to do so by itself: vm_network(…, dhcp=True) or configure=False")
+            raise failure from None

@@ -1,0 +1,223 @@
+"""Owns a private network as a test holds it: who is on it, what is wrong with it, what was seen on it."""
+
+import asyncio
+import itertools
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import Protocol, TypeVar
+
+from pytest_readonly_vm.channels.history import History
+from pytest_readonly_vm.errors import NetworkError, VmError
+from pytest_readonly_vm.guest.addresses import GuestCard, set_names
+from pytest_readonly_vm.guest.commands import Commands
+from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.network.subnet import CardAddress, Subnet
+from pytest_readonly_vm.network.switch_process import SwitchProcess
+from pytest_readonly_vm.qemu.card import Cabling, Card
+from pytest_readonly_vm.qemu.instance import Instance
+
+T = TypeVar("T")
+
+_BUFFER = 1 << 20
+"""Bytes that may be on their way from a card to the switch."""
+
+
+class Machine(Protocol):
+    """What a network needs of a `VirtualMachine`."""
+
+    name: str
+    instance: Instance
+    commands: Commands
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Member:
+    """A machine's place on one network."""
+
+    port: int
+    """Of the switch."""
+    host: str
+    """Its name there."""
+    address: CardAddress
+    machine: Machine | None = None
+    """None before it is ready, or when it has ended."""
+    card: Card | None = None
+    interface: str = ""
+    """What its guest calls the card."""
+
+
+class PrivateNetwork:
+    """A network between machines: nobody else is on it, and nothing of it is visible on the host.
+
+    Attributes: `name`; `subnet` and `subnet6`, its addresses; `mtu`; `history`, what was done to it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        switch: SwitchProcess,
+        subnet: Subnet,
+        *,
+        loop: LoopThread,
+        output_guard: OutputGuard,
+        mtu: int | None,
+        configure: bool,
+    ) -> None:
+        """`configure`: whether guests' cards are given their addresses, and the others' names, by root's hand."""
+        self.name = name
+        self.mtu = mtu
+        self.configure = configure
+        self.history = History()
+        self._switch = switch
+        self._subnet = subnet
+        self._loop = loop
+        self._output_guard = output_guard
+        self._ports = itertools.count(1)
+        self._members: dict[str, Member] = {}
+        switch.process.when_ended(self._tell_members)
+
+    def __repr__(self) -> str:
+        return f"<PrivateNetwork {self.name} {self.subnet} of {', '.join(self._members) or 'nobody'}>"
+
+    @property
+    def subnet(self) -> IPv4Network:
+        return self._subnet.ipv4
+
+    @property
+    def subnet6(self) -> IPv6Network:
+        return self._subnet.ipv6
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return self._switch.label
+
+    @property
+    def pid(self) -> int:
+        """Process id of the switch."""
+        return self._switch.process.pid
+
+    @property
+    def hosts(self) -> Mapping[str, Machine]:
+        """The machines on it, by their names there."""
+        return {host: member.machine for host, member in self._members.items() if member.machine is not None}
+
+    # Machines come and go.
+
+    def join(self, host: str, *, address: str | None = None) -> Member:
+        """Take a place for a machine that is to be on it.
+
+        :param host: its name, which is made one that a host can have, and that no other has here.
+        :raises NetworkError: the address is taken, or none of this network's, or there is none left.
+        """
+        port = next(self._ports)
+        found = self._subnet.address(port - 1, address)
+        if any(member.address.ipv4 == found.ipv4 for member in self._members.values()):
+            raise NetworkError(f"{self.label}: {found.ipv4} is another machine's")
+        member = Member(port=port, host=self._free_name(host), address=found)
+        self._members[member.host] = member
+        return member
+
+    def _free_name(self, host: str) -> str:
+        legal = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in host.lower())
+        legal = legal.strip("-")[:60] or "vm"
+        names = itertools.chain((legal,), (f"{legal}-{number}" for number in itertools.count(2)))
+        return next(name for name in names if name not in self._members)
+
+    def leave(self, member: Member) -> None:
+        """Give a machine's place back."""
+        if self._members.get(member.host) is member:
+            del self._members[member.host]
+
+    def rejoin(self, member: Member) -> None:
+        """Take a place again that was given back.
+
+        :raises NetworkError: somebody else has its name now.
+        """
+        if self._members.setdefault(member.host, member) is not member:
+            raise NetworkError(f"{self.label}: another machine is called {member.host} by now")
+
+    async def connect(self, member: Member) -> socket.socket:
+        """QEMU's end of a new line to a machine's port; the one before, if there is one, is cut. On the loop.
+
+        :raises SwitchDied: there is no switch any more.
+        """
+        ours, qemus = socket.socketpair()
+        with ours:
+            try:
+                qemus.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+                await self._switch.ask("connect", ours.fileno(), number=member.port, name=member.host)
+            except BaseException:
+                qemus.close()
+                raise
+        return qemus
+
+    def cabling(self, member: Member, number: int) -> Cabling:
+        """A machine's n-th card, for this network."""
+        return Cabling(Card(number=number, mac=member.address.mac, mtu=self.mtu), partial(self.connect, member))
+
+    def guest_card(self, member: Member, number: int) -> GuestCard:
+        """The same as its guest is to have it."""
+        prefix, prefix6 = self.subnet.prefixlen, self.subnet6.prefixlen
+        return GuestCard(
+            number=number,
+            mac=member.address.mac,
+            ipv4=IPv4Interface((member.address.ipv4, prefix)) if self.configure else None,
+            ipv6=IPv6Interface((member.address.ipv6, prefix6)) if self.configure else None,
+            mtu=self.mtu,
+        )
+
+    @property
+    def mark(self) -> str:
+        """By what the lines of this network are known in a guest's /etc/hosts."""
+        return f"private network {self._subnet.number}"
+
+    def names(self) -> str | None:
+        """Those of all machines, as lines for /etc/hosts; None if guests are not to be told."""
+        if not self.configure:
+            return None
+        lines = [
+            f"{address} {member.host} # {self.mark}\n"
+            for member in self._members.values()
+            for address in (member.address.ipv4, member.address.ipv6)
+        ]
+        return "".join(lines)
+
+    async def introduce(self, newcomer: Member) -> None:
+        """Tell the others of a machine that has come; on the loop. Who cannot hear hears it with the next one."""
+        if (names := self.names()) is None:
+            return
+        others = [member for member in self._members.values() if member is not newcomer and member.machine is not None]
+
+        async def tell(machine: Machine) -> None:
+            liveness = machine.instance.qmp.liveness
+            try:
+                await liveness.race(set_names(machine.commands, names=names, mark=self.mark))
+            except VmError as error:
+                machine.instance.qmp.history.note("network", f"{self.name}: not told of {newcomer.host}: {error}")
+
+        await asyncio.gather(*(tell(member.machine) for member in others if member.machine is not None))
+
+    def member_of(self, machine: Machine | str) -> Member:
+        """:raises NetworkError: a machine that is not on this network."""
+        for member in self._members.values():
+            if member.machine is machine or member.host == machine:
+                return member
+        name = machine if isinstance(machine, str) else getattr(machine, "name", repr(machine))
+        raise NetworkError(f"{self.label}: {name} is not on it; {', '.join(self._members) or 'nobody'} is")
+
+    def _tell_members(self) -> None:
+        """The switch has ended: whoever waits for a guest hears of it, and not of what comes of it."""
+        for member in self._members.values():
+            if member.machine is not None:
+                member.machine.instance.qmp.liveness.report_end(self._switch.death, passing=True)
+
+    async def end(self) -> None:
+        """End it; its machines are alone then. On the loop."""
+        for member in self._members.values():
+            member.machine = None
+        await self._switch.end()
