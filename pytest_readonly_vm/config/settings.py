@@ -63,6 +63,7 @@ class VmConfig:
         _MACHINE | Part.CAPSULE, "virtio", read.one_of("virtio", "scsi", "sata", "ide", "nvme", "usb")
     )
     network: str = setting(_MACHINE | Part.CAPSULE, "user", read.one_of("user", "restricted", "none"))
+    networks: tuple[str, ...] = setting(_TESTS, (), read.names)
     qemu_args: tuple[str, ...] = setting(_MACHINE | Part.CAPSULE, (), read.arguments)
     snapshot: str = setting(_MACHINE, "temporary", read.one_of("temporary", "overlay"))
     keep: str = setting(_TESTS, "never", read.one_of("never", "on-failure", "always"))

@@ -83,6 +83,12 @@ OPTIONS = {
         "user: outward connections through QEMU, nothing listens on the host; restricted: a network card of which no "
         "connection leads out; none (default: user)",
     ),
+    "networks": Option(
+        "NAME",
+        "private networks between the machines of a test, or of what shares them, that a machine is on; repeatable",
+        repeatable=True,
+        separator=",",
+    ),
     "qemu_args": Option(
         "ARGS", "extra QEMU arguments, split like a shell would; repeatable", kind=list, repeatable=True
     ),

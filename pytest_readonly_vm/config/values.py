@@ -14,6 +14,7 @@ from pathlib import Path
 from pytest_readonly_vm.config.layer import GuestLayer
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SIZE = re.compile(r"(\d+)([KMGT])(?:i?B)?", re.IGNORECASE)
 _SMALLEST_MEMORY = 1 << 20
 _MOST_CPUS = 4096  # of QEMU's largest machine type, q35
@@ -194,6 +195,16 @@ def health(value: object) -> tuple[str, ...]:
                 f"{name!r} is none of {', '.join(_HEALTH_WORDS)}, journal:REGEX{nearest(name, _HEALTH_WORDS)}"
             )
     return names
+
+
+def names(value: object) -> tuple[str, ...]:
+    """Names, each once; several may be in one text, with commas between."""
+    if isinstance(value, list | tuple):
+        return tuple(dict.fromkeys(found for one in value for found in names(one)))
+    found = tuple(name.strip() for name in text(value).split(","))
+    if wrong := [name for name in found if not _NAME.fullmatch(name)]:
+        raise ValueError(f"{wrong[0]!r} is not a name of letters, digits, '-', '_' and '.'")
+    return tuple(dict.fromkeys(found))
 
 
 def one_of(*choices: str) -> Callable[[object], str]:

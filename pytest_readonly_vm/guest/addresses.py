@@ -10,6 +10,9 @@ from ipaddress import IPv4Interface, IPv6Interface
 from pytest_readonly_vm.errors import CommandFailed, NetworkError
 from pytest_readonly_vm.guest.commands import Commands
 
+BY_ITSELF = "where guests are to set up their cards by themselves: vm_private_network(…, dhcp=True) or configure=False"
+"""What to do about guests in which nothing can be set up."""
+
 _PATIENCE = 60.0
 """Seconds, on a computer that runs guests by itself, until a guest has found a card that was plugged in."""
 
@@ -122,5 +125,5 @@ async def set_names(commands: Commands, *, names: str, mark: str) -> None:
 
 def _refused(what: str, failed: CommandFailed) -> NetworkError:
     error = NetworkError(f"{what} cannot be set up in the guest: {failed.result.stderr.strip() or failed}")
-    error.add_note("where the guest is to do so by itself: vm_network(…, dhcp=True) or configure=False")
+    error.add_note(BY_ITSELF)
     return error

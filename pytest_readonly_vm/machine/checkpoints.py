@@ -1,9 +1,18 @@
-"""Owns what a test holds of a machine's state: a checkpoint to go back to, forks that go on from it."""
+"""Owns a machine's ways through time: back to how a test gets it, back to a checkpoint, and apart, in forks."""
 
 import time
-from dataclasses import dataclass, field
-from typing import Protocol, Self, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.guest.files import Progress
+from pytest_readonly_vm.machine.networked import Networked, Places, cablings
+from pytest_readonly_vm.machine.pristine import prove_pristine
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.start.maker import Maker
 from pytest_readonly_vm.start.template import Template
 
 
@@ -26,6 +35,8 @@ class Checkpoint:
 
     vm: _Machine
     template: Template
+    places: Places
+    """Those that it had on private networks."""
     taken: float = field(default_factory=time.time)
     """On the host's clock, since the epoch."""
 
@@ -56,3 +67,128 @@ class Forks(tuple[T, ...]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Who keeps the machines of a run, and gives a machine what can come of it."""
+
+    maker: Maker
+    anew: Callable[[MachineSpec], Instance]
+    """Another machine like one, pristine and ready."""
+    adopt: Callable[[Instance], Any]
+    """Keeps one more machine, a `VirtualMachine`, which ends with the run at the latest."""
+
+
+class Rewindable(Networked):
+    """A machine that can be again what it was."""
+
+    config: VmConfig
+    closed: bool
+
+    if TYPE_CHECKING:  # which the whole of it has
+
+        def close(self) -> None: ...
+
+    def __init__(self, instance: Instance, keeper: Keeper, *, progress: Progress) -> None:
+        super().__init__(instance, loop=keeper.maker.resources.loop, progress=progress)
+        self._keeper = keeper
+        self._checkpoints: list[Checkpoint] = []
+        self._forked = 0
+
+    def _follow(self, old: Instance, new: Instance, how: str, *, to: float = 0.0) -> None:
+        new.qmp.history.follow(old.qmp.history)
+        new.qmp.history.note("state", how, detail={"to": to})
+        self._enter(new)
+
+    def reset(self) -> None:
+        """Be as a test gets the machine: pristine, booted, ready. What the guest has done since then is gone.
+
+        So are the networks that it was plugged into since; it is on those again that it was started with. A clone is
+        there at once, a cold start boots anew; see the setting ``start``. Checkpoints stay.
+
+        :raises VmError: the new machine could not be started; the old one lives.
+        """
+        old = self.instance
+        self._follow(old, self._keeper.anew(old.spec), "reset")
+        self._end(old)
+        self.go_back_to_first_places()
+        self.prove_pristine()
+
+    def prove_pristine(self) -> None:
+        """With the setting ``prove_pristine``: look for what another machine may have left, and leave a mark.
+
+        :raises VmError: there is such a mark.
+        """
+        if self.config.prove_pristine:
+            prove_pristine(self, self.name)
+
+    def checkpoint(self) -> Checkpoint:
+        """Remember the guest as it is at this moment, RAM and disk; it runs on. As a context, go back at its end.
+
+        It takes memory on the host as large as what the guest has in use, until it or the machine is closed.
+
+        :raises VmError: something of the machine cannot be saved: some devices, such as nvme, block it.
+        """
+        with self._history.noting("state", "checkpoint"):
+            template = self._keeper.maker.freeze_running(self.instance)
+        checkpoint = Checkpoint(self, template, self.places)
+        self._checkpoints.append(checkpoint)
+        return checkpoint
+
+    def restore(self, checkpoint: Checkpoint | None = None) -> None:
+        """Go back to a checkpoint, the latest by default, as often as wanted. Network connections do not survive.
+
+        :raises VmError: there is none, or it is closed, or another machine's.
+        """
+        checkpoint = checkpoint or next(iter(self._checkpoints[-1:]), None)
+        if checkpoint is None:
+            raise VmError(f"{self.name}: there is no checkpoint to go back to")
+        if checkpoint not in self._checkpoints:
+            raise VmError(f"{self.name}: the checkpoint is closed or another machine's")
+        old = self.instance
+        spec = replace(old.spec, cards=cablings(checkpoint.places))
+        new = self._keeper.maker.clone(spec, checkpoint.template)
+        new.spec = old.spec
+        self._follow(old, new, "restore", to=checkpoint.taken)
+        self._end(old)
+        self.go_back_to(checkpoint.places)
+
+    def forget(self, checkpoint: Checkpoint) -> None:
+        """Give a checkpoint's memory back; it cannot be restored any more."""
+        if checkpoint in self._checkpoints:
+            self._checkpoints.remove(checkpoint)
+            checkpoint.template.close()
+
+    def forget_all(self) -> None:
+        """Give the memory of all checkpoints back."""
+        for checkpoint in tuple(self._checkpoints):
+            self.forget(checkpoint)
+
+    def fork(self, count: int = 1) -> Forks[Self]:
+        """Machines that go on from this one's present state, independent of it and of each other; it runs on.
+
+        Their cards on private networks lead nowhere, as addresses would be there twice; see `PrivateNetwork.fork`.
+
+        They end with the test, or with ``with vm.fork(3) as (a, b, c):``, or when each is closed.
+
+        :raises VmError: as `checkpoint`.
+        """
+        with self._history.noting("state", f"fork of {count}"):
+            template = self._keeper.maker.freeze_running(self.instance)
+        forks: list[Self] = []
+        try:
+            for number in range(1, count + 1):
+                spec = replace(self.instance.spec, name=f"{self.name} (fork {self._forked + number})", cards=())
+                forks.append(self._keeper.adopt(self._keeper.maker.clone(spec, template)))
+        except BaseException:
+            Forks(forks).close()
+            raise
+        finally:
+            template.close()
+        self._forked += count
+        return Forks(forks)
+
+    def _end(self, old: Instance) -> None:
+        self.loop.run(old.end())
+        old.remove_folder()

@@ -22,10 +22,11 @@ from pytest_readonly_vm.host.watch import Watch, nobody
 from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.machine.checkpoints import Keeper
 from pytest_readonly_vm.machine.networked import cablings, give_back, take_places
 from pytest_readonly_vm.machine.networks import Networks
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
-from pytest_readonly_vm.machine.vm import Keeper, VirtualMachine
+from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.architecture import choose_arch
 from pytest_readonly_vm.qemu.board import refuse_what_it_has_not
 from pytest_readonly_vm.qemu.firmware import Firmware, Firmwares

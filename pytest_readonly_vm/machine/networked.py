@@ -26,7 +26,7 @@ def take_places(networks: Iterable[PrivateNetwork], host: str) -> Places:
     try:
         for network in networks:
             if network not in places:
-                places[network] = network.join(host)
+                places[network] = network.join(host, card=len(places) + 1)
     except BaseException:
         give_back(places)
         raise
@@ -40,7 +40,7 @@ def give_back(places: Places) -> None:
 
 def cablings(places: Places) -> tuple[Cabling, ...]:
     """The cards of a machine that is to come."""
-    return tuple(network.cabling(member, number) for number, (network, member) in enumerate(places.items(), start=1))
+    return tuple(network.cabling(member) for network, member in places.items())
 
 
 class Networked(Reachable):
@@ -77,11 +77,11 @@ class Networked(Reachable):
         """
         if network in self._places:
             raise NetworkError(f"{self.name}: it is on {network.label} already, as {self.address(network)}")
-        member = network.join(self._host or self.name, address=address)
         number = max((card.number for card in self.instance.cards), default=0) + 1
+        member = network.join(self._host or self.name, card=number, address=address)
         try:
             with self._history.noting("network", f"plugged into {network.name}"):
-                self.loop.run(self._plug(network, member, number))
+                self.loop.run(self._plug(network, member))
         except BaseException:
             network.leave(member)
             raise
@@ -92,24 +92,44 @@ class Networked(Reachable):
 
         :raises NetworkError: it is not on that network, or the guest does not let go of the card.
         """
-        member = network.member_of(self)
-        assert member.card is not None
+        member, card = network.member_of(self), self.card(network)
         with self._history.noting("network", f"taken out of {network.name}"):
-            self.loop.run(self._liveness.race(cards.unplug(self.instance.qmp, member.card, name=self.name)))
-        self.instance.cards = [card for card in self.instance.cards if card.number != member.card.number]
+            self.loop.run(self._liveness.race(cards.unplug(self.instance.qmp, card, name=self.name)))
+        self.instance.cards.remove(card)
         network.leave(member)
         self._places.pop(network, None)
+
+    @property
+    def places(self) -> Places:
+        """Those that it has now, on each network one."""
+        return self._places.copy()
 
     def settle(self, places: Places, host: str) -> None:
         """Take the places that were meant for it: cards that it has not yet are plugged in, all are set up."""
         self._host = host
+        self._places = places.copy()
         there = {card.number for card in self.instance.cards}
-        for number, (network, member) in enumerate(places.items(), start=1):
-            self._places[network] = member
-            if number in there:
-                self.loop.run(self._set_up(network, member, number))
-            else:
-                self.loop.run(self._plug(network, member, number))
+        for network, member in places.items():
+            work = self._set_up if member.card in there else self._plug
+            self.loop.run(work(network, member))
+
+    def go_back_to_first_places(self) -> None:
+        """It has been made anew, as it was started: the networks that it was plugged into since know it no more."""
+        first = {cabling.card.number for cabling in self.instance.spec.cards}
+        for network, member in self.places.items():
+            if member.card not in first:
+                network.leave(member)
+                del self._places[network]
+        self.settle(self._places, self._host)
+
+    def go_back_to(self, places: Places) -> None:
+        """It has been made anew with these places, and its guest with all that was set up."""
+        for network, member in self._places.items():
+            if places.get(network) is not member:
+                network.leave(member)
+        for network, member in places.items():
+            network.rejoin(member)
+        self._places = places.copy()
 
     def leave_networks(self) -> None:
         """Give its places back."""
@@ -118,10 +138,10 @@ class Networked(Reachable):
 
     # On the loop.
 
-    async def _plug(self, network: PrivateNetwork, member: Member, number: int) -> None:
-        cabling = network.cabling(member, number)
+    async def _plug(self, network: PrivateNetwork, member: Member) -> None:
+        cabling = network.cabling(member)
         # The guest begins to look for the card while QEMU is given it: what it has to start for that takes it a while.
-        set_up = asyncio.ensure_future(self._set_up(network, member, number, cabling.card))
+        set_up = asyncio.ensure_future(self._set_up(network, member))
         try:
             with await cabling.connect() as line:
                 spec = self.instance.spec
@@ -134,26 +154,33 @@ class Networked(Reachable):
                     name=self.name,
                 )
             self.instance.cards.append(card)
-            member.card = card
             await set_up
         finally:
             leave(set_up)
 
-    async def _set_up(self, network: PrivateNetwork, member: Member, number: int, card: Card | None = None) -> None:
+    async def _set_up(self, network: PrivateNetwork, member: Member) -> None:
         """Have the guest set up a card that it has, or will have in a moment, and the others know its name."""
-        spec = self.instance.spec
         member.machine = self
-        member.card = card or next(card for card in self.instance.cards if card.number == number)
         work = set_up_card(
             self.commands,
-            network.guest_card(member, number),
+            network.guest_card(member),
             names=network.names(),
             mark=network.mark,
-            slowness=spec.slowness,
+            slowness=self.instance.spec.slowness,
         )
         try:
             _, member.interface = await asyncio.gather(network.introduce(member), self._liveness.race(work))
         except ChannelError as error:
             failure = NetworkError(f"{self.name}: its card on {network.label} is not set up: {error}")
-            failure.add_note("where the guest is to do so by itself: vm_network(…, dhcp=True) or configure=False")
+            failure.add_note(
+                "where the guest is to do so by itself: vm_private_network(…, dhcp=True) or configure=False"
+            )
             raise failure from None
+
+    def card(self, network: PrivateNetwork) -> Card:
+        """Its card on a private network.
+
+        :raises NetworkError: it is not on that network.
+        """
+        number = network.member_of(self).card
+        return next(card for card in self.instance.cards if card.number == number)

@@ -43,9 +43,10 @@ class Member:
     host: str
     """Its name there."""
     address: CardAddress
+    card: int
+    """The number of its card, among those of the machine."""
     machine: Machine | None = None
-    """None before it is ready, or when it has ended."""
-    card: Card | None = None
+    """None before it is ready."""
     interface: str = ""
     """What its guest calls the card."""
 
@@ -108,17 +109,18 @@ class PrivateNetwork:
 
     # Machines come and go.
 
-    def join(self, host: str, *, address: str | None = None) -> Member:
+    def join(self, host: str, *, card: int, address: str | None = None) -> Member:
         """Take a place for a machine that is to be on it.
 
         :param host: its name, which is made one that a host can have, and that no other has here.
+        :param card: the number of its card, among those of the machine.
         :raises NetworkError: the address is taken, or none of this network's, or there is none left.
         """
         port = next(self._ports)
         found = self._subnet.address(port - 1, address)
         if any(member.address.ipv4 == found.ipv4 for member in self._members.values()):
             raise NetworkError(f"{self.label}: {found.ipv4} is another machine's")
-        member = Member(port=port, host=self._free_name(host), address=found)
+        member = Member(port=port, host=self._free_name(host), address=found, card=card)
         self._members[member.host] = member
         return member
 
@@ -156,15 +158,15 @@ class PrivateNetwork:
                 raise
         return qemus
 
-    def cabling(self, member: Member, number: int) -> Cabling:
-        """A machine's n-th card, for this network."""
-        return Cabling(Card(number=number, mac=member.address.mac, mtu=self.mtu), partial(self.connect, member))
+    def cabling(self, member: Member) -> Cabling:
+        """A machine's card, for this network."""
+        return Cabling(Card(number=member.card, mac=member.address.mac, mtu=self.mtu), partial(self.connect, member))
 
-    def guest_card(self, member: Member, number: int) -> GuestCard:
+    def guest_card(self, member: Member) -> GuestCard:
         """The same as its guest is to have it."""
         prefix, prefix6 = self.subnet.prefixlen, self.subnet6.prefixlen
         return GuestCard(
-            number=number,
+            number=member.card,
             mac=member.address.mac,
             ipv4=IPv4Interface((member.address.ipv4, prefix)) if self.configure else None,
             ipv6=IPv6Interface((member.address.ipv6, prefix6)) if self.configure else None,

@@ -3,36 +3,19 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_readonly_vm.channels.history import History
 from pytest_readonly_vm.errors import ChannelLost, GuestShutDown, VmError
 from pytest_readonly_vm.guest.files import Progress
-from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
+from pytest_readonly_vm.machine.checkpoints import Keeper, Rewindable
 from pytest_readonly_vm.machine.expected_panic import Panic, expecting_panic
-from pytest_readonly_vm.machine.networked import Networked
-from pytest_readonly_vm.machine.pristine import prove_pristine
 from pytest_readonly_vm.qemu.disk import export_disk, keep_overlay
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.qemu.spec import MachineSpec
-from pytest_readonly_vm.start.maker import Maker
 from pytest_readonly_vm.start.template import close_all, copies
 
 
-@dataclass(frozen=True, slots=True)
-class Keeper:
-    """Who keeps the machines of a run, and gives a machine what can come of it."""
-
-    maker: Maker
-    anew: Callable[[MachineSpec], Instance]
-    """Another machine like one, pristine and ready."""
-    adopt: "Callable[[Instance], VirtualMachine]"
-    """Keeps one more machine, which ends with the run at the latest."""
-
-
-class VirtualMachine(Networked):
+class VirtualMachine(Rewindable):
     """A guest that runs, and QEMU around it.
 
     Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `screen`, its
@@ -43,11 +26,8 @@ class VirtualMachine(Networked):
     """
 
     def __init__(self, instance: Instance, keeper: Keeper, *, progress: Progress) -> None:
-        super().__init__(instance, loop=keeper.maker.resources.loop, progress=progress)
+        super().__init__(instance, keeper, progress=progress)
         self.config = instance.config
-        self._keeper = keeper
-        self._checkpoints: list[Checkpoint] = []
-        self._forked = 0
         self.handed_over = 0.0
         """When the present test got it, in seconds since the epoch."""
         self.closed = False
@@ -57,11 +37,6 @@ class VirtualMachine(Networked):
         self.qmp, self.console, self.screen = instance.qmp, instance.console, instance.screen
         self.folder = instance.folder
         self.boot_phases = instance.boot_phases
-
-    def _follow(self, old: Instance, new: Instance, how: str, *, to: float = 0.0) -> None:
-        new.qmp.history.follow(old.qmp.history)
-        new.qmp.history.note("state", how, detail={"to": to})
-        self._enter(new)
 
     def begin_test(self) -> None:
         """A test gets the machine: what is told of it as that test's is what comes from now on."""
@@ -219,86 +194,6 @@ class VirtualMachine(Networked):
             qemu_img=self.instance.spec.hypervisor.qemu_img,
         )
 
-    # Moments.
-
-    def reset(self) -> None:
-        """Be as a test gets the machine: pristine, booted, ready. What the guest has done since then is gone.
-
-        A clone is there at once, a cold start boots anew; see the setting ``start``. Checkpoints stay.
-
-        :raises VmError: the new machine could not be started; the old one lives.
-        """
-        old = self.instance
-        self._follow(old, self._keeper.anew(old.spec), "reset")
-        self._end(old)
-        self.prove_pristine()
-
-    def prove_pristine(self) -> None:
-        """With the setting ``prove_pristine``: look for what another machine may have left, and leave a mark.
-
-        :raises VmError: there is such a mark.
-        """
-        if self.config.prove_pristine:
-            prove_pristine(self, self.name)
-
-    def checkpoint(self) -> Checkpoint:
-        """Remember the guest as it is at this moment, RAM and disk; it runs on. As a context, go back at its end.
-
-        It takes memory on the host as large as what the guest has in use, until it or the machine is closed.
-
-        :raises VmError: something of the machine cannot be saved: some devices, such as nvme, block it.
-        """
-        with self._history.noting("state", "checkpoint"):
-            checkpoint = Checkpoint(self, self._keeper.maker.freeze_running(self.instance))
-        self._checkpoints.append(checkpoint)
-        return checkpoint
-
-    def restore(self, checkpoint: Checkpoint | None = None) -> None:
-        """Go back to a checkpoint, the latest by default, as often as wanted. Network connections do not survive.
-
-        :raises VmError: there is none, or it is closed, or another machine's.
-        """
-        checkpoint = checkpoint or next(iter(self._checkpoints[-1:]), None)
-        if checkpoint is None:
-            raise VmError(f"{self.name}: there is no checkpoint to go back to")
-        if checkpoint not in self._checkpoints:
-            raise VmError(f"{self.name}: the checkpoint is closed or another machine's")
-        old = self.instance
-        self._follow(old, self._keeper.maker.clone(old.spec, checkpoint.template), "restore", to=checkpoint.taken)
-        self._end(old)
-
-    def forget(self, checkpoint: Checkpoint) -> None:
-        """Give a checkpoint's memory back; it cannot be restored any more."""
-        if checkpoint in self._checkpoints:
-            self._checkpoints.remove(checkpoint)
-            checkpoint.template.close()
-
-    def fork(self, count: int = 1) -> "Forks[VirtualMachine]":
-        """Machines that go on from this one's present state, independent of it and of each other; it runs on.
-
-        They end with the test, or with ``with vm.fork(3) as (a, b, c):``, or when each is closed.
-
-        :raises VmError: as `checkpoint`.
-        """
-        with self._history.noting("state", f"fork of {count}"):
-            template = self._keeper.maker.freeze_running(self.instance)
-        forks: list[VirtualMachine] = []
-        try:
-            for number in range(1, count + 1):
-                spec = replace(self.instance.spec, name=f"{self.name} (fork {self._forked + number})")
-                forks.append(self._keeper.adopt(self._keeper.maker.clone(spec, template)))
-        except BaseException:
-            Forks(forks).close()
-            raise
-        finally:
-            template.close()
-        self._forked += count
-        return Forks(forks)
-
-    def _end(self, old: Instance) -> None:
-        self.loop.run(old.end())
-        old.remove_folder()
-
     def close(self, *, keep_overlay_as: Path | None = None) -> None:
         """End the machine and remove its files; a second call does nothing.
 
@@ -311,8 +206,8 @@ class VirtualMachine(Networked):
         if self.closed:
             return
         self.closed = True
-        for checkpoint in tuple(self._checkpoints):
-            self.forget(checkpoint)
+        self.forget_all()
+        self.leave_networks()
         instance = self.instance
         try:
             lower = copies(instance.frozen_overlays) if keep_overlay_as is not None else ()

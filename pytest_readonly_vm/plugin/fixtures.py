@@ -19,7 +19,7 @@ from pytest_readonly_vm.plugin.door import Door
 if TYPE_CHECKING:
     from pytest_readonly_vm.config.settings import VmConfig
     from pytest_readonly_vm.machine.vm import VirtualMachine
-    from pytest_readonly_vm.plugin.ladder import VmFactory
+    from pytest_readonly_vm.plugin.ladder import NetworkFactory, VmFactory
 
 
 def fixture_module(config: pytest.Config) -> ModuleType:
@@ -31,6 +31,7 @@ def fixture_module(config: pytest.Config) -> ModuleType:
     for scope in SCOPES:
         suffix = "" if scope == "function" else f"_{scope}"
         fixtures[f"vm_config{suffix}"] = _config_fixture(scope, f"vm_config{suffix}", wanted)
+        fixtures[f"vm_private_network{suffix}"] = _network_fixture(scope, f"vm_private_network{suffix}")
         if scope != "function":
             fixtures[f"readonly_vm_{scope}"] = _shared_machine_fixture(scope)
     fixtures["readonly_vm_factory"] = readonly_vm_factory
@@ -40,9 +41,11 @@ def fixture_module(config: pytest.Config) -> ModuleType:
 
 
 @pytest.fixture
-def readonly_vm_factory(request: pytest.FixtureRequest, vm_config: "VmConfig") -> "Iterator[VmFactory]":
+def readonly_vm_factory(
+    request: pytest.FixtureRequest, vm_config: "VmConfig", vm_private_network: "NetworkFactory"
+) -> "Iterator[VmFactory]":
     """Call it for as many machines as the test needs: ``readonly_vm_factory(memory="2G", name="server")``."""
-    yield from _ladder(request).factory(request, vm_config)
+    yield from _ladder(request).factory(request, vm_config, vm_private_network)
 
 
 @pytest.fixture
@@ -93,12 +96,22 @@ def _config_fixture(scope: str, name: str, wanted: inspect.Signature) -> object:
 
 
 def _shared_machine_fixture(scope: str) -> object:
-    def readonly_vm(request: pytest.FixtureRequest, **configs: "VmConfig") -> "Iterator[VirtualMachine]":
-        [config] = configs.values()
-        yield from _ladder(request).shared_machine(request, scope, config)
+    def readonly_vm(request: pytest.FixtureRequest, **rungs: Any) -> "Iterator[VirtualMachine]":
+        config, network = rungs[f"vm_config_{scope}"], rungs[f"vm_private_network_{scope}"]
+        yield from _ladder(request).shared_machine(request, scope, config, network)
 
     readonly_vm.__doc__ = f"A virtual machine that all tests of a {scope} share, pristine for the first of them."
-    return _fixture(readonly_vm, scope, f"readonly_vm_{scope}", _signature(f"vm_config_{scope}"))
+    wanted = _signature(f"vm_config_{scope}", f"vm_private_network_{scope}")
+    return _fixture(readonly_vm, scope, f"readonly_vm_{scope}", wanted)
+
+
+def _network_fixture(scope: str, name: str) -> object:
+    def vm_private_network(request: pytest.FixtureRequest) -> "Iterator[NetworkFactory]":
+        yield from _ladder(request).networks(request, scope)
+
+    whose = "this test" if scope == "function" else f"all tests of a {scope}"
+    vm_private_network.__doc__ = f"Call it for networks among machines of {whose}: ``vm_private_network('lan')``."
+    return _fixture(vm_private_network, scope, name, _signature())
 
 
 def _fixture(function: Callable[..., object], scope: str, name: str, wanted: inspect.Signature) -> object:

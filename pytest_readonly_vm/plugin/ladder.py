@@ -14,6 +14,7 @@ from pytest_readonly_vm.config.image_url import ImageUrl
 from pytest_readonly_vm.config.oci_reference import SCHEME, OciReference
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
+from pytest_readonly_vm.config.values import names
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.plugin import markers
 from pytest_readonly_vm.plugin.given import given_images, given_settings
@@ -21,6 +22,7 @@ from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.sources.image_list import listed
 
 if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
 
@@ -31,10 +33,40 @@ _SUFFIX = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]*$")
 class VmFactory(Protocol):
     """What the fixture ``readonly_vm_factory`` gives."""
 
-    def __call__(self, *, name: str | None = None, **settings: object) -> "VirtualMachine":
+    def __call__(
+        self,
+        *,
+        name: str | None = None,
+        networks: "Sequence[PrivateNetwork | str] | str | None" = None,
+        **settings: object,
+    ) -> "VirtualMachine":
         """Start one more machine: `vm_config` with these settings changed. It ends with the test at the latest.
 
-        :param name: shown in messages and process lists, beside the test's own name.
+        :param name: shown in messages and process lists, beside the test's own name; what others on its networks know
+            it by.
+        :param networks: the private networks that it is on, of ``vm_private_network``, or their names; see the setting.
+        """
+
+
+class NetworkFactory(Protocol):
+    """What the fixtures ``vm_private_network``, ``vm_private_network_module``, … give."""
+
+    def __call__(
+        self,
+        name: str = "lan",
+        *,
+        subnet: str | None = None,
+        subnet6: str | None = None,
+        mtu: int | None = None,
+        configure: bool = True,
+    ) -> "PrivateNetwork":
+        """A private network between machines, the same for the same name. It ends with what it is for.
+
+        :param subnet: its IPv4 subnet, as ``192.168.7.0/24``; by default one that nothing else uses.
+        :param subnet6: its IPv6 subnet.
+        :param mtu: the largest packet in bytes, that the cards have; 9000 for jumbo frames. By default 1500.
+        :param configure: whether guests' cards are given their addresses, and the others' names, by root's hand.
+        :raises NetworkError: the subnets or the MTU cannot be, or are others than those of the network that is there.
         """
 
 
@@ -111,20 +143,51 @@ def _from_fixtures(request: pytest.FixtureRequest, values: dict[str, object]) ->
     return default.with_settings(given)
 
 
-def factory(request: pytest.FixtureRequest, vm_config: VmConfig) -> Iterator[VmFactory]:
+def networks(request: pytest.FixtureRequest, scope: str) -> Iterator[NetworkFactory]:
+    """As the fixtures ``vm_private_network``, …"""
+    made: dict[str, tuple[dict[str, Any], PrivateNetwork]] = {}
+    node = _package_of(request) if scope == "package" else request.node
+    with contextlib.ExitStack() as opened:
+
+        def network(name: str = "lan", **options: Any) -> "PrivateNetwork":
+            try:
+                [name] = names(name)
+            except ValueError as error:
+                raise pytest.UsageError(f"vm_private_network: {error}") from None
+            if name not in made:
+                made[name] = options, opened.enter_context(Run.of(request.config).network(name, node, options))
+            known, found = made[name]
+            if options and options != known:
+                raise pytest.UsageError(f"vm_private_network({name!r}) is there already, with other options: {known}")
+            return found
+
+        yield network
+
+
+def factory(
+    request: pytest.FixtureRequest, vm_config: VmConfig, vm_private_network: NetworkFactory
+) -> Iterator[VmFactory]:
     """As the fixture ``readonly_vm_factory``."""
     run = Run.of(request.config)
     numbers = itertools.count(1)  # of which no two threads get the same
     with contextlib.ExitStack() as machines:
 
-        def boot(*, name: str | None = None, **settings: object) -> "VirtualMachine":
+        def boot(
+            *,
+            name: str | None = None,
+            networks: "Sequence[PrivateNetwork | str] | str | None" = None,
+            **settings: object,
+        ) -> "VirtualMachine":
             number = next(numbers)
             label = name or (str(number) if number > 1 else "")
             with _usage_errors():
                 origin = f"readonly_vm_factory in {request.node.nodeid}"
                 given = {key: Given(value, origin, request.path.parent) for key, value in settings.items()}
                 wanted = listed(vm_config.with_settings(given))
-                return machines.enter_context(run.machine(wanted, request.node, label))
+                if networks is None or isinstance(networks, str):
+                    networks = wanted.networks if networks is None else (networks,)
+                on = [network(one) if isinstance(one, str) else one for one in networks]
+                return machines.enter_context(run.machine(wanted, request.node, label, on))
 
         yield boot
 
@@ -145,14 +208,17 @@ def machine(request: pytest.FixtureRequest, vm_config: VmConfig, factory: VmFact
     return shared
 
 
-def shared_machine(request: pytest.FixtureRequest, scope: str, config: VmConfig) -> "Iterator[VirtualMachine]":
+def shared_machine(
+    request: pytest.FixtureRequest, scope: str, config: VmConfig, network: NetworkFactory
+) -> "Iterator[VirtualMachine]":
     """As the fixture of the machine that all tests of a wider scope share."""
     run = Run.of(request.config)
     with _usage_errors():
+        on = [network(name) for name in config.networks]
         if scope == "package":
-            yield run.shared_machine(config, _package_of(request), scope)
+            yield run.shared_machine(config, _package_of(request), scope, on)
         else:
-            with run.machine(config, request.node, scope) as vm:
+            with run.machine(config, request.node, scope, on) as vm:
                 yield vm
 
 

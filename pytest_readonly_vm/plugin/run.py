@@ -5,7 +5,7 @@ import dataclasses
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -31,6 +31,7 @@ from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
 _run = pytest.StashKey["Run"]()
@@ -139,11 +140,12 @@ class Run:
                 raise pytest.UsageError(f"{given.origin}: {given.value}: {why}; nothing was written; choose a folder")
 
     @contextlib.contextmanager
-    def machine(self, config: VmConfig, node: Any, label: str) -> Iterator["VirtualMachine"]:
+    def machine(
+        self, config: VmConfig, node: Any, label: str, networks: "Sequence[PrivateNetwork]" = ()
+    ) -> Iterator["VirtualMachine"]:
         """A booted machine that belongs to a node of the collection tree and ends when this is left."""
-        name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
         asked = time.time()
-        vm = self._started(config, node, label, name)
+        vm = self._started(config, node, label, networks)
         try:
             self._refuse_to_keep(config, self._overlay_destination(config, node, label))
         except ConfigurationError:
@@ -154,7 +156,7 @@ class Run:
             give(node, vm)
             self._labels[vm] = label
             if vm.monitor_command:
-                self.tell(f"{name}: second monitor: {vm.monitor_command}")
+                self.tell(f"{vm.name}: second monitor: {vm.monitor_command}")
             vm.begin_test()
             for hear in self.on_start:
                 hear(vm)
@@ -173,7 +175,20 @@ class Run:
             if destination:
                 self._kept.append({"path": str(destination), "is_above_store": _is_above_store(vm)})
 
-    def _started(self, config: VmConfig, node: Any, label: str, name: str) -> "VirtualMachine":
+    @contextlib.contextmanager
+    def network(self, name: str, node: Any, options: Mapping[str, Any]) -> Iterator["PrivateNetwork"]:
+        """A private network that ends when this is left."""
+        network = self.lab.networks.make(name, owner=node.name or "the session", **options)
+        try:
+            yield network
+        finally:
+            self.lab.networks.end(network)
+
+    def _started(
+        self, config: VmConfig, node: Any, label: str, networks: "Sequence[PrivateNetwork]"
+    ) -> "VirtualMachine":
+        name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
+        host = f"vm{label}" if not label or label.isdecimal() or label in SCOPES else label
         clock = clock_of(self.current)
         with (
             clock.stopped() if clock else contextlib.nullcontext(),
@@ -181,19 +196,21 @@ class Run:
             self._broken.starting(config, self.current, node, label),
         ):
             self.evidence.begins(config)
-            vm = self.lab.start(config, name=name)
+            vm = self.lab.start(config, name=name, networks=networks, host=host)
             if clock:
                 clock.take_over(config, vm.slowness)
         return vm
 
-    def shared_machine(self, config: VmConfig, node: pytest.Collector, label: str) -> "VirtualMachine":
+    def shared_machine(
+        self, config: VmConfig, node: pytest.Collector, label: str, networks: "Sequence[PrivateNetwork]"
+    ) -> "VirtualMachine":
         """The machine of this configuration that a node has already, or a new one that ends when the node is left."""
         machines = node.stash.setdefault(_shared, {})
         if config not in machines:
             stack = contextlib.ExitStack()
             node.addfinalizer(stack.close)
             stack.callback(machines.pop, config, None)
-            machines[config] = stack.enter_context(self.machine(config, node, label))
+            machines[config] = stack.enter_context(self.machine(config, node, label, networks))
         return machines[config]
 
     def _overlay_destination(self, config: VmConfig, node: Any, label: str) -> Path:
