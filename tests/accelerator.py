@@ -13,7 +13,7 @@ import pytest
 from pytest_readonly_vm.errors import HostError
 from pytest_readonly_vm.host.accel import choose
 from pytest_readonly_vm.host.qemu_binary import find_qemu
-from pytest_readonly_vm.plugin.run import NEWS
+from pytest_readonly_vm.plugin.news import NEWS
 
 VARIABLE = "READONLY_VM_TEST_ACCEL"
 

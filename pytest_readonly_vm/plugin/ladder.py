@@ -164,9 +164,7 @@ def networks(request: pytest.FixtureRequest, scope: str) -> Iterator[NetworkFact
         yield network
 
 
-def factory(
-    request: pytest.FixtureRequest, vm_config: VmConfig, vm_private_network: NetworkFactory
-) -> Iterator[VmFactory]:
+def factory(request: pytest.FixtureRequest, vm_config: VmConfig, network: NetworkFactory) -> Iterator[VmFactory]:
     """As the fixture ``readonly_vm_factory``."""
     run = Run.of(request.config)
     numbers = itertools.count(1)  # of which no two threads get the same

@@ -11,8 +11,9 @@ import pytest_readonly_vm
 from pytest_readonly_vm.errors import GuestBroken, VmError
 from pytest_readonly_vm.plugin.failure import tell
 from pytest_readonly_vm.plugin.integrations import properties
+from pytest_readonly_vm.plugin.news import NEWS
 from pytest_readonly_vm.plugin.owners import forget_machines, machines_of
-from pytest_readonly_vm.plugin.run import NEWS, Run
+from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.timeouts import explanation, is_timeout
 from pytest_readonly_vm.printable import line, shown
 

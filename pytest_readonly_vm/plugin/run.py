@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +23,7 @@ from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
 from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.lookahead import Lookahead
 from pytest_readonly_vm.plugin.machine_record import machine_record
+from pytest_readonly_vm.plugin.news import News
 from pytest_readonly_vm.plugin.output_folder import folder_name
 from pytest_readonly_vm.plugin.owners import give, machines_above, machines_of, owned_above
 from pytest_readonly_vm.plugin.progress import Progress
@@ -36,28 +37,6 @@ if TYPE_CHECKING:
 
 _run = pytest.StashKey["Run"]()
 _shared = pytest.StashKey[dict[VmConfig, "VirtualMachine"]]()
-
-NEWS = "readonly_vm"
-"""Attribute of a test report that holds its `News`; pytest and xdist carry a report's attributes along."""
-
-
-class News(TypedDict):
-    """What a test's reports carry to the summary, also from an xdist worker: only what can be serialised."""
-
-    boots: list[dict[str, Any]]
-    """Each a `Boot`."""
-    layers: list[dict[str, Any]]
-    """Each a `LayerMade`."""
-    checked: list[str]
-    changed: dict[str, str]
-    kept: list[dict[str, Any]]
-    """Of each overlay its path, and whether its base is in a store of images."""
-    machines: list[dict[str, Any]]
-    """Of each machine that has ended, all that the page of the run shows of it; nothing where there is to be none."""
-    during: dict[str, float]
-    """The seconds of each part that the stopwatch has measured in the phase of the test that the report is on."""
-    after: dict[str, float]
-    """And since."""
 
 
 class Run:

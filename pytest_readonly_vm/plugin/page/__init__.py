@@ -13,8 +13,9 @@ import pytest
 
 from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.given import given_settings
+from pytest_readonly_vm.plugin.news import NEWS, News
 from pytest_readonly_vm.plugin.page.rows import Rows
-from pytest_readonly_vm.plugin.run import NEWS, News, Run
+from pytest_readonly_vm.plugin.run import Run
 
 _HEAD = 4096
 _TITLE = b"<title>Test run in virtual machines</title>"
