@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
     from pytest_readonly_vm.channels.screen import Screen
     from pytest_readonly_vm.command_result import CommandResult
+    from pytest_readonly_vm.config.cluster import GuestCluster, cluster
     from pytest_readonly_vm.config.layer import GuestLayer, layer
     from pytest_readonly_vm.config.settings import VmConfig
     from pytest_readonly_vm.errors import (
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "command_result": ("CommandResult",),
+    "config.cluster": ("GuestCluster", "cluster"),
     "config.layer": ("GuestLayer", "layer"),
     "config.settings": ("VmConfig",),
     "errors": (
@@ -87,6 +89,7 @@ _WHERE = {
         "DisplayError",
         "DownloadError",
         "GuestBroken",
+        "GuestCluster",
         "GuestDied",
         "GuestLacks",
         "GuestPanicked",
@@ -156,6 +159,7 @@ __all__ = [
     "Forks",
     "Function",
     "GuestBroken",
+    "GuestCluster",
     "GuestDied",
     "GuestLacks",
     "GuestLayer",
@@ -190,6 +194,7 @@ __all__ = [
     "VmError",
     "VmFactory",
     "WaitTimeout",
+    "cluster",
     "layer",
 ]
 

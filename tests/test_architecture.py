@@ -88,7 +88,7 @@ def test_no_imports_go_in_circles() -> None:
         (
             "threading",
             {
-                "config/layer.py",
+                "config/prepared.py",
                 "host/process.py",
                 "host/loop.py",
                 "host/once.py",

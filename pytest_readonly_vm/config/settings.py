@@ -15,6 +15,7 @@ from typing import Any, Self
 from pytest_readonly_vm.config import image_reference as given_image
 from pytest_readonly_vm.config import values as read
 from pytest_readonly_vm.config.architectures import architecture
+from pytest_readonly_vm.config.cluster import GuestCluster
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.config.qemu_args import objection
@@ -94,6 +95,7 @@ class VmConfig:
     ready: object = setting(Part.SHELL | Part.KEY, "auto", read.readiness)
     start: str = setting(Part.SHELL, "auto", read.one_of("auto", "cold", "clone"))
     layers: tuple[GuestLayer, ...] = setting(_TESTS, (), read.layers)
+    cluster: GuestCluster | None = setting(_TESTS, None, read.cluster)
     machine_id: str = setting(_TESTS, "keep", read.one_of("keep", "new"))
     prove_pristine: bool = setting(_TESTS, False, read.switch)
     prefetch: str = setting(_TESTS, "auto", read.whole_number_or("auto"))

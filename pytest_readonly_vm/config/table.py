@@ -192,6 +192,7 @@ OPTIONS = {
         repeatable=True,
         separator=" ",
     ),
+    "cluster": Option("MODULE:NAME", "the function that forms the cluster that the fixture readonly_vm_cluster gives"),
     "machine_id": Option(
         "WHAT", "the machine-id of a clone: keep, that of the guest which it is a copy of; new (default: keep)"
     ),

@@ -10,8 +10,12 @@ import shlex
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
+from pytest_readonly_vm.config.cluster import GuestCluster
 from pytest_readonly_vm.config.layer import GuestLayer
+
+T = TypeVar("T")
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -261,6 +265,15 @@ def layers(value: object) -> tuple[GuestLayer, ...]:
         return tuple(found for one in value for found in layers(one))
     if isinstance(value, GuestLayer):
         return (value,)
+    return (_imported(value, GuestLayer, "layer"),)
+
+
+def cluster(value: object) -> GuestCluster:
+    return value if isinstance(value, GuestCluster) else _imported(value, GuestCluster, "cluster")
+
+
+def _imported(value: object, kind: type[T], decorator: str) -> T:
+    """What a user's module has by the name that is said as ``MODULE:NAME``."""
     module, _, name = text(value).partition(":")
     if not name:
         raise ValueError(f"{value!r} is not of the form MODULE:NAME")
@@ -268,9 +281,9 @@ def layers(value: object) -> tuple[GuestLayer, ...]:
         found = getattr(import_module(module), name)
     except Exception as error:  # whatever the user's module raises
         raise ValueError(f"{value!r} cannot be had: {error}") from None
-    if not isinstance(found, GuestLayer):
-        raise ValueError(f"{value!r} is no layer; put @pytest_readonly_vm.layer above the function")
-    return (found,)
+    if not isinstance(found, kind):
+        raise ValueError(f"{value!r} is no {decorator}; put @pytest_readonly_vm.{decorator} above the function")
+    return found
 
 
 def nearest(word: str, choices: Sequence[str]) -> str:

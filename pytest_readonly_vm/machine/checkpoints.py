@@ -131,7 +131,7 @@ class Rewindable(Networked):
         :raises VmError: something of the machine cannot be saved: some devices, such as nvme, block it.
         """
         with self._history.noting("state", "checkpoint"):
-            template = self._keeper.maker.freeze_running(self.instance)
+            [template] = self._keeper.maker.freeze_running([self.instance]).templates
         checkpoint = Checkpoint(self, template, self.places)
         self._checkpoints.append(checkpoint)
         return checkpoint
@@ -175,7 +175,7 @@ class Rewindable(Networked):
         :raises VmError: as `checkpoint`.
         """
         with self._history.noting("state", f"fork of {count}"):
-            template = self._keeper.maker.freeze_running(self.instance)
+            [template] = self._keeper.maker.freeze_running([self.instance]).templates
         forks: list[Self] = []
         try:
             for number in range(1, count + 1):

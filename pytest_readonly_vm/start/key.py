@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from pytest_readonly_vm.config.layer import code_of
+from pytest_readonly_vm.config.prepared import code_of
 from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.config.settings import FILES, settings_in
 from pytest_readonly_vm.image.image_file import Fingerprint

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,10 +20,11 @@ from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import InitialState, greet, launch
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.start.freeze import Moment, Wire, freeze_running
 from pytest_readonly_vm.start.migration import Unfrozen, load_state
 from pytest_readonly_vm.start.repair import resume
 from pytest_readonly_vm.start.riscv_timers import rearm_timers
-from pytest_readonly_vm.start.template import Reads, Template, copies, freeze_running
+from pytest_readonly_vm.start.template import Reads, Template, copies
 from pytest_readonly_vm.start.watched import watched_boot, watched_layer
 
 
@@ -133,15 +134,16 @@ class Maker:
             self.resources.loop.run(load())
         return instance
 
-    def freeze_running(self, instance: Instance) -> Template:
-        """The present state of a machine, which runs on.
+    def freeze_running(self, instances: Sequence[Instance], wires: Sequence[Wire] = ()) -> Moment:
+        """The present state of machines, all at one moment; they run on.
 
-        :raises VmError: something of the machine does not allow that.
+        :raises VmError: something of a machine does not allow that.
         """
         try:
-            return self.resources.loop.run(freeze_running(instance))
+            return self.resources.loop.run(freeze_running(instances, wires))
         except Unfrozen as unfrozen:
-            raise VmError(f"{instance.name}: the machine's state cannot be saved: {unfrozen}") from None
+            names = ", ".join(instance.name for instance in instances)
+            raise VmError(f"{names}: the machine's state cannot be saved: {unfrozen}") from None
 
     def with_layers(self, instance: Instance, *, made: int = 0) -> Instance:
         """A machine that has booted, once its layers have been made in it, but for those that are there already."""

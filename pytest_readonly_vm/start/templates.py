@@ -19,10 +19,11 @@ from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import InitialState
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.archive import Archive
+from pytest_readonly_vm.start.freeze import freeze
 from pytest_readonly_vm.start.key import keys_of
 from pytest_readonly_vm.start.maker import Maker
 from pytest_readonly_vm.start.migration import Unfrozen
-from pytest_readonly_vm.start.template import Reads, Template, freeze, new_ram
+from pytest_readonly_vm.start.template import Reads, Template, new_ram
 
 _QUICK = 0.5
 """Seconds: a guest that boots in less is not worth a template."""
@@ -158,7 +159,8 @@ class Templates:
 
     @host_errors("the guest cannot be frozen")
     def _frozen(self, instance: Instance, ram: int | None) -> Template:
-        return self._maker.resources.loop.run(freeze(instance, ram=ram))
+        [template] = self._maker.resources.loop.run(freeze([instance], [ram])).templates
+        return template
 
     def take_changed(self) -> list[str]:
         """What happened to templates' files since they were frozen. Such a template is not used any more."""

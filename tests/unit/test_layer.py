@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import ConfigurationError, GuestLayer, PortListens, VmConfig, layer
-from pytest_readonly_vm.config.layer import code_of
+from pytest_readonly_vm.config.prepared import code_of
 
 
 @layer

@@ -1,0 +1,167 @@
+"""Owns functions of the user's that bring guests into a state once, with their arguments. Pure.
+
+What such a function is, is known as a text: when that changes, the state is made anew.
+"""
+
+import contextlib
+import dis
+import enum
+import hashlib
+import inspect
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path, PurePath
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, Self
+
+Files = str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
+"""Files and folders, relative to the file that a function is in."""
+
+_IN_THIS_PROCESS = "only in process "
+_UNCHANGEABLE = (str, bytes, int, float, complex, tuple, frozenset, PurePath, enum.Enum, type, FunctionType, type(None))
+
+_READING = threading.Lock()
+"""`inspect` parses the file of a class, and Python 3.11 takes two threads that do so at once for its own error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A function with its arguments. Calling it gives the same with other arguments."""
+
+    function: Callable[..., object]
+    args: tuple[Any, ...] = field(default=(), hash=False)
+    kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    files: tuple[str, ...] = ()
+    """Files and folders of the host that it depends on, beside what it pushes."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Self:
+        return replace(self, args=args, kwargs=kwargs)
+
+    def __str__(self) -> str:
+        given = [*map(repr, self.args), *(f"{name}={value!r}" for name, value in self.kwargs.items())]
+        return f"{self.function.__name__}({', '.join(given)})" if given else self.function.__name__
+
+    def key(self) -> str:
+        """A text that changes when the function, what it names of the user's own code and data, or the arguments do.
+
+        What is in `files` is no part of it.
+        """
+        return hashlib.sha256(code_of(self).encode(errors="surrogateescape")).hexdigest()
+
+
+def located(function: Callable[..., object], files: Files) -> tuple[str, ...]:
+    """What a decorator was given of files that its function depends on."""
+    several = files if isinstance(files, list | tuple) else (files,)
+    home = Path(inspect.getfile(inspect.unwrap(function))).absolute().parent if several else Path()
+    return tuple(str(home / path) for path in several)
+
+
+def code_of(thing: object) -> str:
+    """What a thing of the user's is or does, as text that changes when that does.
+
+    Of what has neither a text of its own nor code to be seen, the text is another in every process.
+    """
+    return "\0".join(_texts(thing, set()))
+
+
+def _texts(thing: Any, seen: set[int] | None) -> Iterator[str]:
+    """The parts of that text; `seen` has the ids of the functions that are in it already, None is for all of them."""
+    match thing:
+        case Prepared():
+            yield from _texts((thing.function, *thing.args, *sorted(thing.kwargs.items()), *thing.files), seen)
+        case FunctionType():
+            yield from _function(thing, seen)
+        case MethodType():
+            yield from _texts((thing.__func__, thing.__self__), seen)
+        case partial():
+            yield from _texts((thing.func, *thing.args, *sorted(thing.keywords.items())), seen)
+        case set() | frozenset():  # which is in another order in every process
+            yield from (type(thing).__qualname__, *sorted("\0".join(_texts(item, None)) for item in thing), "}")
+        case dict() if type(thing) is dict:
+            yield from ("{", *(text for item in thing.items() for text in _texts(item, seen)), "}")
+        case list() | tuple() if type(thing) in (list, tuple):
+            yield from (type(thing).__name__, *(text for item in thing for text in _texts(item, seen)), ")")
+        case _:
+            yield _text(thing)
+
+
+def _text(thing: Any) -> str:
+    kind: Any = type(thing)
+    if issubclass(kind, type) and _is_users(thing):
+        return f"{thing.__qualname__} {_source(thing)}"
+    text = repr(thing)
+    if not inspect.isroutine(thing) and not re.search(r" at 0x[0-9a-f]+", text):
+        return f"{kind.__qualname__} {text}"
+    return _source(kind) or f"{_IN_THIS_PROCESS}{os.getpid()}: {text}"
+
+
+def _function(function: FunctionType, seen: set[int] | None) -> Iterator[str]:
+    """Its own lines, the variables around it, what is given to it by default, and what it names of its module's."""
+    yield function.__qualname__
+    yield _source(function.__code__) or f"{_IN_THIS_PROCESS}{os.getpid()}: {function!r}"
+    if seen is None or id(function) in seen:
+        return
+    seen.add(id(function))
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # it has nothing in it yet
+            yield from (name, *_texts(cell.cell_contents, seen))
+    yield from _stable((function.__defaults__, function.__kwdefaults__), seen)
+    for name in sorted(_names(function.__code__) & function.__globals__.keys()):
+        value = function.__globals__[name]
+        if isinstance(value, ModuleType | type | FunctionType) and not _is_users(value):
+            continue
+        yield name
+        if isinstance(value, ModuleType):
+            yield _source(value)
+        elif isinstance(value, (*_UNCHANGEABLE, Prepared)):
+            yield from _stable(value, seen)
+        else:
+            yield _as_first_seen(function, name)
+
+
+def _stable(thing: object, seen: set[int] | None) -> list[str]:
+    """Its texts, but for those that would be others in every process: that it is named alone is no harm."""
+    return [text for text in _texts(thing, seen) if not text.startswith(_IN_THIS_PROCESS)]
+
+
+@cache
+def _as_first_seen(function: FunctionType, name: str) -> str:
+    """What can be changed in place counts as it was: the layer itself may be what changes it."""
+    return "\0".join(_stable(function.__globals__[name], None))
+
+
+@cache
+def _names(code: CodeType) -> frozenset[str]:
+    """The names that code and what is nested in it use, but for the variables of the module that it sets itself."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _names(constant)
+    return frozenset(names - {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_GLOBAL"})
+
+
+@cache
+def _source(thing: Any) -> str:
+    """Its lines, as they were when they were first asked for, or an empty text."""
+    try:
+        with _READING:
+            return inspect.getsource(thing)
+    except (OSError, TypeError):
+        return ""
+
+
+@cache
+def _is_users(thing: Any) -> bool:
+    """Whether the text of a module, class or function is the user's own, and not that of what is installed."""
+    import sysconfig  # not for who has no layers
+
+    folders = [str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))]
+    try:
+        path = Path(inspect.getfile(thing)).absolute()
+    except TypeError:  # it is built in
+        return False
+    return not any(path.is_relative_to(folder) for folder in folders)

@@ -1,0 +1,251 @@
+"""Owns the freezing of guests at one moment: of one, or of several with what is on its way between them.
+
+All stand still before of any of them a state is saved. A network between them holds what comes from then on, so that
+it is neither lost nor seen by one of them and not by another.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from pytest_readonly_vm.errors import StartFailed
+from pytest_readonly_vm.host.os_errors import explain
+from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.qemu.command_line import DISK
+from pytest_readonly_vm.qemu.disk import create_overlay
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.start.migration import go_on, save_state
+from pytest_readonly_vm.start.repair import prepare
+from pytest_readonly_vm.start.template import Template, close_all, copies, frozen_overlay, seal, written_file
+
+T = TypeVar("T")
+
+Conversation = tuple[str, Mapping[str, Any]] | None
+"""The channel that was in use and where it stood."""
+
+_REST, _REST_PATIENCE = 0.05, 0.2
+"""Of the time in which a guest has become ready: for how long it is to rest, and how long that is waited for."""
+_LONGEST_REST, _SHORTEST_REST = 1.0, 0.1
+_IDLE = 0.1
+"""Of one processor, the part that a guest uses that only keeps its time."""
+
+
+class Wire(Protocol):
+    """A network between machines that are frozen together."""
+
+    async def hold(self) -> None:
+        """Keep what comes from now on, once all that was passed on has been taken."""
+
+    async def under_way(self) -> int:
+        """What is kept, once the machines stand still, as a descriptor of sealed memory for whoever asks to close."""
+
+    async def go_on(self, under_way: int | None = None) -> None:
+        """Pass on what was kept, or what was under way when others were frozen."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """Guests that were frozen together."""
+
+    templates: tuple[Template, ...]
+    under_way: tuple[int, ...]
+    """What was on its way on each network, as descriptors."""
+
+    def difference(self) -> str | None:
+        """What happened to the files of their disks since, or None."""
+        return next(filter(None, (template.difference() for template in self.templates)), None)
+
+    def close(self) -> None:
+        for template in self.templates:
+            template.close()
+        for descriptor in self.under_way:
+            os.close(descriptor)
+
+
+async def freeze(instances: Sequence[Instance], rams: Sequence[int | None], wires: Sequence[Wire] = ()) -> Moment:
+    """Make templates of machines that write to named overlays, and end them. On the loop.
+
+    :param rams: of each the memory that QEMU shares as its RAM; None if it has its own.
+    :raises Unfrozen: one cannot be frozen. All run on, but for their channels, which may have to be opened anew.
+    :raises StartFailed: it could not be made sure that nobody changes what was frozen. All have ended.
+    """
+    conversations = await _all(map(_parted, instances))
+    await _all(map(_rested, instances))
+    with ExitStack() as kept:
+        async with _standing_still(instances, wires, kept, go_on_after=False) as under_way:
+            saves = [
+                save_state(instance.qmp, without_shared_ram=ram is not None)
+                for instance, ram in zip(instances, rams, strict=True)
+            ]
+            states = await _all_kept(saves, kept)
+        templates = []
+        for instance, ram, state, conversation in zip(instances, rams, states, conversations, strict=True):
+            overlays = await _ended(instance, (state, ram))
+            kept.callback(close_all, overlays)
+            templates.append(_template(instance, conversation, ram, state, overlays))
+        kept.pop_all()
+    for instance in instances:
+        instance.remove_folder()
+    return Moment(tuple(templates), under_way)
+
+
+async def freeze_running(instances: Sequence[Instance], wires: Sequence[Wire] = ()) -> Moment:
+    """Make templates of machines that run on afterwards, each with a further overlay above its disk. On the loop.
+
+    :raises Unfrozen: one cannot be frozen. All run on.
+    """
+    conversations = await _all(map(_parted, instances))
+    with ExitStack() as kept:
+        async with _standing_still(instances, wires, kept, go_on_after=True) as under_way:
+            await _all(_put_overlay_on_top(instance) for instance in instances if instance.spec.chain)
+            states = await _all_kept([save_state(one.qmp, without_shared_ram=False) for one in instances], kept)
+            for state in states:
+                seal(state)
+        templates = []
+        for instance, state, conversation in zip(instances, states, conversations, strict=True):
+            templates.append(_template(instance, conversation, None, state, copies(instance.frozen_overlays)))
+        kept.pop_all()
+    return Moment(tuple(templates), under_way)
+
+
+@contextlib.asynccontextmanager
+async def _standing_still(
+    instances: Sequence[Instance], wires: Sequence[Wire], kept: ExitStack, *, go_on_after: bool
+) -> AsyncIterator[tuple[int, ...]]:
+    """All stand still meanwhile, at one moment; what is under way on the networks.
+
+    :param go_on_after: whether they run again afterwards; they do in any case if something fails.
+    """
+    running = [instance for instance in instances if await _is_running(instance)]
+    async with AsyncExitStack() as expecting, AsyncExitStack() as going_on:
+        for instance in instances:
+            expecting.enter_context(instance.qmp.liveness.expecting_stop())
+        for wire in wires:
+            going_on.push_async_callback(wire.go_on)
+        await _all(wire.hold() for wire in wires)
+        for instance in running:
+            going_on.push_async_callback(go_on, instance.qmp)
+        await _all(instance.qmp.command("stop") for instance in instances)
+        under_way = tuple(await _all_kept([wire.under_way() for wire in wires], kept))
+        yield under_way
+        if not go_on_after:
+            going_on.pop_all()
+
+
+async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
+    """The results of all of them, once all are done; if some fail, the first error."""
+    done = await asyncio.gather(*work, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in done if not isinstance(result, BaseException)]
+
+
+async def _all_kept(work: Sequence[Awaitable[int]], kept: ExitStack) -> list[int]:
+    """The same for descriptors, of which none is lost if some fail."""
+    done = await asyncio.gather(*work, return_exceptions=True)
+    for result in done:
+        if isinstance(result, int):
+            kept.callback(os.close, result)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in done if isinstance(result, int)]
+
+
+async def _parted(instance: Instance) -> Conversation:
+    """Leave the channel as a copy of the guest can find it, and know where the cards are."""
+    await instance.place_cards()
+    if await _is_running(instance):
+        await prepare(instance)
+    if instance.ssh is not None:
+        await instance.ssh.part()
+        instance.ssh = None
+    return await instance.channels.part()
+
+
+async def _is_running(instance: Instance) -> bool:
+    return bool((await instance.qmp.command("query-status"))["running"])
+
+
+async def _rested(instance: Instance) -> None:
+    """Wait until the guest has come to rest, but not for long: what it is in the middle of would go on in each copy.
+
+    Nothing tells that. It shows in how much its QEMU computes, or waits for a processor of the host's.
+    """
+    rest = max(_SHORTEST_REST, min(instance.ready_after * _REST, _LONGEST_REST))
+    clock = asyncio.get_running_loop().time
+    before, deadline = instance.process.busy(), clock() + max(rest, instance.ready_after * _REST_PATIENCE)
+    while clock() < deadline:
+        await asyncio.sleep(rest)
+        now = instance.process.busy()
+        if now - before <= rest * _IDLE:
+            return
+        before = now
+
+
+async def _ended(instance: Instance, memories: Iterable[int | None]) -> tuple[ImageFile, ...]:
+    """End a machine that was saved, and have nobody change what it leaves; the files of its disk.
+
+    :raises StartFailed: somebody may.
+    """
+    overlays = copies(instance.frozen_overlays)
+    try:
+        await instance.end()
+        if instance.overlay is not None:
+            overlays = (frozen_overlay(instance.overlay), *overlays)
+        for memory in memories:
+            if memory is not None:
+                await asyncio.to_thread(seal, memory)
+    except BaseException as error:
+        close_all(overlays)
+        if isinstance(error, OSError):
+            why = explain(error) or str(error)
+            raise StartFailed(f"{instance.name}: the frozen guest cannot be kept as it is: {why}") from None
+        raise
+    return overlays
+
+
+def _template(
+    instance: Instance,
+    conversation: Conversation,
+    ram: int | None,
+    state: int,
+    overlays: tuple[ImageFile, ...],
+) -> Template:
+    return Template(
+        ram=ram,
+        state=state,
+        overlays=overlays,
+        has_named_ram=instance.has_named_ram,
+        cards=tuple(instance.cards),
+        transcript=instance.console.transcript(),
+        conversation=conversation,
+        ready_after=instance.ready_after,
+        boot_phases=instance.boot_phases,
+        ssh_key=instance.ssh_key,
+    )
+
+
+async def _put_overlay_on_top(instance: Instance) -> None:
+    """From now on the guest writes to a new file; what it wrote to so far becomes one of its frozen overlays."""
+    qmp = instance.qmp
+    [disk] = [device for device in await qmp.command("query-block") if device["device"] == DISK]
+    node = f"overlay{len(instance.frozen_overlays) + 1}"
+    path = instance.folder / f"{node}.qcow2"
+    size = int(disk["inserted"]["image"]["virtual-size"])
+    qemu_img = instance.spec.hypervisor.qemu_img
+    await asyncio.to_thread(create_overlay, path, size, qemu_img=qemu_img, name=instance.name)
+    written = written_file(instance)
+    file = {"driver": "file", "filename": str(path), "locking": "off"}
+    await qmp.command("blockdev-add", {"driver": "qcow2", "node-name": node, "file": file, "backing": None})
+    await qmp.command("blockdev-snapshot", {"node": disk["inserted"]["node-name"], "overlay": node})
+    instance.frozen_overlays = (frozen_overlay(written), *instance.frozen_overlays)
+    if instance.overlay is None:
+        path.unlink()
+    else:
+        instance.overlay = path
