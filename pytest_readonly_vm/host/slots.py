@@ -77,6 +77,17 @@ class Slot:
         """Give it back. Nothing happens the second time, nor in a forked child, as the slot is not the child's."""
         self._give_back()
 
+    def parts(self, count: int) -> "list[Slot]":
+        """So many that stand for this one, which is given back with the last of them."""
+        left = set(range(count))
+
+        def give_back(number: int) -> None:
+            left.discard(number)
+            if not left:
+                self.release()
+
+        return [Slot(partial(give_back, number)) for number in range(count)]
+
     def __enter__(self) -> Self:
         return self
 

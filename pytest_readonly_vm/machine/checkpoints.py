@@ -16,17 +16,22 @@ from pytest_readonly_vm.start.maker import Maker
 from pytest_readonly_vm.start.template import Template
 
 
+class _Closable(Protocol):
+    """What forks need of a `VirtualMachine`, or a cluster of them."""
+
+    def close(self) -> None: ...
+
+
 class _Machine(Protocol):
-    """What checkpoints and forks need of a `VirtualMachine`."""
+    """What checkpoints need of a `VirtualMachine`."""
 
     closed: bool
 
     def forget(self, checkpoint: "Checkpoint") -> None: ...
     def restore(self, checkpoint: "Checkpoint | None" = None) -> None: ...
-    def close(self) -> None: ...
 
 
-T = TypeVar("T", bound=_Machine)
+T = TypeVar("T", bound=_Closable)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +59,7 @@ class Checkpoint:
 
 
 class Forks(tuple[T, ...]):
-    """The machines of one fork. A context that closes them all when it is left."""
+    """The machines of one fork, or the clusters. A context that closes them all when it is left."""
 
     __slots__ = ()
 
@@ -146,13 +151,21 @@ class Rewindable(Networked):
             raise VmError(f"{self.name}: there is no checkpoint to go back to")
         if checkpoint not in self._checkpoints:
             raise VmError(f"{self.name}: the checkpoint is closed or another machine's")
-        old = self.instance
-        spec = replace(old.spec, cards=cablings(checkpoint.places))
+        spec = replace(self.instance.spec, cards=cablings(checkpoint.places))
         new = self._keeper.maker.clone(spec, checkpoint.template)
-        new.spec = old.spec
-        self._follow(old, new, "restore", to=checkpoint.taken)
+        self.follow(new, "restore", to=checkpoint.taken, places=checkpoint.places)
+
+    def follow(self, new: Instance, how: str, *, to: float, places: Places) -> None:
+        """Be another instance from now on, which has gone on from a checkpoint, and end the one so far.
+
+        :param to: when the checkpoint was taken, in seconds since the epoch.
+        :param places: those on private networks, as they were then.
+        """
+        old = self.instance
+        new.spec = old.spec  # by which it would be made anew
+        self._follow(old, new, how, to=to)
         self._end(old)
-        self.go_back_to(checkpoint.places)
+        self.go_back_to(places)
 
     def forget(self, checkpoint: Checkpoint) -> None:
         """Give a checkpoint's memory back; it cannot be restored any more."""

@@ -1,19 +1,18 @@
 """Owns the machines of one run: where they are started, and that none outlives it."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from pytest_readonly_vm.channels.history import History
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.layer import GuestLayer
-from pytest_readonly_vm.config.settings import FILES, VmConfig
-from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, VmError
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import BaseImageChanged, VmError
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.os_errors import host_errors
@@ -23,8 +22,12 @@ from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.machine.checkpoints import Keeper
+from pytest_readonly_vm.machine.cluster import Cluster, ClusterKeeper, Thawed, discard
+from pytest_readonly_vm.machine.clusters import Clusters
+from pytest_readonly_vm.machine.made import Boot, LayerMade
 from pytest_readonly_vm.machine.networked import cablings, give_back, take_places
 from pytest_readonly_vm.machine.networks import Networks
+from pytest_readonly_vm.machine.presence import refuse_what_is_not_there
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.architecture import choose_arch
@@ -40,31 +43,6 @@ from pytest_readonly_vm.start.maker import Hooks, Maker
 from pytest_readonly_vm.start.prefetch import Prefetch
 from pytest_readonly_vm.start.strategies import Auto, Clone, Cold, Strategy
 from pytest_readonly_vm.start.templates import Templates
-
-
-@dataclass(frozen=True, slots=True)
-class Boot:
-    """A start that succeeded: whose, its duration and phases in seconds, by which accelerator, the channel."""
-
-    name: str
-    manner: str
-    """How it came to be: ``boot``, ``clone``, ``capsule``."""
-    reason: str
-    """Why in no better way, if there is a reason."""
-    seconds: float
-    phases: dict[str, float]
-    """Those of a boot; none of a copy."""
-    accelerator: str
-    channel: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerMade:
-    """A layer that was made: for which machine, what it is, how many seconds it took."""
-
-    name: str
-    layer: str
-    seconds: float
 
 
 class Lab:
@@ -107,14 +85,25 @@ class Lab:
         )
         self._maker = Maker(self._resources, hooks)
         self.networks = Networks(self._resources)
-        self._templates = Templates(self._maker, Archives(tell).of, self._record_made)
+        archives = Archives(tell)
+        self._templates = Templates(self._maker, archives.of, self._record_made)
         self._strategies: dict[str, Strategy] = {
             "cold": Cold(self._maker),
             "clone": Clone(self._maker, self._templates),
             "auto": Auto(self._maker, self._templates),
         }
         self._keeper = Keeper(self._maker, self._anew, self._adopt)
-        self._prefetch = Prefetch(self._start_ahead, self._maker.discard)
+        self._cluster_keeper = ClusterKeeper(self._maker, self.networks, self._adopt)
+        self._clusters = Clusters(
+            self._cluster_keeper,
+            self._templates,
+            spec=self.spec,
+            start=self.start,
+            handle=self._handle,
+            archive=archives.of,
+            on_formed=self._record_cluster,
+        )
+        self._prefetch = Prefetch(self._start_ahead, self._discard)
         self._made: dict[str, History] = {}
         """What was made for machines to come, by their names."""
         self._usual_channels: dict[tuple[Path | ImageReference | None, Path | None], str] = {}
@@ -161,14 +150,13 @@ class Lab:
         """
         config = listed(config)
         config.check()
-        _refuse_what_is_not_there(config)
+        refuse_what_is_not_there(config)
         places = take_places(networks, host or name)
         vm = None
         try:
             spec = replace(self.spec(config, name), cards=cablings(places))
-            instance = self._prefetch.take(config, name, is_wanted=lambda: self._templates.has(spec))
-            if instance is None:
-                instance = self._strategies[config.start].start(spec)
+            ready = self._prefetch.take(config, name, is_wanted=lambda: self._templates.has(spec))
+            instance = ready if isinstance(ready, Instance) else self._strategies[config.start].start(spec)
             instance.spec = spec  # it may have been a spare one
             vm = self._adopt(instance)
             vm.settle(places, host or name)
@@ -179,6 +167,14 @@ class Lab:
             give_back(places)
             raise
         return vm
+
+    def start_cluster(self, config: VmConfig, *, name: str) -> Cluster:
+        """Start all machines of the cluster that ``config.cluster`` forms; raises as `start`, and as that function."""
+        config = listed(config)
+        ready = self._prefetch.take(config, name, is_wanted=lambda: self._clusters.has(config))
+        if isinstance(ready, Thawed):
+            return self._clusters.adopt(config, ready, name)
+        return self._clusters.start(config, name=name)
 
     def expect(self, wanted: Sequence[tuple[VmConfig, str]]) -> None:
         """Begin to start machines, to be there when `start` asks for them; end what was expected and is not any more.
@@ -191,8 +187,11 @@ class Lab:
 
     def _has_template(self, config: VmConfig) -> bool:
         try:
-            is_here = config.start in ("auto", "clone") and self._bases.has(config)
-            return is_here and self._templates.has(self.spec(config, ""))
+            if config.start == "cold":
+                return False
+            if config.cluster is not None:
+                return self._clusters.has(config)
+            return self._bases.has(config) and self._templates.has(self.spec(config, ""))
         except (VmError, OSError):  # which `start` will raise for who wants the machine
             return False
 
@@ -233,8 +232,16 @@ class Lab:
         """The machines that `start` is waiting for at this moment, on whatever thread. None of them is ready."""
         return [self._handle(instance) for instance in tuple(self._resources.running) if not instance.ready_after]
 
-    def _start_ahead(self, config: VmConfig, name: str) -> Instance:
+    def _start_ahead(self, config: VmConfig, name: str) -> Instance | Thawed:
+        if config.cluster is not None:
+            return self._clusters.thaw(config, name, is_spare=True)
         return self._strategies[config.start].start(self.spec(config, name, is_spare=True))
+
+    def _discard(self, ahead: Instance | Thawed) -> None:
+        if isinstance(ahead, Thawed):
+            discard(self._cluster_keeper, ahead)
+        else:
+            self._maker.discard(ahead)
 
     def _handle(self, instance: Instance) -> VirtualMachine:
         return VirtualMachine(instance, self._keeper, progress=self._progress)
@@ -274,6 +281,9 @@ class Lab:
     def _record_layer(self, instance: Instance, layer: GuestLayer, seconds: float) -> None:
         self.layers.append(LayerMade(instance.name, str(layer), seconds))
 
+    def _record_cluster(self, config: VmConfig, name: str, seconds: float) -> None:
+        self.layers.append(LayerMade(name, f"cluster {config.cluster}", seconds))
+
     def _note_start(self, instance: Instance) -> None:
         found = instance.channels.found
         self.boots.append(
@@ -297,7 +307,7 @@ class Lab:
         :raises BaseImageChanged: one is not what it was.
         """
         sound = self._bases.check(during=during)
-        if changed := self._templates.take_changed():
+        if changed := [*self._templates.take_changed(), *self._clusters.take_changed()]:
             raise BaseImageChanged(f"{'; '.join(changed)} while {during} ran")
         return sound
 
@@ -313,18 +323,3 @@ class Lab:
     def compare_digests(self) -> dict[Path, str]:
         """Read every base that was opened with ``verify=hash`` once more: what is to complain of each, or nothing."""
         return self._bases.compare_digests()
-
-
-def _refuse_what_is_not_there(config: VmConfig) -> None:
-    for name in FILES:
-        path = getattr(config, name)
-        try:
-            _ = isinstance(path, Path) and path.stat()
-        except OSError as error:
-            raise ConfigurationError(f"{config.origin(name)}: {name}: {path}: {error.strerror}") from None
-    there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if config.memory > there_is:
-        raise ConfigurationError(
-            f"{config.origin('memory')}: memory: {config.memory >> 20}M is more than this computer has "
-            f"({there_is >> 20}M)"
-        )

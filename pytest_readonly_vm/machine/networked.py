@@ -113,6 +113,11 @@ class Networked(Reachable):
             work = self._set_up if member.card in there else self._plug
             self.loop.run(work(network, member))
 
+    def take_over(self, places: Places, host: str) -> None:
+        """Have the places that the machine had of which it is a copy, with all that was set up in the guest."""
+        self._host = host
+        self.go_back_to(places)
+
     def go_back_to_first_places(self) -> None:
         """It has been made anew, as it was started: the networks that it was plugged into since know it no more."""
         first = {cabling.card.number for cabling in self.instance.spec.cards}
@@ -129,6 +134,7 @@ class Networked(Reachable):
                 network.leave(member)
         for network, member in places.items():
             network.rejoin(member)
+            member.machine = self
         self._places = places.copy()
 
     def leave_networks(self) -> None:

@@ -2,14 +2,16 @@
 
 import itertools
 import threading
+from typing import Any
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import NetworkError, VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
-from pytest_readonly_vm.machine.private_network import PrivateNetwork
+from pytest_readonly_vm.machine.private_network import Member, PrivateNetwork
 from pytest_readonly_vm.network.subnet import Subnet
 from pytest_readonly_vm.network.switch_process import SwitchProcess
 from pytest_readonly_vm.qemu.resources import Resources
+from pytest_readonly_vm.start.cluster_state import NetworkState
 
 REMEMBERED = 4 << 20
 """Bytes of frames that each network remembers."""
@@ -22,8 +24,18 @@ class Networks:
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
-        self._lock = threading.Lock()
-        self._open: dict[int, PrivateNetwork] = {}
+        self._lock = threading.RLock()
+        self._open: tuple[PrivateNetwork, ...] = ()
+
+    def again(self, state: NetworkState, *, owner: str) -> tuple[PrivateNetwork, dict[int, Member]]:
+        """A network like one that was frozen, and the places on it, by the numbers of the machines.
+
+        :raises StartFailed: its switch cannot be started.
+        """
+        addresses = Subnet.of(state.number, ipv4=state.subnet, ipv6=state.subnet6)
+        with self._lock:
+            network = self._opened(state.name, owner, addresses, **state.options)
+        return network, {member.machine: network.seat(member) for member in state.members}
 
     def make(
         self,
@@ -45,44 +57,42 @@ class Networks:
         """
         if mtu is not None and not _MTU[0] <= mtu <= _MTU[1]:
             raise NetworkError(f"mtu={mtu}: not from {_MTU[0]} to {_MTU[1]}")
-        label = f"network {name}{f' of {owner}' if owner else ''}"
         with self._lock:
-            number = next(number for number in itertools.count(first) if number not in self._open)
+            taken = {network.number for network in self._open}
+            number = next(number for number in itertools.count(first) if number not in taken)
             addresses = Subnet.of(number, ipv4=subnet, ipv6=subnet6)
-            switch = SwitchProcess(
-                self._resources.spawner,
-                self._resources.loop,
-                label=label,
-                run_folder=self._resources.run_folder(VmConfig()),
-                remembered=REMEMBERED,
-            )
-            network = self._open[number] = PrivateNetwork(
-                name,
-                switch,
-                addresses,
-                loop=self._resources.loop,
-                output_guard=self._resources.output_guard,
-                mtu=mtu,
-                configure=configure,
-            )
+            return self._opened(name, owner, addresses, mtu=mtu, configure=configure)
+
+    def _opened(self, name: str, owner: str, subnet: Subnet, **options: Any) -> PrivateNetwork:
+        resources = self._resources
+        switch = SwitchProcess(
+            resources.spawner,
+            resources.loop,
+            label=f"network {name}{f' of {owner}' if owner else ''}",
+            run_folder=resources.run_folder(VmConfig()),
+            remembered=REMEMBERED,
+        )
+        network = PrivateNetwork(
+            name, switch, subnet, loop=resources.loop, output_guard=resources.output_guard, **options
+        )
+        self._open = (*self._open, network)
         return network
 
     def end(self, network: PrivateNetwork) -> None:
         """End one; a second call does nothing."""
         with self._lock:
-            number = next((number for number, one in self._open.items() if one is network), None)
-            if number is not None:
-                del self._open[number]
-        if number is not None:
-            try:
-                self._resources.loop.run(network.end())
-            except TimeoutError as error:
-                raise VmError(str(error)) from None
+            if network not in self._open:
+                return
+            self._open = tuple(one for one in self._open if one is not network)
+        try:
+            self._resources.loop.run(network.end())
+        except TimeoutError as error:
+            raise VmError(str(error)) from None
 
     @property
     def open(self) -> tuple[PrivateNetwork, ...]:
         """Those that there are."""
-        return tuple(self._open.values())
+        return self._open
 
     def close(self) -> None:
         """End all."""

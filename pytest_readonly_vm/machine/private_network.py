@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
+import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Protocol, TypeVar
 
 from pytest_readonly_vm.channels.history import History
@@ -19,11 +20,14 @@ from pytest_readonly_vm.network.subnet import CardAddress, Subnet
 from pytest_readonly_vm.network.switch_process import SwitchProcess
 from pytest_readonly_vm.qemu.card import Cabling, Card
 from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.start.cluster_state import MemberState, NetworkState
+from pytest_readonly_vm.start.template import seal
 
 T = TypeVar("T")
 
 _BUFFER = 1 << 20
 """Bytes that may be on their way from a card to the switch."""
+_LONGEST_UNREAD, _LOOK = 0.5, 0.001
 
 
 class Machine(Protocol):
@@ -91,6 +95,11 @@ class PrivateNetwork:
     @property
     def subnet6(self) -> IPv6Network:
         return self._subnet.ipv6
+
+    @property
+    def number(self) -> int:
+        """By which its addresses go."""
+        return self._subnet.number
 
     @property
     def label(self) -> str:
@@ -211,6 +220,73 @@ class PrivateNetwork:
                 return member
         name = machine if isinstance(machine, str) else getattr(machine, "name", repr(machine))
         raise NetworkError(f"{self.label}: {name} is not on it; {', '.join(self._members) or 'nobody'} is")
+
+    # One moment of several machines.
+
+    async def hold(self) -> None:
+        """Keep what comes from now on, once all that was passed on has been taken, or a moment later; on the loop.
+
+        What a guest does not take in that time it would not have taken either way: its card's queue is full.
+        """
+        await self._switch.ask("hold")
+        deadline = asyncio.get_running_loop().time() + _LONGEST_UNREAD
+        while await self._switch.ask("unread") and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_LOOK)  # of which nothing tells
+
+    async def under_way(self) -> int:
+        """What is kept, as a descriptor of sealed memory; on the loop, once the machines stand still."""
+        kept = os.memfd_create("under-way", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            await self._switch.ask("under_way", kept)
+            await asyncio.to_thread(seal, kept)
+        except BaseException:
+            os.close(kept)
+            raise
+        return kept
+
+    async def go_on(self, under_way: int | None = None) -> None:
+        """Pass on what was kept, or what was under way when others were frozen; on the loop."""
+        if under_way is None:
+            await self._switch.ask("go_on")
+            return
+        again = os.open(f"/proc/self/fd/{under_way}", os.O_RDONLY | os.O_CLOEXEC)  # with a position of its own
+        try:
+            await self._switch.ask("go_on", again)
+        finally:
+            os.close(again)
+
+    def state(self, machines: Sequence[Machine]) -> NetworkState:
+        """Who of these is where on it."""
+        members = [
+            MemberState(
+                machine=machines.index(member.machine),
+                port=member.port,
+                host=member.host,
+                mac=member.address.mac,
+                ipv4=str(member.address.ipv4),
+                ipv6=str(member.address.ipv6),
+                card=member.card,
+                interface=member.interface,
+            )
+            for member in self._members.values()
+            if member.machine in machines
+        ]
+        return NetworkState(
+            name=self.name,
+            number=self._subnet.number,
+            subnet=str(self.subnet),
+            subnet6=str(self.subnet6),
+            options={"mtu": self.mtu, "configure": self.configure},
+            members=tuple(members),
+        )
+
+    def seat(self, state: MemberState) -> Member:
+        """Take a place again that was another machine's of which this one is a copy, on a network like this."""
+        address = CardAddress(state.mac, IPv4Address(state.ipv4), IPv6Address(state.ipv6))
+        member = Member(port=state.port, host=state.host, address=address, card=state.card, interface=state.interface)
+        self._members[state.host] = member
+        self._ports = itertools.count(max(one.port for one in self._members.values()) + 1)
+        return member
 
     def _tell_members(self) -> None:
         """The switch has ended: whoever waits for a guest hears of it, and not of what comes of it."""

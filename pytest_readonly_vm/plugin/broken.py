@@ -81,6 +81,8 @@ class BrokenMachines:
             failures = self._failures.get(kind, [])
             if len(failures) >= _TRIES:
                 what = f"the layer {kind.layers[-1]} fails" if kind.layers else "such a machine does not boot"
+                if kind.cluster is not None:
+                    what = f"the cluster {kind.cluster} does not form"
                 raise GuestBroken(f"{what}, so it is not tried again: {failures[0]}")
         before = self._count(kinds)
         try:

@@ -18,6 +18,7 @@ from pytest_readonly_vm.plugin.door import Door
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.config.settings import VmConfig
+    from pytest_readonly_vm.machine.cluster import Cluster
     from pytest_readonly_vm.machine.vm import VirtualMachine
     from pytest_readonly_vm.plugin.ladder import NetworkFactory, VmFactory
 
@@ -36,6 +37,7 @@ def fixture_module(config: pytest.Config) -> ModuleType:
             fixtures[f"readonly_vm_{scope}"] = _shared_machine_fixture(scope)
     fixtures["readonly_vm_factory"] = readonly_vm_factory
     fixtures["readonly_vm"] = readonly_vm
+    fixtures["readonly_vm_cluster"] = readonly_vm_cluster
     vars(module).update(fixtures)
     return module
 
@@ -52,6 +54,12 @@ def readonly_vm_factory(
 def readonly_vm(request: pytest.FixtureRequest, vm_config: "VmConfig", readonly_vm_factory: "VmFactory") -> Any:
     """A pristine virtual machine for this test alone (or shared: --vm-scope), booted, its base image read-only."""
     return _ladder(request).machine(request, vm_config, readonly_vm_factory)
+
+
+@pytest.fixture
+def readonly_vm_cluster(request: pytest.FixtureRequest, vm_config: "VmConfig") -> "Iterator[Cluster]":
+    """The machines of the cluster that vm_cluster forms, for this test alone: pristine, formed, of one moment."""
+    yield from _ladder(request).cluster(request, vm_config)
 
 
 def _ladder(request: pytest.FixtureRequest) -> Any:

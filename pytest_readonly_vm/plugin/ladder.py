@@ -22,6 +22,7 @@ from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.sources.image_list import listed
 
 if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.cluster import Cluster
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
@@ -166,7 +167,7 @@ def networks(request: pytest.FixtureRequest, scope: str) -> Iterator[NetworkFact
 
 def factory(request: pytest.FixtureRequest, vm_config: VmConfig, network: NetworkFactory) -> Iterator[VmFactory]:
     """As the fixture ``readonly_vm_factory``."""
-    run = Run.of(request.config)
+    run, vm_config = Run.of(request.config), replace(vm_config, cluster=None)
     numbers = itertools.count(1)  # of which no two threads get the same
     with contextlib.ExitStack() as machines:
 
@@ -190,8 +191,21 @@ def factory(request: pytest.FixtureRequest, vm_config: VmConfig, network: Networ
         yield boot
 
 
+def cluster(request: pytest.FixtureRequest, vm_config: VmConfig) -> "Iterator[Cluster]":
+    """As the fixture ``readonly_vm_cluster``."""
+    if vm_config.cluster is None:
+        raise pytest.UsageError(
+            "no cluster: give the function that forms it with @pytest.mark.vm(cluster=…), or a vm_cluster fixture"
+        )
+    run = Run.of(request.config)
+    run.lookahead.ran(request.node, vm_config)
+    with _usage_errors(), run.cluster(vm_config, request.node) as found:
+        yield found
+
+
 def machine(request: pytest.FixtureRequest, vm_config: VmConfig, factory: VmFactory) -> Any:
     """The value of ``readonly_vm``."""
+    vm_config = replace(vm_config, cluster=None)
     if vm_config.scope == "function":
         Run.of(request.config).lookahead.ran(request.node, vm_config)
         return factory()
@@ -210,7 +224,7 @@ def shared_machine(
     request: pytest.FixtureRequest, scope: str, config: VmConfig, network: NetworkFactory
 ) -> "Iterator[VirtualMachine]":
     """As the fixture of the machine that all tests of a wider scope share."""
-    run = Run.of(request.config)
+    run, config = Run.of(request.config), replace(config, cluster=None)
     with _usage_errors():
         on = [network(name) for name in config.networks]
         if scope == "package":

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_readonly_vm.config.settings import VmConfig
 
-_USERS = ("readonly_vm", "readonly_vm_factory")
+_USERS = ("readonly_vm", "readonly_vm_factory", "readonly_vm_cluster")
 
 
 class Lookahead:

@@ -31,6 +31,7 @@ from pytest_readonly_vm.plugin.timeouts import clock_of, pending
 from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.cluster import Cluster
     from pytest_readonly_vm.machine.lab import Lab
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -124,7 +125,31 @@ class Run:
     ) -> Iterator["VirtualMachine"]:
         """A booted machine that belongs to a node of the collection tree and ends when this is left."""
         asked = time.time()
-        vm = self._started(config, node, label, networks)
+        name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
+        host = f"vm{label}" if not label or label.isdecimal() or label in SCOPES else label
+        with self._starting(config, node, label):
+            vm = self.lab.start(config, name=name, networks=networks, host=host)
+            self._take_over(config, vm)
+        with self._kept_by(node, vm, label, asked):
+            yield vm
+
+    @contextlib.contextmanager
+    def cluster(self, config: VmConfig, node: Any) -> Iterator["Cluster"]:
+        """A cluster that belongs to a node of the collection tree and ends when this is left."""
+        asked = time.time()
+        with contextlib.ExitStack() as kept:
+            with self._starting(config, node, ""):
+                cluster = self.lab.start_cluster(config, name=node.name)
+                kept.callback(cluster.close)
+                self._take_over(config, cluster[0])
+            for vm, name in zip(cluster, cluster.names, strict=True):
+                kept.enter_context(self._kept_by(node, vm, name, asked))
+            yield cluster
+
+    @contextlib.contextmanager
+    def _kept_by(self, node: Any, vm: "VirtualMachine", label: str, asked: float) -> Iterator[None]:
+        """A machine is a node's, until this is left, and it ends."""
+        config = vm.config
         try:
             self._refuse_to_keep(config, self._overlay_destination(config, node, label))
         except ConfigurationError:
@@ -139,7 +164,7 @@ class Run:
             vm.begin_test()
             for hear in self.on_start:
                 hear(vm)
-            yield vm
+            yield
         finally:
             wanted = config.keep == "always" or (config.keep == "on-failure" and vm in self._failed)
             destination = self._overlay_destination(config, node, label) if wanted else None
@@ -163,11 +188,8 @@ class Run:
         finally:
             self.lab.networks.end(network)
 
-    def _started(
-        self, config: VmConfig, node: Any, label: str, networks: "Sequence[PrivateNetwork]"
-    ) -> "VirtualMachine":
-        name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
-        host = f"vm{label}" if not label or label.isdecimal() or label in SCOPES else label
+    @contextlib.contextmanager
+    def _starting(self, config: VmConfig, node: Any, label: str) -> Iterator[None]:
         clock = clock_of(self.current)
         with (
             clock.stopped() if clock else contextlib.nullcontext(),
@@ -175,10 +197,12 @@ class Run:
             self._broken.starting(config, self.current, node, label),
         ):
             self.evidence.begins(config)
-            vm = self.lab.start(config, name=name, networks=networks, host=host)
-            if clock:
-                clock.take_over(config, vm.slowness)
-        return vm
+            yield
+
+    def _take_over(self, config: VmConfig, vm: "VirtualMachine") -> None:
+        """The test's clock is to be as patient as this machine is slow."""
+        if clock := clock_of(self.current):
+            clock.take_over(config, vm.slowness)
 
     def shared_machine(
         self, config: VmConfig, node: pytest.Collector, label: str, networks: "Sequence[PrivateNetwork]"

@@ -99,6 +99,11 @@ class Instance:
         return self.spec.name
 
     @property
+    def is_alive(self) -> bool:
+        """Whether its QEMU has not ended."""
+        return self.process.returncode is None
+
+    @property
     def config(self) -> VmConfig:
         return self.spec.config
 

@@ -76,7 +76,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
     with ExitStack() as undo, ExitStack() as sockets:
         for file in initial.overlays:
             undo.callback(os.close, file.descriptor)
-        slot = resources.slot(config, name, spare=spec.is_spare)
+        slot = spec.slot or resources.slots([config], name, spare=spec.is_spare)[0]
         undo.callback(slot.release)
         folder = resources.new_folder(config)
         undo.callback(shutil.rmtree, folder, ignore_errors=True)

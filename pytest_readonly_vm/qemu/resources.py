@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
@@ -96,22 +96,24 @@ class Resources:
         place = config.tmpdir
         return self._workspaces.get(place, lambda: self.closing(Workspace(place), Workspace.close))
 
-    def slot(self, config: VmConfig, name: str, *, spare: bool) -> Slot:
-        """Wait until this computer has room for one more machine.
+    def slots(self, configs: Sequence[VmConfig], name: str, *, spare: bool) -> list[Slot]:
+        """Wait until this computer has room for so many machines more: one for each, asked for as one.
 
-        :param spare: whether it is one before its time, for which nobody waits.
-        :raises VmError: there is no room for a spare one.
+        :param spare: whether they are some before their time, for which nobody waits.
+        :raises VmError: there is no room for spare ones.
         :raises HostError: the folder in which all runs meet cannot be used.
         """
-        if config.budget == "off":
-            return Slot(lambda: None)
-        slots = self._slots.get(config.budget, lambda: _slots(config.budget))
+        budget = configs[0].budget
+        if budget == "off":
+            return [Slot(lambda: None) for _ in configs]
+        slots = self._slots.get(budget, lambda: _slots(budget))
+        memory, cpus = sum(config.memory for config in configs), sum(config.cpus for config in configs)
         if not spare:
             with self.stopwatch.part(Part.ROOM):
-                return slots.take(config.memory, config.cpus, label=name, on_wait=self._tell)
-        if (slot := slots.take_spare(config.memory, config.cpus)) is None:
+                return slots.take(memory, cpus, label=name, on_wait=self._tell).parts(len(configs))
+        if (slot := slots.take_spare(memory, cpus)) is None:
             raise VmError("this computer has no room for a machine before its time")
-        return slot
+        return slot.parts(len(configs))
 
     def note_running(self, instance: Instance) -> None:
         """Have an instance among the `running` ones until it ends."""

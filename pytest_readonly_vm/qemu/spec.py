@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.hypervisor import Hypervisor
+from pytest_readonly_vm.host.slots import Slot
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.board import virtio_bus
@@ -27,6 +28,8 @@ class MachineSpec:
     cards: tuple[Cabling, ...] = ()
     """On private networks. They shape no template: whoever boots by itself has them from the start, and a copy is given
     those that it lacks."""
+    slot: Slot | None = None
+    """Its share of this computer, if that was taken before."""
     usual_channel: str | None = None
     """The channel that such a machine had before."""
     is_spare: bool = False

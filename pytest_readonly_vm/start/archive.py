@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.config.settings import VmConfig
@@ -15,9 +16,14 @@ from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.card import Card
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache, default_folder
+from pytest_readonly_vm.start.cluster_state import ClusterState
+from pytest_readonly_vm.start.freeze import Moment
 from pytest_readonly_vm.start.template import Reads, Template
 
+T = TypeVar("T")
+
 _RAM, _STATE, _CONSOLE, _KEY, _DISK = "ram", "state", "console", "ssh-key", "disk{}"
+_UNDER_WAY = "network{}"
 
 
 class Archive:
@@ -40,6 +46,28 @@ class Archive:
 
         `is_current` tells of files that were read whether they are; `new_folder` makes one for files with a name.
         """
+        return self._load(key, is_current, lambda entry, opened: _template(entry, entry.facts, "", new_folder, opened))
+
+    def load_cluster(
+        self, key: str, *, is_current: Callable[[Reads], bool], new_folder: Callable[[], Path]
+    ) -> ClusterState | None:
+        """The same of a cluster."""
+
+        def cluster(entry: Entry, opened: ExitStack) -> ClusterState:
+            templates = [
+                _template(entry, facts, f"{number}-", new_folder, opened)
+                for number, facts in enumerate(entry.facts["templates"])
+            ]
+            under_way = []
+            for number in range(len(entry.facts["networks"])):
+                under_way.append(entry.load_sealed(_UNDER_WAY.format(number)))
+                opened.callback(os.close, under_way[-1])
+            moment = Moment(tuple(templates), tuple(under_way))
+            return ClusterState.of(entry.facts, moment)
+
+        return self._load(key, is_current, cluster)
+
+    def _load(self, key: str, is_current: Callable[[Reads], bool], make: Callable[[Entry, ExitStack], T]) -> T | None:
         entry = self._cache.find(key)
         if entry is None:
             return None
@@ -47,7 +75,7 @@ class Archive:
             try:
                 if not is_current(entry.facts["reads"]):
                     raise Damaged("it is made of files that have changed since")
-                template = _template(entry, new_folder, opened)
+                made = make(entry, opened)
             except OSError as error:
                 self._tell(f"the frozen guest of an earlier run is not used: {explain(error)}")
                 return None
@@ -55,7 +83,7 @@ class Archive:
                 self._cache.remove(key)
                 return None
             opened.pop_all()
-        return template
+        return made
 
     def remove(self, key: str) -> None:
         """Have the template of a key made anew by whoever needs it next."""
@@ -63,36 +91,62 @@ class Archive:
 
     def save(self, key: str, template: Template, spec: MachineSpec, *, layers: int) -> None:
         """Keep a template for later runs; where that is not possible, say why, and go on without."""
-        config = spec.config
+        description = _description(spec)
+        if layers:
+            description["layer"] = " + ".join(map(str, spec.config.layers[:layers]))
         with ExitStack() as opened:
-            files = {_STATE: template.state, _CONSOLE: _memory(template.transcript.data, opened)}
-            if template.ram is not None:
-                files[_RAM] = template.ram
-            if config.channel == "ssh" and template.ssh_key is not None:
-                files[_KEY] = _memory(template.ssh_key.read_bytes(), opened)
-                files[f"{_KEY}.pub"] = _memory(template.ssh_key.with_suffix(".pub").read_bytes(), opened)
-            files |= {_DISK.format(number): file.descriptor for number, file in enumerate(template.overlays)}
-            description = {
-                "image": str(config.boots),
-                "machine": f"{config.memory >> 20}M, {config.cpus} CPU, {spec.hypervisor.accelerator.name}",
-                "qemu": f"{spec.hypervisor.qemu.version} {spec.hypervisor.qemu.arch}",
-            }
-            if layers:
-                description["layer"] = " + ".join(map(str, config.layers[:layers]))
-            facts = {
-                "layers": len(template.overlays),
-                "has_named_ram": template.has_named_ram,
-                "cards": [dataclasses.asdict(card) for card in template.cards],
-                "unread": template.transcript.unread,
-                "conversation": template.conversation,
-                "ready_after": template.ready_after,
-                "boot_phases": template.boot_phases,
-                "reads": dict(template.reads),
-            }
-            try:
-                self._cache.add(key, files, description=description, facts=facts)
-            except OSError as error:
-                self._tell(f"the frozen guest is not kept for later runs: {error.strerror or error}")
+            self._add(key, _files(template, spec, "", opened), description, _facts(template))
+
+    def save_cluster(self, key: str, state: ClusterState, specs: Sequence[MachineSpec], *, name: str) -> None:
+        """The same of a cluster, called `name`."""
+        with ExitStack() as opened:
+            files: dict[str, int] = {}
+            for number, (template, spec) in enumerate(zip(state.moment.templates, specs, strict=True)):
+                files |= _files(template, spec, f"{number}-", opened)
+            files |= {_UNDER_WAY.format(number): one for number, one in enumerate(state.moment.under_way)}
+            facts = {**state.facts(), "templates": [_facts(template) for template in state.moment.templates]}
+            description = {**_description(specs[0]), "cluster": f"{name} of {len(specs)}"}
+            self._add(key, files, description, facts)
+
+    def _add(self, key: str, files: dict[str, int], description: dict[str, str], facts: dict[str, Any]) -> None:
+        try:
+            self._cache.add(key, files, description=description, facts=facts)
+        except OSError as error:
+            self._tell(f"the frozen guest is not kept for later runs: {error.strerror or error}")
+
+
+def _description(spec: MachineSpec) -> dict[str, str]:
+    config = spec.config
+    return {
+        "image": str(config.boots),
+        "machine": f"{config.memory >> 20}M, {config.cpus} CPU, {spec.hypervisor.accelerator.name}",
+        "qemu": f"{spec.hypervisor.qemu.version} {spec.hypervisor.qemu.arch}",
+    }
+
+
+def _facts(template: Template) -> dict[str, Any]:
+    return {
+        "layers": len(template.overlays),
+        "has_named_ram": template.has_named_ram,
+        "cards": [dataclasses.asdict(card) for card in template.cards],
+        "unread": template.transcript.unread,
+        "conversation": template.conversation,
+        "ready_after": template.ready_after,
+        "boot_phases": template.boot_phases,
+        "reads": dict(template.reads),
+    }
+
+
+def _files(template: Template, spec: MachineSpec, prefix: str, opened: ExitStack) -> dict[str, int]:
+    """Descriptors of what is kept of a template, by the names of the files."""
+    files = {_STATE: template.state, _CONSOLE: _memory(template.transcript.data, opened)}
+    if template.ram is not None:
+        files[_RAM] = template.ram
+    if spec.config.channel == "ssh" and template.ssh_key is not None:
+        files[_KEY] = _memory(template.ssh_key.read_bytes(), opened)
+        files[f"{_KEY}.pub"] = _memory(template.ssh_key.with_suffix(".pub").read_bytes(), opened)
+    files |= {_DISK.format(number): file.descriptor for number, file in enumerate(template.overlays)}
+    return {f"{prefix}{name}": descriptor for name, descriptor in files.items()}
 
 
 class Archives:
@@ -116,32 +170,34 @@ class Archives:
             return None
 
 
-def _template(entry: Entry, new_folder: Callable[[], Path], opened: ExitStack) -> Template:
+def _template(
+    entry: Entry, facts: dict[str, Any], prefix: str, new_folder: Callable[[], Path], opened: ExitStack
+) -> Template:
     def kept(descriptor: int) -> int:
         opened.callback(os.close, descriptor)
         return descriptor
 
-    facts = entry.facts
     overlays = []
     for number in range(facts["layers"]):
-        descriptor = kept(entry.open_verified(_DISK.format(number)))
+        name = f"{prefix}{_DISK.format(number)}"
+        descriptor = kept(entry.open_verified(name))
         fingerprint = Fingerprint.of(os.fstat(descriptor))
-        overlays.append(ImageFile(entry.folder / _DISK.format(number), "qcow2", descriptor, fingerprint))
+        overlays.append(ImageFile(entry.folder / name, "qcow2", descriptor, fingerprint))
     key = None
-    if _KEY in entry.digests:
+    if f"{prefix}{_KEY}" in entry.digests:
         key = new_folder() / _KEY
         for name in (_KEY, f"{_KEY}.pub"):
             with os.fdopen(os.open(key.with_name(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(_content(entry.load_sealed(name)))
-    name, *parted = facts["conversation"] or [None]
+                file.write(_content(entry.load_sealed(f"{prefix}{name}")))
+    channel, *parted = facts["conversation"] or [None]
     return Template(
-        ram=kept(entry.load_sealed(_RAM)) if _RAM in entry.digests else None,
-        state=kept(entry.load_sealed(_STATE)),
+        ram=kept(entry.load_sealed(f"{prefix}{_RAM}")) if f"{prefix}{_RAM}" in entry.digests else None,
+        state=kept(entry.load_sealed(f"{prefix}{_STATE}")),
         overlays=tuple(overlays),
         has_named_ram=bool(facts["has_named_ram"]),
         cards=tuple(Card.of(card) for card in facts["cards"]),
-        transcript=Transcript(_content(entry.load_sealed(_CONSOLE)), str(facts["unread"])),
-        conversation=(name, parted[0]) if name else None,
+        transcript=Transcript(_content(entry.load_sealed(f"{prefix}{_CONSOLE}")), str(facts["unread"])),
+        conversation=(channel, parted[0]) if channel else None,
         ready_after=float(facts["ready_after"]),
         boot_phases=dict(facts["boot_phases"]),
         reads=facts["reads"],

@@ -1,9 +1,11 @@
 """Owns how a machine is made: it boots, or goes on from where a template's guest was frozen, and gets its layers."""
 
+import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from pytest_readonly_vm.config.layer import GuestLayer
@@ -51,6 +53,11 @@ class Maker:
         self.resources = resources
         self._hooks = hooks
 
+    @property
+    def watch(self) -> Watch:
+        """Looks on while what somebody waits for is made."""
+        return self._hooks.watch
+
     def cold(self, spec: MachineSpec) -> Instance:
         """A machine that has booted by itself, without its layers; raises as `booted`."""
         with self.resources.stopwatch.part(Part.BOOTING):
@@ -78,19 +85,54 @@ class Maker:
             the template's, and to a named file on its disk. Otherwise what it writes to is private to its QEMU.
         :raises StartFailed: QEMU did not come up or did not accept the template.
         """
+        instance = self._thawed(spec, template, ram=ram, freezable=freezable)
+        with self.giving_up(instance), _refusing(instance, "the template"):
+            self.resources.loop.run(_go_on(instance))
+            self._wake(instance, template)
+        return instance
+
+    def clones(self, specs: Sequence[MachineSpec], moment: Moment, wires: Sequence[Wire] = ()) -> list[Instance]:
+        """Machines that go on together from one moment, once their guests run and are repaired.
+
+        :param wires: the networks between them, which go on with what was on its way then.
+        :raises StartFailed: a QEMU did not come up or did not accept its template. None is left.
+        """
+        with (
+            ExitStack() as giving_up,
+            ThreadPoolExecutor(len(specs), thread_name_prefix="readonly-vm clones") as threads,
+        ):
+            loads = [threads.submit(self._thawed, spec, one) for spec, one in zip(specs, moment.templates, strict=True)]
+            for load in loads:
+                if load.exception() is None:
+                    giving_up.enter_context(self.giving_up(load.result()))
+            instances = [load.result() for load in loads]
+
+            async def go_on() -> None:
+                for wire, under_way in zip(wires, moment.under_way, strict=True):
+                    await wire.go_on(under_way)
+                await asyncio.gather(*map(_go_on, instances))
+
+            self.resources.loop.run(go_on())
+            for _ in threads.map(self._wake, instances, moment.templates):
+                pass
+        return instances
+
+    def _thawed(
+        self, spec: MachineSpec, template: Template, *, ram: int | None = None, freezable: bool = False
+    ) -> Instance:
         wire = None
         if template.has_named_ram:
             private = ram is None and template.ram is not None
             wire = RamWire(template.ram if private else ram, writable=not private)
         named_overlay = freezable or spec.config.snapshot == "overlay"
-        instance = self.loaded(spec, template, ram=wire, named_overlay=named_overlay, what="the template")
-        with self.giving_up(instance), _refusing(instance, "the template"):
-            self.resources.loop.run(_go_on(instance))
-            resume(instance, template.conversation, loop=self.resources.loop)
+        return self.loaded(spec, template, ram=wire, named_overlay=named_overlay, what="the template")
+
+    def _wake(self, instance: Instance, template: Template) -> None:
+        """Have a guest that goes on from a template be one that a test may get."""
+        resume(instance, template.conversation, loop=self.resources.loop)
         instance.manner = "clone"
         instance.boot_phases = template.boot_phases
         instance.ready_after = time.monotonic() - instance.started
-        return instance
 
     def loaded(
         self,

@@ -4,25 +4,36 @@ import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, Protocol, TypeVar
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.qemu.instance import Instance
 
 _AT_ONCE = 2
 """More do not start faster: a guest that goes on keeps a CPU busy at first."""
 
 
-class Prefetch:
+class Ahead(Protocol):
+    """A machine, or a cluster of them, that nobody has yet."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether no QEMU of it has ended."""
+
+
+T = TypeVar("T", bound=Ahead)
+
+
+class Prefetch(Generic[T]):
     """The machines that are on their way or ready, each for one configuration and name. Any thread may call."""
 
-    def __init__(self, start: Callable[[VmConfig, str], Instance], discard: Callable[[Instance], None]) -> None:
-        """`start` makes a machine of a name, or raises `VmError` when there is no room for one before its time."""
+    def __init__(self, start: Callable[[VmConfig, str], T], discard: Callable[[T], None]) -> None:
+        """`start` makes one of a name, or raises `VmError` when there is no room for one before its time."""
         self._start = start
         self._discard = discard
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="readonly-vm prefetch")
-        self._coming: dict[tuple[VmConfig, str], Future[Instance]] = {}
+        self._coming: dict[tuple[VmConfig, str], Future[T]] = {}
 
     def expect(self, wanted: Sequence[tuple[VmConfig, str]]) -> None:
         """Have these machines, and no other."""
@@ -33,17 +44,17 @@ class Prefetch:
                 if one not in self._coming:
                     self._coming[one] = self._threads.submit(self._start, *one)
 
-    def take(self, config: VmConfig, name: str, *, is_wanted: Callable[[], bool]) -> Instance | None:
+    def take(self, config: VmConfig, name: str, *, is_wanted: Callable[[], bool]) -> T | None:
         """The machine that was expected, once it is there; None if none was, it could not be had or is not wanted."""
         with self._lock:
             found = self._coming.pop((config, name), None)
         # One that has not been begun waits behind others. What has failed, if only in a layer, is tried by the test.
         if found is None or found.cancel() or found.exception() is not None:
             return None
-        instance = found.result()
-        if instance.process.returncode is None and is_wanted():
-            return instance
-        self._discard(instance)
+        ahead = found.result()
+        if ahead.is_alive and is_wanted():
+            return ahead
+        self._discard(ahead)
         return None
 
     def close(self) -> None:
@@ -51,11 +62,11 @@ class Prefetch:
         self.expect(())
         self._threads.shutdown()
 
-    def _drop(self, started: Future[Instance]) -> None:
+    def _drop(self, started: Future[T]) -> None:
         if not started.cancel():
             self._threads.submit(self._end, started)
 
-    def _end(self, started: Future[Instance]) -> None:
+    def _end(self, started: Future[T]) -> None:
         if started.exception() is None:
             with contextlib.suppress(VmError):
                 self._discard(started.result())

@@ -81,6 +81,15 @@ class Templates:
             raise Unfrozen(_NOT_BETTER)
         return self._get(spec, keys, even_if_quick)
 
+    def freezable(self, spec: MachineSpec) -> tuple[Instance, int | None]:
+        """A machine that is ready, has its layers, and is to be frozen by whoever asks; and its RAM, to be closed.
+
+        :raises Unfrozen: such a machine cannot be frozen.
+        """
+        template = self.get(spec, even_if_quick=True)
+        with _memory(_copied(template.ram, spec.config.memory) if template.ram is not None else None) as ram:
+            return self._maker.clone(spec, template, ram=ram, freezable=True), ram
+
     def _get(self, spec: MachineSpec, keys: list[str], even_if_quick: bool) -> Template:
         *below, key = keys
         with self._locks[key], self._archived(spec, key, steps=len(keys)) as archive:

@@ -21,7 +21,7 @@ STRANGER = 12345
 def _slots(path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "_PLACE", path.parent)
-        resources.Resources(OutputGuard(), pytest.fail, Stopwatch()).slot(VmConfig(), "guest", spare=False)
+        resources.Resources(OutputGuard(), pytest.fail, Stopwatch()).slots([VmConfig()], "guest", spare=False)
 
 
 USES: dict[str, Callable[[Path], object]] = {

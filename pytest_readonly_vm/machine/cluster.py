@@ -1,0 +1,281 @@
+"""Owns several machines as one: what a test holds of a cluster, and its ways through time, all at one moment."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self, overload
+
+from pytest_readonly_vm.errors import NetworkError, VmError
+from pytest_readonly_vm.host.cleanup import Cleanup
+from pytest_readonly_vm.machine.checkpoints import Forks
+from pytest_readonly_vm.machine.networked import Places, cablings
+from pytest_readonly_vm.machine.networks import Networks
+from pytest_readonly_vm.machine.private_network import PrivateNetwork
+from pytest_readonly_vm.machine.vm import VirtualMachine
+from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.start.cluster_state import NetworkState
+from pytest_readonly_vm.start.freeze import Moment
+from pytest_readonly_vm.start.maker import Maker
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterKeeper:
+    """Who keeps the machines and networks of clusters, and makes more of them."""
+
+    maker: Maker
+    networks: Networks
+    adopt: Callable[[Instance], VirtualMachine]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClusterCheckpoint:
+    """A state of all machines of a cluster, to which it goes back. A context that does so when it is left."""
+
+    cluster: "Cluster"
+    moment: Moment
+    places: tuple[Places, ...]
+    """Those of each machine on the networks."""
+    taken: float = field(default_factory=time.time)
+    """On the host's clock, since the epoch."""
+
+    def close(self) -> None:
+        """Forget it, and give its memory back. A second call does nothing."""
+        self.cluster.forget(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.cluster.closed:
+            self.cluster.restore(self)
+        self.close()
+
+
+class Cluster(Sequence[VirtualMachine]):
+    """Machines, in the order in which they were made, and the networks between them.
+
+    Attributes: `name`; `names`, those of the machines; `networks`; `closed`, whether `close` was called.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        machines: Sequence[VirtualMachine],
+        networks: Sequence[PrivateNetwork],
+        keeper: ClusterKeeper,
+        *,
+        names: Sequence[str] = (),
+    ) -> None:
+        """`names` are those of the machines, where they are others than in messages."""
+        self.name = name
+        self.networks = tuple(networks)
+        self.closed = False
+        self._machines = tuple(machines)
+        self.names = tuple(names) or tuple(vm.name for vm in machines)
+        self._keeper = keeper
+        self._checkpoints: list[ClusterCheckpoint] = []
+        self._forked = 0
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.name} of {', '.join(self.names)}>"
+
+    def __len__(self) -> int:
+        return len(self._machines)
+
+    def __iter__(self) -> Iterator[VirtualMachine]:
+        return iter(self._machines)
+
+    @overload
+    def __getitem__(self, key: int | str) -> VirtualMachine: ...
+    @overload
+    def __getitem__(self, key: slice) -> tuple[VirtualMachine, ...]: ...
+    def __getitem__(self, key: int | str | slice) -> VirtualMachine | tuple[VirtualMachine, ...]:
+        """A machine by its number, from 0 on, or by its name; several by a slice.
+
+        :raises IndexError: there are not so many.
+        :raises KeyError: none has that name.
+        """
+        if not isinstance(key, str):
+            return self._machines[key]
+        if key not in self.names:
+            raise KeyError(f"{key!r} is none of {self.name}: {', '.join(self.names)}")
+        return self._machines[self.names.index(key)]
+
+    def network(self, name: str | None = None) -> PrivateNetwork:
+        """A network of its own by its name, which need not be said if there is but one.
+
+        :raises NetworkError: there is no such network.
+        """
+        found = [network for network in self.networks if name is None or network.name == name]
+        if len(found) != 1:
+            names = ", ".join(network.name for network in self.networks) or "none"
+            raise NetworkError(f"{self.name}: no network is meant by {name!r}: its networks are {names}")
+        return found[0]
+
+    # Moments.
+
+    def checkpoint(self) -> ClusterCheckpoint:
+        """Remember all machines as they are at this moment, and what is on its way between them; they run on.
+
+        As a context, go back at its end. It takes memory on the host as large as what the guests have in use, until it
+        or the cluster is closed. What faults are on is no part of it.
+
+        :raises VmError: something of a machine cannot be saved: some devices, such as nvme, block it.
+        """
+        moment = self._keeper.maker.freeze_running([vm.instance for vm in self], self.networks)
+        for vm in self:
+            vm.history.note("state", f"checkpoint of {self.name}")
+        checkpoint = ClusterCheckpoint(self, moment, tuple(vm.places for vm in self))
+        self._checkpoints.append(checkpoint)
+        return checkpoint
+
+    def restore(self, checkpoint: ClusterCheckpoint | None = None) -> None:
+        """Go back to a checkpoint, the latest by default, as often as wanted. Connections between machines live on.
+
+        :raises VmError: there is none, or it is closed, or another cluster's.
+        """
+        checkpoint = checkpoint or next(iter(self._checkpoints[-1:]), None)
+        if checkpoint is None:
+            raise VmError(f"{self.name}: there is no checkpoint to go back to")
+        if checkpoint not in self._checkpoints:
+            raise VmError(f"{self.name}: the checkpoint is closed or another cluster's")
+        loop = self._keeper.maker.resources.loop
+        loop.run(_held(self.networks))  # what the machines say until they end is not said to those that come
+        specs = [
+            replace(vm.instance.spec, cards=cablings(places))
+            for vm, places in zip(self, checkpoint.places, strict=True)
+        ]
+        try:
+            instances = self._keeper.maker.clones(specs, checkpoint.moment, self.networks)
+        except BaseException:
+            for network in self.networks:
+                loop.run(network.go_on())
+            raise
+        for vm, instance, places in zip(self, instances, checkpoint.places, strict=True):
+            vm.follow(instance, "restore", to=checkpoint.taken, places=places)
+
+    def forget(self, checkpoint: ClusterCheckpoint) -> None:
+        """Give a checkpoint's memory back; it cannot be restored any more."""
+        if checkpoint in self._checkpoints:
+            self._checkpoints.remove(checkpoint)
+            checkpoint.moment.close()
+
+    def fork(self, count: int = 1) -> "Forks[Cluster]":
+        """Clusters that go on from this one's present state, each on networks of its own; it runs on.
+
+        They end with the test, or with ``with cluster.fork(2) as (a, b):``, or when each is closed.
+
+        :raises VmError: as `checkpoint`.
+        """
+        machines = list(self)
+        moment = self._keeper.maker.freeze_running([vm.instance for vm in machines], self.networks)
+        states = [network.state(machines) for network in self.networks]
+        forks: list[Cluster] = []
+        try:
+            for number in range(1, count + 1):
+                suffix = f"(fork {self._forked + number})"
+                specs = [replace(vm.instance.spec, name=f"{vm.name} {suffix}", cards=()) for vm in machines]
+                name = f"{self.name} {suffix}"
+                forks.append(adopt(self._keeper, name, thaw(self._keeper, name, specs, states, moment), self.names))
+        except BaseException:
+            Forks(forks).close()
+            raise
+        finally:
+            moment.close()
+        self._forked += count
+        return Forks(forks)
+
+    def close(self) -> None:
+        """End its machines and networks; a second call does nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        for checkpoint in tuple(self._checkpoints):
+            self.forget(checkpoint)
+        with Cleanup() as cleanup:
+            for vm in self:
+                with cleanup.step():
+                    vm.close()
+            for network in self.networks:
+                with cleanup.step():
+                    self._keeper.networks.end(network)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Thawed:
+    """Machines that go on together from a moment, and their networks, before anybody has them."""
+
+    instances: tuple[Instance, ...]
+    networks: tuple[PrivateNetwork, ...]
+    places: tuple[Places, ...]
+    """Of each machine."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether none of their QEMUs has ended."""
+        return all(instance.is_alive for instance in self.instances)
+
+
+def thaw(
+    keeper: ClusterKeeper,
+    owner: str,
+    specs: Sequence[MachineSpec],
+    states: Sequence[NetworkState],
+    moment: Moment,
+) -> Thawed:
+    """Have machines go on from a moment, on new networks.
+
+    :param owner: whose the networks are, for messages.
+    :raises StartFailed: they do not. Nothing is left.
+    """
+    resources, spare = keeper.maker.resources, any(spec.is_spare for spec in specs)
+    slots = resources.slots([spec.config for spec in specs], owner, spare=spare)
+    networks: list[PrivateNetwork] = []
+    try:
+        places: list[Places] = [{} for _ in specs]
+        for state in states:
+            network, members = keeper.networks.again(state, owner=owner)
+            networks.append(network)
+            for number, member in members.items():
+                places[number][network] = member
+        resources.loop.run(_held(networks))
+        wanted = [
+            replace(spec, slot=slot, cards=cablings(its)) for spec, slot, its in zip(specs, slots, places, strict=True)
+        ]
+        instances = keeper.maker.clones(wanted, moment, networks)
+    except BaseException:
+        for slot in slots:
+            slot.release()
+        for network in networks:
+            keeper.networks.end(network)
+        raise
+    for instance in instances:
+        instance.spec = replace(instance.spec, slot=None)  # which it has till its end, and no other after it
+    return Thawed(tuple(instances), tuple(networks), tuple(places))
+
+
+async def _held(networks: Sequence[PrivateNetwork]) -> None:
+    for network in networks:
+        await network.hold()
+
+
+def discard(keeper: ClusterKeeper, thawed: Thawed) -> None:
+    """End what nobody has wanted."""
+    with Cleanup() as cleanup:
+        for instance in thawed.instances:
+            with cleanup.step():
+                keeper.maker.discard(instance)
+        for network in thawed.networks:
+            with cleanup.step():
+                keeper.networks.end(network)
+
+
+def adopt(keeper: ClusterKeeper, name: str, thawed: Thawed, names: Sequence[str]) -> Cluster:
+    """Let somebody have it."""
+    machines = []
+    for instance, places, host in zip(thawed.instances, thawed.places, names, strict=True):
+        vm = keeper.adopt(instance)
+        vm.take_over(places, host)
+        machines.append(vm)
+    return Cluster(name, machines, thawed.networks, keeper, names=names)
