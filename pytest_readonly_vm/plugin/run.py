@@ -21,10 +21,10 @@ from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin.broken import BrokenMachines
 from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
 from pytest_readonly_vm.plugin.given import given_images, given_settings
+from pytest_readonly_vm.plugin.kept_overlays import KeptOverlays
 from pytest_readonly_vm.plugin.lookahead import Lookahead
 from pytest_readonly_vm.plugin.machine_record import machine_record
 from pytest_readonly_vm.plugin.news import News
-from pytest_readonly_vm.plugin.output_folder import folder_name
 from pytest_readonly_vm.plugin.owners import give, machines_above, machines_of, owned_above
 from pytest_readonly_vm.plugin.progress import Progress
 from pytest_readonly_vm.plugin.timeouts import clock_of, pending
@@ -48,7 +48,6 @@ class Run:
         self._labs: OncePerKey[None, Lab] = OncePerKey()
         self._checked: list[str] = []
         self._changed: dict[str, str] = {}
-        self._kept: list[dict[str, Any]] = []
         self._failed: set[VirtualMachine] = set()
         self._used: set[VirtualMachine] = set()
         self._labels: dict[VirtualMachine, str] = {}
@@ -61,6 +60,7 @@ class Run:
         self.protect(given_settings(config))
         for image in given_images(config):
             self.protect({"image": image})
+        self._overlays = KeptOverlays(config, self.output_guard)
         self.stopwatch = Stopwatch()
         """Measures what this thread, which runs the tests, is busy with on behalf of machines."""
         self.evidence = EvidenceKeeper(config, run_name, self.output_guard, self.stopwatch)
@@ -151,7 +151,7 @@ class Run:
         """A machine is a node's, until this is left, and it ends."""
         config = vm.config
         try:
-            self._refuse_to_keep(config, self._overlay_destination(config, node, label))
+            self._overlays.refuse(config, node, label)
         except ConfigurationError:
             vm.close()
             raise
@@ -167,7 +167,7 @@ class Run:
             yield
         finally:
             wanted = config.keep == "always" or (config.keep == "on-failure" and vm in self._failed)
-            destination = self._overlay_destination(config, node, label) if wanted else None
+            destination = self._overlays.destination(config, node, label) if wanted else None
             self._failed.discard(vm)
             del self._labels[vm]
             self.evidence.ends(vm, self.current)
@@ -177,7 +177,7 @@ class Run:
                 scope = label if label in SCOPES else "function"
                 self._ended.append(machine_record(vm, test=node.nodeid, scope=scope, asked=asked, handed=handed))
             if destination:
-                self._kept.append({"path": str(destination), "is_above_store": _is_above_store(vm)})
+                self._overlays.note(vm, destination)
 
     @contextlib.contextmanager
     def network(self, name: str, node: Any, options: Mapping[str, Any]) -> Iterator["PrivateNetwork"]:
@@ -215,18 +215,6 @@ class Run:
             stack.callback(machines.pop, config, None)
             machines[config] = stack.enter_context(self.machine(config, node, label, networks))
         return machines[config]
-
-    def _overlay_destination(self, config: VmConfig, node: Any, label: str) -> Path:
-        folder = Path(self._config.invocation_params.dir) / config.output / folder_name(node.nodeid or "session")
-        return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
-
-    def _refuse_to_keep(self, config: VmConfig, destination: Path) -> None:
-        """Now that it is known what the base image consists of, which may be an overlay that was kept before."""
-        if config.keep != "never" and (why := self.output_guard.why_not(destination)):
-            raise ConfigurationError(
-                f"{config.origin('keep')}: keep: the overlay would go to {destination}, and {why}; nothing was "
-                "written; copy or move that image, or choose another folder by --vm-output"
-            )
 
     def tell(self, sentence: str) -> None:
         """Show a line in the terminal, whatever is captured, also from a worker of xdist. Any thread may."""
@@ -332,17 +320,10 @@ class Run:
             layers=layers,
             checked=self._checked,
             changed=self._changed,
-            kept=self._kept,
+            kept=self._overlays.take(),
             machines=self._ended,
             during=during,
             after=self.stopwatch.take(),
         )
-        self._checked, self._changed, self._kept, self._ended = [], {}, [], []
+        self._checked, self._changed, self._ended = [], {}, []
         return news if any(news.values()) else None
-
-
-def _is_above_store(vm: "VirtualMachine") -> bool:
-    from pytest_readonly_vm.sources.store import is_of_a_store
-
-    base = vm.instance.spec.base
-    return base is not None and any(is_of_a_store(file.path) for file in base.chain)

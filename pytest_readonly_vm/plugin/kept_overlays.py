@@ -1,0 +1,56 @@
+"""Owns the overlays that outlive their machines: where each goes, and which there are."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.plugin.output_folder import folder_name
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.vm import VirtualMachine
+
+
+class KeptOverlays:
+    """Those of one pytest process."""
+
+    def __init__(self, config: pytest.Config, output_guard: OutputGuard) -> None:
+        self._config = config
+        self._output_guard = output_guard
+        self._kept: list[dict[str, Any]] = []
+
+    def destination(self, config: VmConfig, node: Any, label: str) -> Path:
+        """Where the overlay of a node's machine is to go."""
+        folder = Path(self._config.invocation_params.dir) / config.output / folder_name(node.nodeid or "session")
+        return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
+
+    def refuse(self, config: VmConfig, node: Any, label: str) -> None:
+        """Now that it is known what the base image consists of, which may be an overlay that was kept before.
+
+        :raises ConfigurationError: the overlay is to be kept in a place of what this run reads.
+        """
+        destination = self.destination(config, node, label)
+        if config.keep != "never" and (why := self._output_guard.why_not(destination)):
+            raise ConfigurationError(
+                f"{config.origin('keep')}: keep: the overlay would go to {destination}, and {why}; nothing was "
+                "written; copy or move that image, or choose another folder by --vm-output"
+            )
+
+    def note(self, vm: "VirtualMachine", path: Path) -> None:
+        """The overlay of a machine that has ended is there."""
+        self._kept.append({"path": str(path), "is_above_store": _is_above_store(vm)})
+
+    def take(self) -> list[dict[str, Any]]:
+        """Those that have come since the last call: path, and whether the base is in a store of images."""
+        kept, self._kept = self._kept, []
+        return kept
+
+
+def _is_above_store(vm: "VirtualMachine") -> bool:
+    from pytest_readonly_vm.sources.store import is_of_a_store
+
+    base = vm.instance.spec.base
+    return base is not None and any(is_of_a_store(file.path) for file in base.chain)
