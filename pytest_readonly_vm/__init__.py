@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ConnectionLost,
         DisplayError,
         DownloadError,
+        FaultUnused,
         GuestBroken,
         GuestDied,
         GuestLacks,
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
         HostError,
         ImageError,
         ImageWarning,
+        NetworkError,
         OutOfSpace,
         QemuDied,
         QemuNotFound,
         QmpError,
         SealUnavailable,
         StartFailed,
+        SwitchDied,
         TransferError,
         UnitFailed,
         UnitNotFound,
@@ -66,8 +69,9 @@ if TYPE_CHECKING:
     )
     from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
     from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
-    from pytest_readonly_vm.plugin.ladder import VmFactory
+    from pytest_readonly_vm.plugin.ladder import NetworkFactory, VmFactory
 
 _WHERE = {
     "command_result": ("CommandResult",),
@@ -88,6 +92,7 @@ _WHERE = {
         "ConnectionLost",
         "DisplayError",
         "DownloadError",
+        "FaultUnused",
         "GuestBroken",
         "GuestCluster",
         "GuestDied",
@@ -101,12 +106,14 @@ _WHERE = {
         "HostError",
         "ImageError",
         "ImageWarning",
+        "NetworkError",
         "OutOfSpace",
         "QemuDied",
         "QemuNotFound",
         "QmpError",
         "SealUnavailable",
         "StartFailed",
+        "SwitchDied",
         "TransferError",
         "UnitFailed",
         "UnitNotFound",
@@ -130,8 +137,9 @@ _WHERE = {
     ),
     "machine.checkpoints": ("Checkpoint", "Forks"),
     "machine.lab": ("Lab",),
+    "machine.private_network": ("PrivateNetwork",),
     "machine.vm": ("VirtualMachine",),
-    "plugin.ladder": ("VmFactory",),
+    "plugin.ladder": ("NetworkFactory", "VmFactory"),
 }
 
 __all__ = [
@@ -156,6 +164,7 @@ __all__ = [
     "DisplayError",
     "DownloadError",
     "EventSeen",
+    "FaultUnused",
     "Forks",
     "Function",
     "GuestBroken",
@@ -173,8 +182,11 @@ __all__ = [
     "ImageError",
     "ImageWarning",
     "Lab",
+    "NetworkError",
+    "NetworkFactory",
     "OutOfSpace",
     "PortListens",
+    "PrivateNetwork",
     "QemuDied",
     "QemuNotFound",
     "Qmp",
@@ -184,6 +196,7 @@ __all__ = [
     "Screen",
     "SealUnavailable",
     "StartFailed",
+    "SwitchDied",
     "SystemdFinished",
     "TransferError",
     "UnitActive",

@@ -45,10 +45,12 @@ PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *EXAMPLES)
 ON_THE_LOOP = {
     *("attempt", "hand_over", "found", "command", "next_event", "connect", "disconnect", "listeners"),
     *("begin_test", "tail_of_test", "without_most"),
+    *("card", "forget_all", "go_back_to", "go_back_to_first_places", "leave_networks", "places", "settle"),
     *("catch_up", "next_news", "position", "since", "seen", "typed", "picture", "give", "transcript"),
 }
 """Members that the package itself uses, on its own thread."""
 
+RUNGS = ("readonly_vm", "vm_config", "vm_private_network")
 LOGIN = "debian login: "
 A_LONG_TIME = 1200
 
@@ -102,9 +104,9 @@ def test_every_error_has_its_row() -> None:
 
 
 def test_every_fixture_is_in_the_reference() -> None:
-    shared = [f"{rung}_{scope}" for rung in ("readonly_vm", "vm_config") for scope in SCOPES[1:]]
+    shared = [f"{rung}_{scope}" for rung in RUNGS for scope in SCOPES[1:]]
     text = (REFERENCE / "fixtures.md").read_text()
-    for fixture in ["readonly_vm", "readonly_vm_factory", "vm_config", *shared]:
+    for fixture in ["readonly_vm_factory", *RUNGS, *shared]:
         assert f"`{fixture}`" in text
 
 

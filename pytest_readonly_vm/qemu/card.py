@@ -17,6 +17,7 @@ from pytest_readonly_vm.qemu import board
 
 _UNPLUGGED = 30.0
 _CARD = re.compile(r",netdev=lan\d+,id=card\d+,")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _WORD = re.compile(r"[A-Za-z0-9.:_-]{1,40}")
 
 
@@ -56,8 +57,8 @@ class Card:
         numbers = [number] if mtu is None else [number, mtu]
         if not all(type(one) is int and 0 < one < 65536 for one in numbers) or type(facts["boots"]) is not bool:
             raise ValueError("a network card whose numbers make no sense")
-        for word in (facts["mac"], bus, address):
-            if not isinstance(word, str) or not _WORD.fullmatch(word):
+        for word, form in ((facts["mac"], _MAC), (bus, _WORD), (address, _WORD)):
+            if not isinstance(word, str) or not form.fullmatch(word):
                 raise ValueError("a network card with words that QEMU has not")
         return cls(number=number, mac=facts["mac"], mtu=mtu, boots=facts["boots"], place=(bus, address))
 

@@ -1,5 +1,6 @@
 """What a capsule says of itself, and what it may not say."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -19,11 +20,14 @@ from pytest_readonly_vm.evidence.capsule.manifest import (
     parse_manifest,
     settings_of,
 )
+from pytest_readonly_vm.qemu.card import Card, CardWire, card_arguments
 
 CONFIG = VmConfig().replace(
     memory="256M", cpus=2, machine="q35,smm=off", append="console=ttyS0", qemu_args="-device usb-tablet",
     login="root", password="very secret", output="/tmp/elsewhere", seal="off", tmpdir="/tmp/elsewhere",
 )  # fmt: skip
+
+CARD = Card(number=2, mac="52:54:00:01:00:02", mtu=9000, boots=False, place=("spare1", "0x0"))
 
 
 def manifest(**changes: Any) -> Manifest:
@@ -39,6 +43,7 @@ def manifest(**changes: Any) -> Manifest:
         "is_running": True,
         "cpu": ("avx2", "sse4.2"),
         "has_named_ram": True,
+        "cards": (CARD,),
         "firmware": SavedFirmware("uefi", (3653632, 540672), needs_smm=False),
         "conversation": ("shell", {"folder": "/tmp/x", "number": 3}),
         "unread": 10,
@@ -64,6 +69,12 @@ def test_one_from_before_there_was_a_firmware_to_choose_has_a_bios() -> None:
     told = json.loads(manifest().to_json())
     del told["firmware"]
     assert parse_manifest(json.dumps(told).encode(), shown="x").firmware == SavedFirmware("bios", (), needs_smm=False)
+
+
+def test_one_from_before_there_were_private_networks_has_no_card() -> None:
+    told = json.loads(manifest().to_json())
+    del told["cards"]
+    assert parse_manifest(json.dumps(told).encode(), shown="x").cards == ()
 
 
 def test_it_has_what_shapes_the_machine_and_nothing_of_this_computer_or_secret() -> None:
@@ -101,6 +112,13 @@ def test_devices_are_compared_and_descriptors_are_not() -> None:
     assert one == other == ("-m size=1K", "-device nvme")
 
 
+def test_cards_on_private_networks_are_not_among_the_devices_that_are_compared() -> None:
+    """A copy of a machine has on its command line what was plugged into that one."""
+    card = card_arguments((CardWire(CARD, None),), "pci")
+    assert devices_of(("qemu", "-device", "nvme", *card)) == devices_of(("qemu", "-device", "nvme"))
+
+
+CARD_TOLD = dataclasses.asdict(CARD)
 LAYER = {"path": "/base", "format": "raw", "size": 1, "virtual_size": 1, "sha256": "ab" * 32}
 
 
@@ -170,6 +188,27 @@ LAYER = {"path": "/base", "format": "raw", "size": 1, "virtual_size": 1, "sha256
         {"firmware": {"kind": "uefi", "sizes": [1, 2, 3], "needs_smm": False}},
         {"firmware": {"kind": "uefi", "sizes": [-1], "needs_smm": False}},
         {"firmware": {"kind": "uefi", "sizes": [1], "needs_smm": "no"}},
+        {"cards": "none"},
+        {"cards": ["card"]},
+        {"cards": [{}]},
+        {"cards": [CARD_TOLD] * 100},
+        {"cards": [CARD_TOLD] * 2},
+        {"cards": [CARD_TOLD | {"number": 0}]},
+        {"cards": [CARD_TOLD | {"number": "1,id=x"}]},
+        {"cards": [CARD_TOLD | {"number": True}]},
+        {"cards": [CARD_TOLD | {"number": 1e300}]},
+        {"cards": [CARD_TOLD | {"mac": "52:54:00:01:00:02,rombar=1"}]},
+        {"cards": [CARD_TOLD | {"mac": "52:54"}]},
+        {"cards": [CARD_TOLD | {"mac": None}]},
+        {"cards": [CARD_TOLD | {"mtu": -1}]},
+        {"cards": [CARD_TOLD | {"mtu": "9000,romfile=/etc/shadow"}]},
+        {"cards": [CARD_TOLD | {"boots": 1}]},
+        {"cards": [CARD_TOLD | {"place": None}]},
+        {"cards": [CARD_TOLD | {"place": "s1"}]},
+        {"cards": [CARD_TOLD | {"place": ["pci.0"]}]},
+        {"cards": [CARD_TOLD | {"place": ["pci.0", "4,romfile=/etc/shadow"]}]},
+        {"cards": [CARD_TOLD | {"place": ["pci.0\n", "4"]}]},
+        {"cards": [CARD_TOLD | {"place": [["pci.0"], 4]}]},
         {"cpu": "avx2"},
         {"cpu": ["\x1b[31m"]},
         {"devices": [1]},

@@ -7,10 +7,12 @@ import pytest
 
 from pytest_readonly_vm import VmConfig
 from pytest_readonly_vm.host.qemu_features import Features
+from pytest_readonly_vm.qemu.card import Card, CardWire
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.command_line import PortWire, Wiring, command_line
 from pytest_readonly_vm.qemu.flash import FlashWire
 
+SPARE_PORTS = " -device ".join(f"pcie-root-port,id=spare{number},chassis={number}" for number in range(1, 5))
 ONE_LAYER = Wiring(monitor=5, console=6, chain=(DiskImage(9, "qcow2"),))
 
 
@@ -121,6 +123,10 @@ def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
         (VmConfig(), "aarch64", ["-machine virt", "-cpu max"]),
         (VmConfig(), "riscv64", ["-machine virt"]),
         (VmConfig(), "s390x", ["virtio-blk-ccw,drive=disk0", "virtio-rng-ccw"]),
+        (VmConfig(machine="q35"), "x86_64", [f"-device {SPARE_PORTS}"]),
+        (VmConfig(machine="pc-q35-7.2"), "x86_64", [f"-device {SPARE_PORTS}"]),
+        (VmConfig(), "aarch64", [f"-device {SPARE_PORTS}"]),
+        (VmConfig(), "riscv64", [f"-device {SPARE_PORTS}"]),
         (VmConfig(network="none"), "x86_64", ["-nic none"]),
         (VmConfig(disk_interface="nvme"), "x86_64", ["-device nvme,drive=disk0"]),
         (VmConfig(disk_interface="scsi"), "x86_64", ["-device virtio-scsi-pci,id=scsi0 -device scsi-hd,drive=disk0"]),
@@ -137,6 +143,33 @@ def test_settings_show_in_the_line(config: VmConfig, arch: str, words: list[str]
 def test_a_machine_without_vga_gets_none() -> None:
     for machine, arch in (("microvm", "x86_64"), (None, "aarch64")):
         assert "-vga" not in line(VmConfig(machine=machine), arch=arch)
+
+
+@pytest.mark.parametrize(
+    ("machine", "arch"), [(None, "x86_64"), ("microvm", "x86_64"), (None, "s390x"), (None, "ppc64")]
+)
+def test_a_machine_into_which_cards_can_be_plugged_anyhow_or_not_at_all_gets_no_ports(
+    machine: str | None, arch: str
+) -> None:
+    assert "root-port" not in " ".join(line(VmConfig(machine=machine), arch=arch))
+
+
+def test_cards_have_lines_and_places_of_their_own_or_lead_nowhere() -> None:
+    cards = (
+        CardWire(Card(number=1, mac="52:54:00:00:00:0a", mtu=9000), 7),
+        CardWire(Card(number=2, mac="52:54:00:01:00:0a", place=("pci.0", "05.0"), boots=True), None),
+    )
+    whole = " ".join(line(VmConfig(), Wiring(5, 6, cards=cards)))
+    assert (
+        "-netdev socket,fd=7,id=lan1 -device virtio-net-pci,"
+        "netdev=lan1,id=card1,mac=52:54:00:00:00:0a,guest_announce=off,host_mtu=9000,romfile= "
+        "-netdev hubport,hubid=2,id=lan2 -device virtio-net-pci,"
+        "netdev=lan2,id=card2,mac=52:54:00:01:00:0a,guest_announce=off,bus=pci.0,addr=05.0"
+    ) in whole
+    s390x = Card(number=1, mac="52:54:00:00:00:0a", place=("virtual-css-bus", "fe.0.0007"))
+    assert "bus=virtual-css-bus,devno=fe.0.0007" in " ".join(
+        line(VmConfig(), Wiring(5, 6, cards=(CardWire(s390x, None),)), arch="s390x")
+    )
 
 
 def test_a_name_cannot_smuggle_in_options() -> None:

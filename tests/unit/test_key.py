@@ -41,6 +41,7 @@ OTHER_VALUES = {
     "append": "other",
     "disk_interface": "scsi",
     "network": "none",
+    "networks": "lan",
     "qemu_args": "-vga none",
     "snapshot": "overlay",
     "keep": "always",

@@ -201,7 +201,7 @@ def _manifest(found: dict[str, Any]) -> Manifest:
         is_running=_flag(found["is_running"]),
         cpu=tuple(_fitting(one, _FEATURE) for one in _list(found["cpu"], _MOST_WORDS)),
         has_named_ram=_flag(found["has_named_ram"]),
-        cards=tuple(Card.of(_mapping(card)) for card in _list(found.get("cards", []), _MOST_CARDS)),
+        cards=_cards(found.get("cards", [])),
         firmware=_firmware(found.get("firmware", _ALWAYS_THERE)),
         conversation=_conversation(found["conversation"]),
         unread=_number(found["unread"]),
@@ -259,6 +259,13 @@ def _firmware(found: object) -> SavedFirmware | None:
         sizes=tuple(_number(size) for size in _list(told["sizes"], _MOST_FLASH)),
         needs_smm=_flag(told["needs_smm"]),
     )
+
+
+def _cards(found: object) -> tuple[Card, ...]:
+    cards = tuple(Card.of(_mapping(card)) for card in _list(found, _MOST_CARDS))
+    if len({card.number for card in cards}) != len(cards):
+        raise ValueError("two network cards of one number")
+    return cards
 
 
 def _conversation(found: object) -> tuple[str, Mapping[str, Any]] | None:
