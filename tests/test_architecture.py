@@ -96,6 +96,7 @@ def test_no_imports_go_in_circles() -> None:
                 "sources/download/connections.py",
                 "machine/lab.py",
                 "machine/networks.py",
+                "machine/private_network.py",
                 "start/prefetch.py",
                 "start/templates.py",
                 "plugin/progress.py",

@@ -7,7 +7,7 @@ off. POSIX shell, with iproute2, busybox or ifconfig.
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
-from pytest_readonly_vm.errors import CommandFailed, NetworkError
+from pytest_readonly_vm.errors import CommandFailed, CommandTimeout, NetworkError
 from pytest_readonly_vm.guest.commands import Commands
 
 BY_ITSELF = "where guests are to set up their cards by themselves: vm_private_network(…, dhcp=True) or configure=False"
@@ -112,13 +112,20 @@ async def set_up_card(commands: Commands, card: GuestCard, *, names: str | None,
         done = await commands.run(script, input=names, timeout=_PATIENCE * slowness)
     except CommandFailed as failed:
         raise _refused(f"a card ({card.mac})", failed) from None
+    except CommandTimeout as late:
+        error = NetworkError(f"the guest finds no card ({card.mac}): {late}")
+        error.add_note(f"it needs a driver for virtio-net, and a /sys; {BY_ITSELF}")
+        raise error from None
     return done.stdout.strip()
 
 
-async def set_names(commands: Commands, *, names: str, mark: str) -> None:
-    """Have others known by their names; see `set_up_card`."""
+async def set_names(commands: Commands, *, names: str, mark: str, timeout: float) -> None:
+    """Have others known by their names; see `set_up_card`.
+
+    :raises CommandTimeout: the guest has not done so within `timeout` seconds.
+    """
     try:
-        await commands.run(_NAMES.format(mark=mark), input=names)
+        await commands.run(_NAMES.format(mark=mark), input=names, timeout=timeout)
     except CommandFailed as failed:
         raise _refused("names of others", failed) from None
 

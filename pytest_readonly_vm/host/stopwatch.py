@@ -20,7 +20,9 @@ class Part(StrEnum):
     ROOM = "waiting for room"
     """The budget is used up."""
     STARTING = "starting machines"
-    """All else that there is to do until a machine is handed over; a wait for one that was started ahead, too."""
+    """All else that there is to do until a machine is handed over, on its networks too; also a wait for one that was
+    started ahead.
+    """
     HEALTH = "health gates"
     IMAGES = "getting images"
     """An image is downloaded, or unpacked."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.guest.files import Progress
-from pytest_readonly_vm.machine.networked import Networked, Places, cablings
+from pytest_readonly_vm.machine.networked import Networked, Places, Told, cablings
 from pytest_readonly_vm.machine.pristine import prove_pristine
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.spec import MachineSpec
@@ -42,6 +42,8 @@ class Checkpoint:
     template: Template
     places: Places
     """Those that it had on private networks."""
+    told: Told = field(default_factory=dict)
+    """The names of others that its guest knew there."""
     taken: float = field(default_factory=time.time)
     """On the host's clock, since the epoch."""
 
@@ -137,7 +139,7 @@ class Rewindable(Networked):
         """
         with self._history.noting("state", "checkpoint"):
             [template] = self._keeper.maker.freeze_running([self.instance]).templates
-        checkpoint = Checkpoint(self, template, self.places)
+        checkpoint = Checkpoint(self, template, self.places, self.told)
         self._checkpoints.append(checkpoint)
         return checkpoint
 
@@ -153,19 +155,20 @@ class Rewindable(Networked):
             raise VmError(f"{self.name}: the checkpoint is closed or another machine's")
         spec = replace(self.instance.spec, cards=cablings(checkpoint.places))
         new = self._keeper.maker.clone(spec, checkpoint.template)
-        self.follow(new, "restore", to=checkpoint.taken, places=checkpoint.places)
+        self.follow(new, "restore", to=checkpoint.taken, places=checkpoint.places, told=checkpoint.told)
 
-    def follow(self, new: Instance, how: str, *, to: float, places: Places) -> None:
+    def follow(self, new: Instance, how: str, *, to: float, places: Places, told: Told) -> None:
         """Be another instance from now on, which has gone on from a checkpoint, and end the one so far.
 
         :param to: when the checkpoint was taken, in seconds since the epoch.
         :param places: those on private networks, as they were then.
+        :param told: the names that its guest knew on each.
         """
         old = self.instance
         new.spec = old.spec  # by which it would be made anew
         self._follow(old, new, how, to=to)
         self._end(old)
-        self.go_back_to(places)
+        self.go_back_to(places, told)
 
     def forget(self, checkpoint: Checkpoint) -> None:
         """Give a checkpoint's memory back; it cannot be restored any more."""

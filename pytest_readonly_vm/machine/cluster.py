@@ -8,7 +8,7 @@ from typing import Self, overload
 from pytest_readonly_vm.errors import NetworkError, VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.machine.checkpoints import Forks
-from pytest_readonly_vm.machine.networked import Places, cablings
+from pytest_readonly_vm.machine.networked import Places, Told, cablings
 from pytest_readonly_vm.machine.networks import Networks
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -36,6 +36,8 @@ class ClusterCheckpoint:
     moment: Moment
     places: tuple[Places, ...]
     """Those of each machine on the networks."""
+    told: tuple[Told, ...]
+    """The names that each knew there."""
     taken: float = field(default_factory=time.time)
     """On the host's clock, since the epoch."""
 
@@ -126,7 +128,7 @@ class Cluster(Sequence[VirtualMachine]):
         moment = self._keeper.maker.freeze_running([vm.instance for vm in self], self.networks)
         for vm in self:
             vm.history.note("state", f"checkpoint of {self.name}")
-        checkpoint = ClusterCheckpoint(self, moment, tuple(vm.places for vm in self))
+        checkpoint = ClusterCheckpoint(self, moment, tuple(vm.places for vm in self), tuple(vm.told for vm in self))
         self._checkpoints.append(checkpoint)
         return checkpoint
 
@@ -152,8 +154,8 @@ class Cluster(Sequence[VirtualMachine]):
             for network in self.networks:
                 loop.run(network.go_on())
             raise
-        for vm, instance, places in zip(self, instances, checkpoint.places, strict=True):
-            vm.follow(instance, "restore", to=checkpoint.taken, places=places)
+        for vm, instance, places, told in zip(self, instances, checkpoint.places, checkpoint.told, strict=True):
+            vm.follow(instance, "restore", to=checkpoint.taken, places=places, told=told)
 
     def forget(self, checkpoint: ClusterCheckpoint) -> None:
         """Give a checkpoint's memory back; it cannot be restored any more."""

@@ -158,9 +158,10 @@ class Lab:
             ready = self._prefetch.take(config, name, is_wanted=lambda: self._templates.has(spec))
             instance = ready if isinstance(ready, Instance) else self._strategies[config.start].start(spec)
             instance.spec = spec  # it may have been a spare one
-            vm = self._adopt(instance)
-            vm.settle(places, host or name)
-            vm.prove_pristine()
+            with self._maker.giving_up(instance):
+                vm = self._adopt(instance)
+                vm.settle(places, host or name)
+                vm.prove_pristine()
         except BaseException:
             if vm is not None:
                 vm.close()
@@ -201,8 +202,7 @@ class Lab:
     ) -> MachineSpec:
         """What is wanted, with what it takes on this computer; raises as `start`, but starts nothing.
 
-        :param firmware: if it is another than `config` would have here.
-        """
+        :param firmware: if it is another than `config` would have here."""
         qemu_img = self._resources.qemu_img(config)
         base, cdrom = self._bases.get(config, qemu_img=qemu_img)
         arch = choose_arch(

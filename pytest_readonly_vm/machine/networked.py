@@ -1,10 +1,10 @@
 """Owns a machine's places on private networks: its cards there, plugged in and taken out, and what they are called."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pytest_readonly_vm.errors import ChannelError, NetworkError
-from pytest_readonly_vm.guest.addresses import set_up_card
+from pytest_readonly_vm.guest.addresses import BY_ITSELF, set_up_card
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.host.loop import LoopThread, leave
 from pytest_readonly_vm.machine.connections import Reachable
@@ -15,6 +15,8 @@ from pytest_readonly_vm.qemu.instance import Instance
 
 Places = dict[PrivateNetwork, Member]
 """A machine's places, one on each network."""
+Told = Mapping[PrivateNetwork, str | None]
+"""The names of others that its guest knows, on each network; see `PrivateNetwork.names`."""
 
 
 def take_places(networks: Iterable[PrivateNetwork], host: str) -> Places:
@@ -50,6 +52,7 @@ class Networked(Reachable):
         super().__init__(instance, loop=loop, progress=progress)
         self._places: Places = {}
         self._host = ""
+        self.naming = asyncio.Lock()
 
     def address(self, network: PrivateNetwork, *, version: int = 4) -> str:
         """The machine's address on a private network.
@@ -80,8 +83,7 @@ class Networked(Reachable):
         number = max((card.number for card in self.instance.cards), default=0) + 1
         member = network.join(self._host or self.name, card=number, address=address)
         try:
-            with self._history.noting("network", f"plugged into {network.name}"):
-                self.loop.run(self._plug(network, member))
+            self._take({network: member})
         except BaseException:
             network.leave(member)
             raise
@@ -108,15 +110,17 @@ class Networked(Reachable):
         """Take the places that were meant for it: cards that it has not yet are plugged in, all are set up."""
         self._host = host
         self._places = places.copy()
-        there = {card.number for card in self.instance.cards}
-        for network, member in places.items():
-            work = self._set_up if member.card in there else self._plug
-            self.loop.run(work(network, member))
+        self._take(places)
+
+    def _take(self, places: Places) -> None:
+        if places:
+            with self._history.noting("network", f"plugged into {', '.join(network.name for network in places)}"):
+                self.loop.run(self._plug(places))
 
     def take_over(self, places: Places, host: str) -> None:
         """Have the places that the machine had of which it is a copy, with all that was set up in the guest."""
         self._host = host
-        self.go_back_to(places)
+        self.go_back_to(places, {network: member.told for network, member in places.items()})
 
     def go_back_to_first_places(self) -> None:
         """It has been made anew, as it was started: the networks that it was plugged into since know it no more."""
@@ -127,15 +131,22 @@ class Networked(Reachable):
                 del self._places[network]
         self.settle(self._places, self._host)
 
-    def go_back_to(self, places: Places) -> None:
-        """It has been made anew with these places, and its guest with all that was set up."""
+    @property
+    def told(self) -> Told:
+        """The names of others that its guest knows, of each network."""
+        return {network: member.told for network, member in self._places.items()}
+
+    def go_back_to(self, places: Places, told: Told) -> None:
+        """It has been made anew with these places, and its guest with all that was set up; of others it knew `told`."""
         for network, member in self._places.items():
             if places.get(network) is not member:
                 network.leave(member)
         for network, member in places.items():
             network.rejoin(member)
-            member.machine = self
+            member.machine, member.told = self, told.get(network)
         self._places = places.copy()
+        for network, member in places.items():
+            self.loop.run(network.tell(member))
 
     def leave_networks(self) -> None:
         """Give its places back."""
@@ -144,44 +155,60 @@ class Networked(Reachable):
 
     # On the loop.
 
-    async def _plug(self, network: PrivateNetwork, member: Member) -> None:
-        cabling = network.cabling(member)
-        # The guest begins to look for the card while QEMU is given it: what it has to start for that takes it a while.
-        set_up = asyncio.ensure_future(self._set_up(network, member))
+    async def _plug(self, places: Places) -> None:
+        """Plug in the cards that it has not yet, and set up all."""
+        # The guest begins to look for them while QEMU is given them: what it has to start for that takes it a while.
+        set_up = asyncio.ensure_future(self._set_up_all(places))
+        there = {card.number for card in self.instance.cards}
         try:
-            with await cabling.connect() as line:
-                spec = self.instance.spec
-                card = await cards.plug(
-                    self.instance.qmp,
-                    cabling.card,
-                    line.fileno(),
-                    spec.config,
-                    spec.hypervisor.qemu.arch,
-                    name=self.name,
-                )
-            self.instance.cards.append(card)
+            for network, member in places.items():
+                if member.card not in there:
+                    await self._plug_card(network.cabling(member))
             await set_up
+        except BaseException:
+            for network, member in places.items():
+                await network.cut(member)
+            raise
         finally:
             leave(set_up)
 
-    async def _set_up(self, network: PrivateNetwork, member: Member) -> None:
-        """Have the guest set up a card that it has, or will have in a moment, and the others know its name."""
-        member.machine = self
-        work = set_up_card(
-            self.commands,
-            network.guest_card(member),
-            names=network.names(),
-            mark=network.mark,
-            slowness=self.instance.spec.slowness,
-        )
-        try:
-            _, member.interface = await asyncio.gather(network.introduce(member), self._liveness.race(work))
-        except ChannelError as error:
-            failure = NetworkError(f"{self.name}: its card on {network.label} is not set up: {error}")
-            failure.add_note(
-                "where the guest is to do so by itself: vm_private_network(…, dhcp=True) or configure=False"
+    async def _plug_card(self, cabling: Cabling) -> None:
+        spec = self.instance.spec
+        with await cabling.connect() as line:
+            card = await cards.plug(
+                self.instance.qmp,
+                cabling.card,
+                line.fileno(),
+                spec.config,
+                spec.hypervisor.qemu.arch,
+                name=self.name,
             )
-            raise failure from None
+        self.instance.cards.append(card)
+
+    async def _set_up_all(self, places: Places) -> None:
+        """Have the guest set up cards that it has, or will have in a moment, and the others know its name."""
+        for network, member in places.items():
+            member.machine = self
+            await asyncio.gather(network.introduce(member), self._set_up(network, member))
+
+    async def _set_up(self, network: PrivateNetwork, member: Member) -> None:
+        async with self.naming:
+            names = network.names()
+            work = set_up_card(
+                self.commands,
+                network.guest_card(member),
+                names=names,
+                mark=network.mark,
+                slowness=self.instance.spec.slowness,
+            )
+            try:
+                member.interface = await self._liveness.race(work)
+            except ChannelError as error:
+                failure = NetworkError(f"{self.name}: its card on {network.label} is not set up: {error}")
+                failure.add_note(BY_ITSELF)
+                raise failure from None
+            member.told = names
+        await network.tell(member)
 
     def card(self, network: PrivateNetwork) -> Card:
         """Its card on a private network.

@@ -1,9 +1,11 @@
 """Owns a private network as a test holds it: who is on it, what is wrong with it, what was seen on it."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +27,8 @@ from pytest_readonly_vm.start.template import seal
 
 T = TypeVar("T")
 
+_PATIENCE = 10.0
+"""Seconds, on a computer that runs guests by itself, for which a machine that comes waits for others to hear of it."""
 _BUFFER = 1 << 20
 """Bytes that may be on their way from a card to the switch."""
 _LONGEST_UNREAD, _LOOK = 0.5, 0.001
@@ -36,6 +40,8 @@ class Machine(Protocol):
     name: str
     instance: Instance
     commands: Commands
+    naming: asyncio.Lock
+    """Whoever changes the names that its guest knows holds it."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -52,7 +58,9 @@ class Member:
     machine: Machine | None = None
     """None before it is ready."""
     interface: str = ""
-    """What its guest calls the card."""
+    """What its guest calls the card, once that is set up."""
+    told: str | None = None
+    """The names of others that its guest knows."""
 
 
 class PrivateNetwork:
@@ -82,7 +90,8 @@ class PrivateNetwork:
         self._loop = loop
         self._output_guard = output_guard
         self._ports = itertools.count(1)
-        self._members: dict[str, Member] = {}
+        self._lock = threading.Lock()
+        self._members: dict[str, Member] = {}  # never changed, but replaced: others go through them meanwhile
         switch.process.when_ended(self._tell_members)
 
     def __repr__(self) -> str:
@@ -125,13 +134,28 @@ class PrivateNetwork:
         :param card: the number of its card, among those of the machine.
         :raises NetworkError: the address is taken, or none of this network's, or there is none left.
         """
-        port = next(self._ports)
-        found = self._subnet.address(port - 1, address)
-        if any(member.address.ipv4 == found.ipv4 for member in self._members.values()):
-            raise NetworkError(f"{self.label}: {found.ipv4} is another machine's")
-        member = Member(port=port, host=self._free_name(host), address=found, card=card)
-        self._members[member.host] = member
+        with self._lock:
+            port = next(self._ports)
+            found = self._free_address(port - 1) if address is None else self._subnet.address(port - 1, address)
+            if self._is_taken(found):
+                raise NetworkError(f"{self.label}: {found.ipv4} is another machine's")
+            member = Member(port=port, host=self._free_name(host), address=found, card=card)
+            self._members = {**self._members, member.host: member}
         return member
+
+    def _is_taken(self, address: CardAddress) -> bool:
+        return any(member.address.ipv4 == address.ipv4 for member in self._members.values())
+
+    def _free_address(self, card: int) -> CardAddress:
+        """That of the n-th card; where there are none left for so many, one that was given back."""
+        try:
+            return self._subnet.address(card)
+        except NetworkError:
+            free = (self._subnet.address(other) for other in range(card))
+            found = next((address for address in free if not self._is_taken(address)), None)
+            if found is None:
+                raise
+            return found
 
     def _free_name(self, host: str) -> str:
         legal = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in host.lower())
@@ -141,16 +165,21 @@ class PrivateNetwork:
 
     def leave(self, member: Member) -> None:
         """Give a machine's place back."""
-        if self._members.get(member.host) is member:
-            del self._members[member.host]
+        with self._lock:
+            self._members = {host: one for host, one in self._members.items() if one is not member}
 
     def rejoin(self, member: Member) -> None:
         """Take a place again that was given back.
 
-        :raises NetworkError: somebody else has its name now.
+        :raises NetworkError: somebody else has its name or its address now.
         """
-        if self._members.setdefault(member.host, member) is not member:
-            raise NetworkError(f"{self.label}: another machine is called {member.host} by now")
+        with self._lock:
+            others = {host: one for host, one in self._members.items() if one is not member}
+            if member.host in others:
+                raise NetworkError(f"{self.label}: another machine is called {member.host} by now")
+            if any(other.address.ipv4 == member.address.ipv4 for other in others.values()):
+                raise NetworkError(f"{self.label}: {member.address.ipv4} is another machine's by now")
+            self._members = {**others, member.host: member}
 
     async def connect(self, member: Member) -> socket.socket:
         """QEMU's end of a new line to a machine's port; the one before, if there is one, is cut. On the loop.
@@ -166,6 +195,11 @@ class PrivateNetwork:
                 qemus.close()
                 raise
         return qemus
+
+    async def cut(self, member: Member) -> None:
+        """Cut the line to a machine's port, whatever holds its other end; on the loop."""
+        with contextlib.suppress(NetworkError):  # of a switch that has ended
+            await self._switch.ask("disconnect", number=member.port)
 
     def cabling(self, member: Member) -> Cabling:
         """A machine's card, for this network."""
@@ -200,18 +234,24 @@ class PrivateNetwork:
 
     async def introduce(self, newcomer: Member) -> None:
         """Tell the others of a machine that has come; on the loop. Who cannot hear hears it with the next one."""
-        if (names := self.names()) is None:
+        # Those that are being set up tell themselves in the end, of all that came meanwhile.
+        others = [member for member in self._members.values() if member is not newcomer and member.interface]
+        await asyncio.gather(*map(self.tell, others))
+
+    async def tell(self, member: Member) -> None:
+        """Have a machine's guest know the names of all that are there by now, if it can hear; on the loop."""
+        if (machine := member.machine) is None:
             return
-        others = [member for member in self._members.values() if member is not newcomer and member.machine is not None]
-
-        async def tell(machine: Machine) -> None:
-            liveness = machine.instance.qmp.liveness
-            try:
-                await liveness.race(set_names(machine.commands, names=names, mark=self.mark))
-            except VmError as error:
-                machine.instance.qmp.history.note("network", f"{self.name}: not told of {newcomer.host}: {error}")
-
-        await asyncio.gather(*(tell(member.machine) for member in others if member.machine is not None))
+        async with machine.naming:
+            while (names := self.names()) is not None and names != member.told:
+                patience = _PATIENCE * machine.instance.spec.slowness
+                work = set_names(machine.commands, names=names, mark=self.mark, timeout=patience)
+                try:
+                    await machine.instance.qmp.liveness.race(work)
+                except VmError as error:
+                    machine.instance.qmp.history.note("network", f"{self.name}: not told the names of others: {error}")
+                    return
+                member.told = names
 
     def member_of(self, machine: Machine | str) -> Member:
         """:raises NetworkError: a machine that is not on this network."""
@@ -267,6 +307,7 @@ class PrivateNetwork:
                 ipv6=str(member.address.ipv6),
                 card=member.card,
                 interface=member.interface,
+                told=member.told,
             )
             for member in self._members.values()
             if member.machine in machines
@@ -283,7 +324,14 @@ class PrivateNetwork:
     def seat(self, state: MemberState) -> Member:
         """Take a place again that was another machine's of which this one is a copy, on a network like this."""
         address = CardAddress(state.mac, IPv4Address(state.ipv4), IPv6Address(state.ipv6))
-        member = Member(port=state.port, host=state.host, address=address, card=state.card, interface=state.interface)
+        member = Member(
+            port=state.port,
+            host=state.host,
+            address=address,
+            card=state.card,
+            interface=state.interface,
+            told=state.told,
+        )
         self._members[state.host] = member
         self._ports = itertools.count(max(one.port for one in self._members.values()) + 1)
         return member

@@ -16,6 +16,7 @@ from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
 from pytest_readonly_vm.config.values import names
 from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.plugin import markers
 from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.run import Run
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
+
+_networks = pytest.StashKey["NetworkFactory"]()
 
 _SUFFIX = re.compile(r"(?<=.)\.[A-Za-z][A-Za-z0-9]*$")
 """Of a file's name; what begins with a digit is of a version."""
@@ -146,23 +149,34 @@ def _from_fixtures(request: pytest.FixtureRequest, values: dict[str, object]) ->
 
 def networks(request: pytest.FixtureRequest, scope: str) -> Iterator[NetworkFactory]:
     """As the fixtures ``vm_private_network``, …"""
-    made: dict[str, tuple[dict[str, Any], PrivateNetwork]] = {}
-    node = _package_of(request) if scope == "package" else request.node
-    with contextlib.ExitStack() as opened:
+    if scope != "package":
+        with contextlib.ExitStack() as opened:
+            yield _network_factory(Run.of(request.config), request.node, opened)
+        return
+    node = _package_of(request)  # for which the networks are made, as its machine is, by whichever of its modules
+    if _networks not in node.stash:
+        whole = contextlib.ExitStack()
+        node.addfinalizer(whole.close)
+        whole.callback(node.stash.__delitem__, _networks)
+        node.stash[_networks] = _network_factory(Run.of(request.config), node, whole)
+    yield node.stash[_networks]
 
-        def network(name: str = "lan", **options: Any) -> "PrivateNetwork":
-            try:
-                [name] = names(name)
-            except ValueError as error:
-                raise pytest.UsageError(f"vm_private_network: {error}") from None
-            if name not in made:
-                made[name] = options, opened.enter_context(Run.of(request.config).network(name, node, options))
-            known, found = made[name]
-            if options and options != known:
-                raise pytest.UsageError(f"vm_private_network({name!r}) is there already, with other options: {known}")
-            return found
 
-        yield network
+def _network_factory(run: Run, node: pytest.Item | pytest.Collector, opened: contextlib.ExitStack) -> NetworkFactory:
+    """What makes the networks of a node, which end when `opened` is closed."""
+    made: OncePerKey[str, tuple[dict[str, Any], PrivateNetwork]] = OncePerKey()
+
+    def network(name: str = "lan", **options: Any) -> "PrivateNetwork":
+        try:
+            [name] = names(name)
+        except ValueError as error:
+            raise pytest.UsageError(f"vm_private_network: {error}") from None
+        known, found = made.get(name, lambda: (options, opened.enter_context(run.network(name, node, options))))
+        if options and options != known:
+            raise pytest.UsageError(f"vm_private_network({name!r}) is there already, with other options: {known}")
+        return found
+
+    return network
 
 
 def factory(request: pytest.FixtureRequest, vm_config: VmConfig, network: NetworkFactory) -> Iterator[VmFactory]:

@@ -126,7 +126,7 @@ class Run:
         """A booted machine that belongs to a node of the collection tree and ends when this is left."""
         asked = time.time()
         name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
-        host = f"vm{label}" if not label or label.isdecimal() or label in SCOPES else label
+        host = f"vm{label}" if label.isdecimal() else "vm" if label in ("", *SCOPES) else label
         with self._starting(config, node, label):
             vm = self.lab.start(config, name=name, networks=networks, host=host)
             self._take_over(config, vm)
@@ -182,11 +182,13 @@ class Run:
     @contextlib.contextmanager
     def network(self, name: str, node: Any, options: Mapping[str, Any]) -> Iterator["PrivateNetwork"]:
         """A private network that ends when this is left."""
-        network = self.lab.networks.make(name, owner=node.name or "the session", **options)
+        with self.stopwatch.part(Part.STARTING):
+            network = self.lab.networks.make(name, owner=node.name or "the session", **options)
         try:
             yield network
         finally:
-            self.lab.networks.end(network)
+            with self.stopwatch.part(Part.ENDING):
+                self.lab.networks.end(network)
 
     @contextlib.contextmanager
     def _starting(self, config: VmConfig, node: Any, label: str) -> Iterator[None]:

@@ -32,6 +32,8 @@ class MemberState:
     ipv6: str
     card: int
     interface: str
+    told: str | None
+    """The names of others that its guest knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
