@@ -24,7 +24,7 @@ from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.freeze import Moment, Wire, freeze_running
 from pytest_readonly_vm.start.migration import Unfrozen, load_state
-from pytest_readonly_vm.start.repair import resume
+from pytest_readonly_vm.start.repair import align_clocks, resume
 from pytest_readonly_vm.start.riscv_timers import rearm_timers
 from pytest_readonly_vm.start.template import Reads, Template, copies
 from pytest_readonly_vm.start.watched import watched_boot, watched_layer
@@ -115,6 +115,7 @@ class Maker:
             self.resources.loop.run(go_on())
             for _ in threads.map(self._wake, instances, moment.templates):
                 pass
+            self.resources.loop.run(align_clocks(instances))
         return instances
 
     def _thawed(

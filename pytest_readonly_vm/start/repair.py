@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,10 @@ from pytest_readonly_vm.start.repair_program import (
 _PREPARE_PATIENCE = 10.0
 _RESUME_PATIENCE = 10.0
 _REPAIR_PATIENCE = 60.0
+_ALIGNED, _ALIGNING = 0.003, 0.5
+"""Seconds by which the clocks of copies that go on together may differ, and for how long that is tried for each."""
+_ENOUGH, _AS_GOOD = 3, 1.3
+"""After so many tries one will do that took not much longer than the best, for a guest that is never so quick."""
 
 _PLACES = "/dev/shm /run /tmp /var/tmp /root"  # memory first; in a hardened guest all but the last are mounted noexec
 
@@ -141,6 +145,29 @@ async def _resumed(instance: Instance, name: str, parted: Mapping[str, Any]) -> 
             return await _repaired(instance, await instance.channels.channel())
     except (TimeoutError, ChannelError) as error:
         return str(error) or f"its channel did not answer in {_REPAIR_PATIENCE:g} s"
+
+
+async def align_clocks(instances: Sequence[Instance]) -> None:
+    """Set the clocks of copies that are to agree once more, one after another, now that none is busy; on the loop.
+
+    A clock is late by as long as its guest takes to set it, which is not longer than its answer takes.
+    """
+    for instance in instances:
+        with contextlib.suppress(ChannelError, TimeoutError):  # of which whoever uses it next hears
+            async with asyncio.timeout(_REPAIR_PATIENCE):
+                await _align_clock(instance)
+
+
+async def _align_clock(instance: Instance) -> None:
+    clock = asyncio.get_running_loop().time
+    channel, deadline, took = instance.channels.found, clock() + _ALIGNING, list[float]()
+    while channel is not None and clock() < deadline:
+        asked = clock()
+        if not await channel.ask_helper(repair_message(time.time(), os.urandom(ENTROPY))):
+            break
+        took.append(clock() - asked)
+        if took[-1] < _ALIGNED or (len(took) > _ENOUGH and took[-1] < _AS_GOOD * min(took)):
+            break  # else it has been held up
 
 
 async def _repaired(instance: Instance, channel: Channel) -> str:
