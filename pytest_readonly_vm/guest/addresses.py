@@ -5,7 +5,7 @@ off. POSIX shell, with iproute2, busybox or ifconfig.
 """
 
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 from pytest_readonly_vm.errors import CommandFailed, CommandTimeout, NetworkError
 from pytest_readonly_vm.guest.commands import Commands
@@ -55,10 +55,19 @@ done 2>/dev/null
 if command -v ip >/dev/null; then
     ip link set dev "$card" {mtu}up && ip addr add {ipv4} dev "$card" || exit
     [ ! -e "/proc/sys/net/ipv6/conf/$card" ] || ip -6 addr add {ipv6} dev "$card" 2>/dev/null
-else
+{routes}else
     ifconfig "$card" {address} netmask {mask} {mtu}up || exit
     [ ! -e "/proc/sys/net/ipv6/conf/$card" ] || ifconfig "$card" add {ipv6} 2>/dev/null
-fi
+{old_routes}fi
+"""
+
+_ROUTES = """\
+    ip route replace default via {router} dev "$card" || exit
+    [ ! -e "/proc/sys/net/ipv6/conf/$card" ] || ip -6 route replace default via {router6} dev "$card" 2>/dev/null
+"""
+_OLD_ROUTES = """\
+    route add default gw {router} dev "$card" || exit
+    [ ! -e "/proc/sys/net/ipv6/conf/$card" ] || route -A inet6 add default gw {router6} dev "$card" 2>/dev/null
 """
 
 _UP = """\
@@ -85,6 +94,9 @@ class GuestCard:
     ipv4: IPv4Interface | None
     """None if the guest is to come by its addresses by itself."""
     ipv6: IPv6Interface | None
+    router: IPv4Address | None
+    """By which it reaches all that is on no network of its own."""
+    router6: IPv6Address | None
     mtu: int | None
 
 
@@ -102,8 +114,15 @@ async def set_up_card(commands: Commands, card: GuestCard, *, names: str | None,
         script += _UP.format(mtu=mtu)
     else:
         script = _HANDS_OFF.format(mac=card.mac, number=card.number) + script
+        routers = {"router": card.router, "router6": card.router6}
         script += _SET.format(
-            mtu=mtu, ipv4=card.ipv4, ipv6=card.ipv6, address=card.ipv4.ip, mask=card.ipv4.network.netmask
+            mtu=mtu,
+            ipv4=card.ipv4,
+            ipv6=card.ipv6,
+            address=card.ipv4.ip,
+            mask=card.ipv4.network.netmask,
+            routes=_ROUTES.format(**routers) if card.router else "",
+            old_routes=_OLD_ROUTES.format(**routers) if card.router else "",
         )
     if names is not None:
         script += _NAMES.format(mark=mark)

@@ -13,6 +13,8 @@ from pytest_readonly_vm.qemu import card as cards
 from pytest_readonly_vm.qemu.card import Cabling, Card
 from pytest_readonly_vm.qemu.instance import Instance
 
+_PATIENCE = 60.0
+
 Places = dict[PrivateNetwork, Member]
 """A machine's places, one on each network."""
 Told = Mapping[PrivateNetwork, str | None]
@@ -62,6 +64,22 @@ class Networked(Reachable):
         """
         found = network.member_of(self).address
         return str(found.ipv4 if version == 4 else found.ipv6)
+
+    def wait_for_address(self, network: PrivateNetwork, *, timeout: float | None = None) -> str:
+        """Wait until the guest has taken the address that the network's DHCP has for it; the address.
+
+        Others can reach the machine then. Where a card is addressed by root's hand, it is so already.
+
+        :param timeout: seconds; by default 60, and more where guests are slow.
+        :raises NetworkError: it is not on that network, or that gives nobody an address.
+        :raises WaitTimeout: it has not taken it within so many seconds.
+        :raises SwitchDied: the network's switch has ended.
+        """
+        member = network.member_of(self)
+        patience = _PATIENCE * self.instance.spec.slowness if timeout is None else timeout
+        work = network.wait_for_address(member, timeout=patience, of=self.name)
+        self.loop.run(self._liveness.race(work))
+        return str(member.address.ipv4)
 
     def interface(self, network: PrivateNetwork) -> str:
         """What the guest calls its card on a private network: ``eth0``, ``ens7``.

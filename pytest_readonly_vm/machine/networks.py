@@ -8,6 +8,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import NetworkError, VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.machine.private_network import Member, PrivateNetwork
+from pytest_readonly_vm.network.services import Services
 from pytest_readonly_vm.network.subnet import Subnet
 from pytest_readonly_vm.network.switch_process import SwitchProcess
 from pytest_readonly_vm.qemu.resources import Resources
@@ -33,8 +34,9 @@ class Networks:
         :raises StartFailed: its switch cannot be started.
         """
         addresses = Subnet.of(state.number, ipv4=state.subnet, ipv6=state.subnet6)
+        options = {**state.options, "services": Services(**state.options["services"])}
         with self._lock:
-            network = self._opened(state.name, owner, addresses, **state.options)
+            network = self._opened(state.name, owner, addresses, **options)
         return network, {member.machine: network.seat(member) for member in state.members}
 
     def make(
@@ -47,21 +49,25 @@ class Networks:
         subnet6: str | None = None,
         mtu: int | None = None,
         configure: bool = True,
+        **services: Any,
     ) -> PrivateNetwork:
         """A new network; `close` ends it at the latest.
 
         :param owner: whose it is, for messages.
         :param first: the lowest number that it may have, by which its addresses go.
-        :raises NetworkError: the subnets or the MTU cannot be.
+        :param services: those of `Services`.
+        :raises NetworkError: the subnets, the MTU or the services cannot be.
         :raises StartFailed: its switch cannot be started.
         """
         if mtu is not None and not _MTU[0] <= mtu <= _MTU[1]:
             raise NetworkError(f"mtu={mtu}: not from {_MTU[0]} to {_MTU[1]}")
+        offered = Services(**services)
         with self._lock:
             taken = {network.number for network in self._open}
             number = next(number for number in itertools.count(first) if number not in taken)
             addresses = Subnet.of(number, ipv4=subnet, ipv6=subnet6)
-            return self._opened(name, owner, addresses, mtu=mtu, configure=configure)
+            offered.router(addresses, {})
+            return self._opened(name, owner, addresses, mtu=mtu, configure=configure, services=offered)
 
     def _opened(self, name: str, owner: str, subnet: Subnet, **options: Any) -> PrivateNetwork:
         resources = self._resources

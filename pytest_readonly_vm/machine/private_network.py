@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Protocol, TypeVar
@@ -18,6 +18,8 @@ from pytest_readonly_vm.guest.addresses import GuestCard, set_names
 from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.machine.station import Station
+from pytest_readonly_vm.network.services import Services, domain_of
 from pytest_readonly_vm.network.subnet import CardAddress, Subnet
 from pytest_readonly_vm.network.switch_process import SwitchProcess
 from pytest_readonly_vm.qemu.card import Cabling, Card
@@ -66,7 +68,8 @@ class Member:
 class PrivateNetwork:
     """A network between machines: nobody else is on it, and nothing of it is visible on the host.
 
-    Attributes: `name`; `subnet` and `subnet6`, its addresses; `mtu`; `history`, what was done to it.
+    Attributes: `name`; `subnet` and `subnet6`, its addresses; `domain`, that of the names on it; `mtu`; `history`, what
+    was done to it.
     """
 
     def __init__(
@@ -79,11 +82,16 @@ class PrivateNetwork:
         output_guard: OutputGuard,
         mtu: int | None,
         configure: bool,
+        services: Services,
     ) -> None:
-        """`configure`: whether guests' cards are given their addresses, and the others' names, by root's hand."""
+        """`configure`: whether guests' cards are given their addresses, and the others' names, by root's hand, where
+        guests do not come by them through the network's services.
+        """
         self.name = name
+        self.domain = domain_of(name)
         self.mtu = mtu
         self.configure = configure
+        self.services = services
         self.history = History()
         self._switch = switch
         self._subnet = subnet
@@ -92,6 +100,7 @@ class PrivateNetwork:
         self._ports = itertools.count(1)
         self._lock = threading.Lock()
         self._members: dict[str, Member] = {}  # never changed, but replaced: others go through them meanwhile
+        self._station = Station(switch, services, subnet, domain=self.domain, mtu=mtu)
         switch.process.when_ended(self._tell_members)
 
     def __repr__(self) -> str:
@@ -135,23 +144,29 @@ class PrivateNetwork:
         :raises NetworkError: the address is taken, or none of this network's, or there is none left.
         """
         with self._lock:
-            port = next(self._ports)
-            found = self._free_address(port - 1) if address is None else self._subnet.address(port - 1, address)
+            port, name = next(self._ports), self._free_name(host)
+            if address is None and self.services.is_router(name):
+                address = str(self._subnet.router)
+            found = self._free_address(port - 1) if address is None else self._address(port - 1, address)
             if self._is_taken(found):
                 raise NetworkError(f"{self.label}: {found.ipv4} is another machine's")
-            member = Member(port=port, host=self._free_name(host), address=found, card=card)
+            member = Member(port=port, host=name, address=found, card=card)
             self._members = {**self._members, member.host: member}
+        self._tell_station()
         return member
 
     def _is_taken(self, address: CardAddress) -> bool:
         return any(member.address.ipv4 == address.ipv4 for member in self._members.values())
 
+    def _address(self, card: int, ipv4: str | None = None) -> CardAddress:
+        return self._subnet.address(card, ipv4, advertised=self.services.dhcp)
+
     def _free_address(self, card: int) -> CardAddress:
         """That of the n-th card; where there are none left for so many, one that was given back."""
         try:
-            return self._subnet.address(card)
+            return self._address(card)
         except NetworkError:
-            free = (self._subnet.address(other) for other in range(card))
+            free = (self._address(other) for other in range(card))
             found = next((address for address in free if not self._is_taken(address)), None)
             if found is None:
                 raise
@@ -167,6 +182,7 @@ class PrivateNetwork:
         """Give a machine's place back."""
         with self._lock:
             self._members = {host: one for host, one in self._members.items() if one is not member}
+        self._tell_station()
 
     def rejoin(self, member: Member) -> None:
         """Take a place again that was given back.
@@ -180,6 +196,13 @@ class PrivateNetwork:
             if any(other.address.ipv4 == member.address.ipv4 for other in others.values()):
                 raise NetworkError(f"{self.label}: {member.address.ipv4} is another machine's by now")
             self._members = {**others, member.host: member}
+        self._tell_station()
+
+    def _tell_station(self) -> None:
+        self._station.tell(self._addresses(), self._loop)
+
+    def _addresses(self) -> dict[str, CardAddress]:
+        return {host: member.address for host, member in self._members.items()}
 
     async def connect(self, member: Member) -> socket.socket:
         """QEMU's end of a new line to a machine's port; the one before, if there is one, is cut. On the loop.
@@ -203,18 +226,29 @@ class PrivateNetwork:
 
     def cabling(self, member: Member) -> Cabling:
         """A machine's card, for this network."""
-        return Cabling(Card(number=member.card, mac=member.address.mac, mtu=self.mtu), partial(self.connect, member))
+        card = Card(number=member.card, mac=member.address.mac, mtu=self.mtu, boots=self.services.boot_file is not None)
+        return Cabling(card, partial(self.connect, member))
 
     def guest_card(self, member: Member) -> GuestCard:
         """The same as its guest is to have it."""
         prefix, prefix6 = self.subnet.prefixlen, self.subnet6.prefixlen
+        router = self.services.router(self._subnet, self._addresses())
+        if not self.is_by_hand or self.services.is_router(member.host):
+            router = None
         return GuestCard(
             number=member.card,
             mac=member.address.mac,
-            ipv4=IPv4Interface((member.address.ipv4, prefix)) if self.configure else None,
-            ipv6=IPv6Interface((member.address.ipv6, prefix6)) if self.configure else None,
+            ipv4=IPv4Interface((member.address.ipv4, prefix)) if self.is_by_hand else None,
+            ipv6=IPv6Interface((member.address.ipv6, prefix6)) if self.is_by_hand else None,
+            router=router.ipv4 if router else None,
+            router6=router.ipv6 if router else None,
             mtu=self.mtu,
         )
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether guests' cards are given their addresses by root's hand."""
+        return self.configure and not self.services.dhcp
 
     @property
     def mark(self) -> str:
@@ -223,7 +257,7 @@ class PrivateNetwork:
 
     def names(self) -> str | None:
         """Those of all machines, as lines for /etc/hosts; None if guests are not to be told."""
-        if not self.configure:
+        if not self.configure or (self.services.dhcp and self.services.dns):
             return None
         lines = [
             f"{address} {member.host} # {self.mark}\n"
@@ -317,7 +351,7 @@ class PrivateNetwork:
             number=self._subnet.number,
             subnet=str(self.subnet),
             subnet6=str(self.subnet6),
-            options={"mtu": self.mtu, "configure": self.configure},
+            options={"mtu": self.mtu, "configure": self.configure, "services": asdict(self.services)},
             members=tuple(members),
         )
 
@@ -333,8 +367,20 @@ class PrivateNetwork:
             told=state.told,
         )
         self._members[state.host] = member
+        self._tell_station()
         self._ports = itertools.count(max(one.port for one in self._members.values()) + 1)
         return member
+
+    async def wait_for_address(self, member: Member, *, timeout: float, of: str) -> None:
+        """Until a machine, called so, answers to its address; on the loop.
+
+        :raises NetworkError: nobody has told it to have one.
+        :raises WaitTimeout: it does not within so many seconds.
+        """
+        if self.services.dhcp:
+            await self._station.wait_for(member.address, timeout=timeout, of=of)
+        elif not self.configure:
+            raise NetworkError(f"{self.label} gives nobody an address: say dhcp=True, or leave configure=False away")
 
     def _tell_members(self) -> None:
         """The switch has ended: whoever waits for a guest hears of it, and not of what comes of it."""

@@ -10,6 +10,9 @@ _FIRST = 10
 _LEAST_IPV6 = 112
 """The longest IPv6 prefix that has room for as many cards as an IPv4 one of 16 bits."""
 
+_ADVERTISED = 64
+"""The length of prefixes of which guests make addresses."""
+
 
 @dataclass(frozen=True, slots=True)
 class CardAddress:
@@ -58,10 +61,21 @@ class Subnet:
         """The addresses of the network's own DHCP and DNS."""
         return self.ipv4[1], self.ipv6[1]
 
-    def address(self, card: int, ipv4: str | None = None) -> CardAddress:
+    @property
+    def server_mac(self) -> str:
+        """The MAC of those; no card has it."""
+        return _mac(self.number, 0xFFFF)
+
+    @property
+    def router(self) -> IPv4Address:
+        """The address that is kept for a machine which is the others' router."""
+        return self.ipv4[2]
+
+    def address(self, card: int, ipv4: str | None = None, *, advertised: bool = False) -> CardAddress:
         """That of the n-th card, from 0 on.
 
         :param ipv4: the one that a test wants it to have; the IPv6 address has the same end.
+        :param advertised: whether the guest makes its IPv6 address by itself, of the prefix and its MAC (RFC 4862).
         :raises NetworkError: that is none of this subnet's, or there is none left.
         """
         host = _FIRST + card
@@ -74,5 +88,14 @@ class Subnet:
             raise NetworkError(
                 f"{ipv4} is none of a machine's in {self.ipv4}" if ipv4 else f"{self.ipv4} has no address left"
             )
-        mac = bytes.fromhex("5254") + self.number.to_bytes(2, "big") + card.to_bytes(2, "big")
-        return CardAddress(mac.hex(":"), self.ipv4[host], self.ipv6[host])
+        mac = _mac(self.number, card)
+        end = host
+        if advertised and self.ipv6.prefixlen == _ADVERTISED:
+            octets = bytes.fromhex(mac.replace(":", ""))
+            end = int.from_bytes(bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:], "big")
+        return CardAddress(mac, self.ipv4[host], self.ipv6[end])
+
+
+def _mac(number: int, card: int) -> str:
+    """One that QEMU's own block has, of a network and a card."""
+    return (b"\x52\x54" + number.to_bytes(2, "big") + card.to_bytes(2, "big")).hex(":")

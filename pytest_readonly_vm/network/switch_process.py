@@ -48,6 +48,8 @@ class SwitchProcess:
         self.on_asked: Asked = lambda number, fault, pair, frame: None
         self.on_port_end: Callable[[int, str], None] = lambda port, why: None
         """Hears on the loop of a port whose card has gone, and why, if it was for something that the card sent."""
+        self.on_present: Callable[[str], None] = lambda mac: None
+        """Hears on the loop that a card has the address that it was expected to have."""
         self._loop = loop
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -125,6 +127,8 @@ class SwitchProcess:
                 self.on_asked(number, rule, (source, target), bytes.fromhex(frame))
             case {"event": "ended", "port": port, "why": why}:
                 self.on_port_end(port, why)
+            case {"event": "present", "mac": mac}:
+                self.on_present(mac)
             case {"id": number} if (answer := self._waiting.get(number)) is not None and not answer.done():
                 if "error" in message:
                     answer.set_exception(NetworkError(f"{self.label}: its switch: {message['error']}"))

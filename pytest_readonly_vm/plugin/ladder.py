@@ -63,6 +63,11 @@ class NetworkFactory(Protocol):
         subnet6: str | None = None,
         mtu: int | None = None,
         configure: bool = True,
+        dhcp: bool = False,
+        dns: bool = False,
+        gateway: str | None = None,
+        boot_file: str | None = None,
+        tftp: str | None = None,
     ) -> "PrivateNetwork":
         """A private network between machines, the same for the same name. It ends with what it is for.
 
@@ -70,7 +75,14 @@ class NetworkFactory(Protocol):
         :param subnet6: its IPv6 subnet.
         :param mtu: the largest packet in bytes, that the cards have; 9000 for jumbo frames. By default 1500.
         :param configure: whether guests' cards are given their addresses, and the others' names, by root's hand.
-        :raises NetworkError: the subnets or the MTU cannot be, or are others than those of the network that is there.
+        :param dhcp: whether guests are to ask for their addresses, which the network then tells them.
+        :param dns: whether the network answers for the names of its machines, at its first address.
+        :param gateway: the name of the machine by which all others reach what is on none of their networks, or an
+            address; the machine's is the network's second then, unless it has another.
+        :param boot_file: what firmware that boots over the network is told to fetch; needs ``dhcp``.
+        :param tftp: the name of the machine that has it, or an address.
+        :raises NetworkError: the subnets, the MTU or the services cannot be, or are others than those of the network
+            that is there.
         """
 
 

@@ -16,6 +16,8 @@ from pytest_readonly_vm.errors import NetworkError, QmpError, WaitTimeout
 from pytest_readonly_vm.qemu import board
 
 _UNPLUGGED = 30.0
+_BOOTS_AFTER = 10
+"""Where cards are among what firmware boots from: behind disks and CDs, which it passes over while they are blank."""
 _CARD = re.compile(r",netdev=lan\d+,id=card\d+,")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _WORD = re.compile(r"[A-Za-z0-9.:_-]{1,40}")
@@ -103,7 +105,9 @@ def _properties(card: Card, bus: str) -> Mapping[str, str]:
     properties = {"netdev": card.line, "id": card.device, "mac": card.mac, "guest_announce": "off"}
     if card.mtu is not None:
         properties["host_mtu"] = str(card.mtu)
-    if bus == "pci" and not card.boots:
+    if card.boots:
+        properties["bootindex"] = str(_BOOTS_AFTER + card.number)
+    elif bus == "pci":
         properties["romfile"] = ""
     if card.place is not None:
         properties["bus"], address = card.place
@@ -130,7 +134,8 @@ async def plug(qmp: Qmp, card: Card, line: int, config: VmConfig, arch: str, *, 
     refusals = []
     for place in places or [None]:
         properties = _properties(replace(card, place=place), bus)
-        typed = {**properties, "guest_announce": False, **({"host_mtu": card.mtu} if card.mtu else {})}
+        numbers = {name: int(properties[name]) for name in ("host_mtu", "bootindex") if name in properties}
+        typed = {**properties, "guest_announce": False, **numbers}
         try:
             await qmp.command("device_add", {"driver": f"virtio-net-{bus}", **typed})
         except QmpError as refused:

@@ -208,7 +208,7 @@ def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
     *controllers, disk = (device.format(bus=bus) for device in board.DISKS[config.disk_interface])
     # Firmware does not agree on what comes first, and UEFI's goes on to the network when it finds nothing here, for
     # minutes. 0 is taken by a kernel of a direct boot.
-    is_told = wiring.cdrom or wiring.flash or wiring.rom is not None
+    is_told = wiring.cdrom or wiring.flash or wiring.rom is not None or any(wire.card.boots for wire in wiring.cards)
     for device in (*controllers, f"{disk},bootindex=1" if is_told else disk):
         arguments += ["-device", device]
     return tuple(arguments)

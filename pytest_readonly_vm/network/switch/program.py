@@ -9,13 +9,16 @@ import os
 import select
 import socket
 import sys
+from functools import partial
 from typing import Any, BinaryIO
 
 from pytest_readonly_vm.network.switch.capture import Capture
 from pytest_readonly_vm.network.switch.forwarding import Forwarding
+from pytest_readonly_vm.network.switch.known import Known
 from pytest_readonly_vm.network.switch.packet import HEAD, kind_of
 from pytest_readonly_vm.network.switch.port import Broken, Port
 from pytest_readonly_vm.network.switch.rule import Pair, Rule
+from pytest_readonly_vm.network.switch.service import NUMBER, Service
 from pytest_readonly_vm.network.switch.under_way import read_under_way, write_under_way
 
 _LARGEST_REQUEST = 1 << 20
@@ -35,12 +38,15 @@ class Program:
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
         self._is_reading = True
+        self._service: Service | None = None
 
     def run(self) -> None:
         """Until the line to who has started it is closed."""
         control = self._control.fileno()
         while True:
             patience = self._forwarding.patience()
+            if self._service is not None and (sooner := self._service.patience()) is not None:
+                patience = sooner if patience is None else min(patience, sooner)
             for descriptor, event in self._poll.poll(patience):
                 if descriptor == control:
                     if not self._serve():
@@ -51,6 +57,8 @@ class Program:
                     if event & ~select.EPOLLOUT:
                         self._read(port)
             self._forwarding.tick()
+            if self._service is not None:
+                self._service.tick()
             self._bound_questions()
 
     # Ports.
@@ -124,6 +132,20 @@ class Program:
     def _do_disconnect(self, *, number: int) -> None:
         for port in [port for port in self._ports.values() if port.number == number]:
             self._close(port)
+
+    def _do_serve(self, **facts: Any) -> None:
+        known = Known.of(facts)
+        if self._service is not None:
+            self._service.known = known
+            return
+        send = partial(self._forwarding.receive, NUMBER)
+        self._service = Service(known, send, lambda mac: self._tell(event="present", mac=mac.hex(":")))
+        self._names[NUMBER] = self._service.name
+        self._forwarding.connect(self._service)
+
+    def _do_expect(self, *, mac: str, is_wanted: bool) -> None:
+        if self._service is not None:
+            self._service.expect(bytes.fromhex(mac.replace(":", "")), is_wanted=is_wanted)
 
     def _do_fault(self, *, number: int, **wanted: Any) -> None:
         self._forwarding.rules[number] = Rule(number, wanted)
