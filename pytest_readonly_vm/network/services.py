@@ -47,7 +47,10 @@ class Services:
         return self.gateway == host
 
     def router(self, subnet: Subnet, hosts: Mapping[str, CardAddress]) -> CardAddress | None:
-        """The addresses of the router: that machine's or those kept for it, so that others need not come later."""
+        """The addresses of the router: that machine's or those kept for it, so that others need not come later.
+
+        :raises NetworkError: it is to have an address that is none of a machine's on this network.
+        """
         if self.gateway is None:
             return None
         if (found := hosts.get(self.gateway)) is not None:
