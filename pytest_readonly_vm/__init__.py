@@ -68,9 +68,12 @@ if TYPE_CHECKING:
         UnitActive,
     )
     from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
+    from pytest_readonly_vm.machine.fault import Fault
     from pytest_readonly_vm.machine.lab import Lab
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
+    from pytest_readonly_vm.network.faults import FaultCounts
+    from pytest_readonly_vm.network.frame import Frame
     from pytest_readonly_vm.plugin.ladder import NetworkFactory, VmFactory
 
 _WHERE = {
@@ -136,9 +139,12 @@ _WHERE = {
         "UnitActive",
     ),
     "machine.checkpoints": ("Checkpoint", "Forks"),
+    "machine.fault": ("Fault",),
     "machine.lab": ("Lab",),
     "machine.private_network": ("PrivateNetwork",),
     "machine.vm": ("VirtualMachine",),
+    "network.faults": ("FaultCounts",),
+    "network.frame": ("Frame",),
     "plugin.ladder": ("NetworkFactory", "VmFactory"),
 }
 
@@ -164,8 +170,11 @@ __all__ = [
     "DisplayError",
     "DownloadError",
     "EventSeen",
+    "Fault",
+    "FaultCounts",
     "FaultUnused",
     "Forks",
+    "Frame",
     "Function",
     "GuestBroken",
     "GuestCluster",

@@ -8,7 +8,8 @@ from pytest_readonly_vm.guest.addresses import BY_ITSELF, set_up_card
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.host.loop import LoopThread, leave
 from pytest_readonly_vm.machine.connections import Reachable
-from pytest_readonly_vm.machine.private_network import Member, PrivateNetwork
+from pytest_readonly_vm.machine.member import Member
+from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.qemu import card as cards
 from pytest_readonly_vm.qemu.card import Cabling, Card
 from pytest_readonly_vm.qemu.instance import Instance

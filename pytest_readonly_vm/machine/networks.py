@@ -7,7 +7,8 @@ from typing import Any
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import NetworkError, VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
-from pytest_readonly_vm.machine.private_network import Member, PrivateNetwork
+from pytest_readonly_vm.machine.member import Member
+from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.network.services import Services
 from pytest_readonly_vm.network.subnet import Subnet
 from pytest_readonly_vm.network.switch_process import SwitchProcess

@@ -7,27 +7,23 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import Protocol, TypeVar
 
-from pytest_readonly_vm.channels.history import History
 from pytest_readonly_vm.errors import NetworkError, VmError
 from pytest_readonly_vm.guest.addresses import GuestCard, set_names
-from pytest_readonly_vm.guest.commands import Commands
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.machine.disturbed import Disturbed
+from pytest_readonly_vm.machine.member import Machine, Member
 from pytest_readonly_vm.machine.station import Station
 from pytest_readonly_vm.network.services import Services, domain_of
 from pytest_readonly_vm.network.subnet import CardAddress, Subnet
 from pytest_readonly_vm.network.switch_process import SwitchProcess
 from pytest_readonly_vm.qemu.card import Cabling, Card
-from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.start.cluster_state import MemberState, NetworkState
 from pytest_readonly_vm.start.template import seal
-
-T = TypeVar("T")
 
 _PATIENCE = 10.0
 """Seconds, on a computer that runs guests by itself, for which a machine that comes waits for others to hear of it."""
@@ -36,36 +32,7 @@ _BUFFER = 1 << 20
 _LONGEST_UNREAD, _LOOK = 0.5, 0.001
 
 
-class Machine(Protocol):
-    """What a network needs of a `VirtualMachine`."""
-
-    name: str
-    instance: Instance
-    commands: Commands
-    naming: asyncio.Lock
-    """Whoever changes the names that its guest knows holds it."""
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class Member:
-    """A machine's place on one network."""
-
-    port: int
-    """Of the switch."""
-    host: str
-    """Its name there."""
-    address: CardAddress
-    card: int
-    """The number of its card, among those of the machine."""
-    machine: Machine | None = None
-    """None before it is ready."""
-    interface: str = ""
-    """What its guest calls the card, once that is set up."""
-    told: str | None = None
-    """The names of others that its guest knows."""
-
-
-class PrivateNetwork:
+class PrivateNetwork(Disturbed):
     """A network between machines: nobody else is on it, and nothing of it is visible on the host.
 
     Attributes: `name`; `subnet` and `subnet6`, its addresses; `domain`, that of the names on it; `mtu`; `history`, what
@@ -87,16 +54,12 @@ class PrivateNetwork:
         """`configure`: whether guests' cards are given their addresses, and the others' names, by root's hand, where
         guests do not come by them through the network's services.
         """
-        self.name = name
+        super().__init__(name, switch, loop=loop, output_guard=output_guard)
         self.domain = domain_of(name)
         self.mtu = mtu
         self.configure = configure
         self.services = services
-        self.history = History()
-        self._switch = switch
         self._subnet = subnet
-        self._loop = loop
-        self._output_guard = output_guard
         self._ports = itertools.count(1)
         self._lock = threading.Lock()
         self._members: dict[str, Member] = {}  # never changed, but replaced: others go through them meanwhile
@@ -118,11 +81,6 @@ class PrivateNetwork:
     def number(self) -> int:
         """By which its addresses go."""
         return self._subnet.number
-
-    @property
-    def label(self) -> str:
-        """What it is called in messages."""
-        return self._switch.label
 
     @property
     def pid(self) -> int:
@@ -152,6 +110,7 @@ class PrivateNetwork:
                 raise NetworkError(f"{self.label}: {found.ipv4} is another machine's")
             member = Member(port=port, host=name, address=found, card=card)
             self._members = {**self._members, member.host: member}
+            self._hosts[port] = member.host
         self._tell_station()
         return member
 
@@ -366,8 +325,9 @@ class PrivateNetwork:
             interface=state.interface,
             told=state.told,
         )
-        self._members[state.host] = member
+        self._members = {**self._members, state.host: member}
         self._tell_station()
+        self._hosts[state.port] = state.host
         self._ports = itertools.count(max(one.port for one in self._members.values()) + 1)
         return member
 

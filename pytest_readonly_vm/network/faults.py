@@ -117,6 +117,8 @@ def disturbance(
     )
     if not any((spec.delay, spec.jitter, spec.loss, spec.duplicate, spec.reorder, spec.corrupt, spec.rate)):
         raise NetworkError("a fault that does nothing: say a delay, jitter, loss, duplicate, reorder, corrupt or rate")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise NetworkError(f"seed={seed!r}: not a whole number")
     if spec.jitter > spec.delay:
         raise NetworkError(f"jitter={jitter!r}: more than the delay ({delay!r}), around which it is")
     return spec

@@ -26,6 +26,7 @@ _START = (
     "import sys; sys.path.insert(0, {folder!r}); from pytest_readonly_vm.network.switch.program import main; main()"
 )
 _LARGEST_ANSWER = 1 << 20
+_ANSWERS = 1000
 _PATIENCE = 30.0
 _FULL = 0.001
 
@@ -53,6 +54,8 @@ class SwitchProcess:
         self._loop = loop
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._answers: list[tuple[int, bool]] = []
+        self._answering: asyncio.Task[None] | None = None
         self._line, its_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its_line:
             try:
@@ -103,6 +106,18 @@ class SwitchProcess:
                 raise NetworkError(f"{self.label}: its switch did not answer within {_PATIENCE:g} s") from None
         finally:
             self._waiting.pop(number, None)
+
+    def answer(self, number: int, is_for: bool) -> None:
+        """Say whether a fault is for a frame of which the switch has asked; in the order of the calls."""
+        self._answers.append((number, is_for))
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.ensure_future(self._answer())
+
+    async def _answer(self) -> None:
+        with contextlib.suppress(NetworkError):  # whoever ends the fault hears of it
+            while answers := self._answers[:_ANSWERS]:
+                del self._answers[:_ANSWERS]
+                await self.ask("answer", answers=answers)
 
     async def _ended(self) -> NetworkError:
         if await self.process.wait_ended(_PATIENCE):

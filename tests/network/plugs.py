@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import Lab
-from pytest_readonly_vm.machine.private_network import Member, PrivateNetwork
+from pytest_readonly_vm.machine.member import Member
+from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from tests.network import frames
 from tests.qemu.waiting import GENEROUS, eventually
 

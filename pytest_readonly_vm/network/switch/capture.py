@@ -4,6 +4,7 @@ https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-03.html. Each port is a
 what faults did to a frame is a comment beside it.
 """
 
+import contextlib
 import struct
 import time
 from collections import deque
@@ -17,6 +18,7 @@ _SECTION, _INTERFACE, _ENHANCED = 0x0A0D0D0A, 1, 6
 _BYTE_ORDER = 0x1A2B3C4D
 _ETHERNET = 1
 _COMMENT, _NAME, _RESOLUTION, _NANOSECONDS = 1, 2, 9, b"\x09"
+_AT_ONCE = 1 << 20
 _OVERHEAD = 128
 """Bytes that a remembered frame takes beside its own."""
 
@@ -40,6 +42,9 @@ class Capture:
         """Remember packets that have just come from a port."""
         if self._limit or self.files:
             now = time.time_ns()
+            if self._remarks:  # of packets that are forgotten, whose ids others have now
+                for packet in packets:
+                    self._remarks.pop(id(packet), None)
             self._frames += [(now, source, packet) for packet in packets]
             self._size += sum(map(len, packets)) + _OVERHEAD * len(packets)
             self._new += len(packets)
@@ -48,6 +53,11 @@ class Capture:
         """Say something of a packet that was taken, to be read beside it."""
         if self._limit or self.files:
             self._remarks.setdefault(id(packet), []).append(text)
+
+    @property
+    def unsettled(self) -> int:
+        """Frames that have come since `settle`."""
+        return self._new
 
     def settle(self) -> None:
         """Write what is new, and forget what there is no room for; when nothing more is to be said of it at once."""
@@ -62,18 +72,26 @@ class Capture:
 
     def begin(self, number: int, target: BinaryIO) -> None:
         """Write all that comes from now on to a file, until `end`."""
+        self.settle()
         self.files[number] = PcapFile(target, self._name_of)
 
     def end(self, number: int) -> int:
-        """How many frames have come since `begin`."""
+        """How many frames have come since `begin`.
+
+        :raises OSError: they could not be written.
+        """
+        self.settle()
         file = self.files.pop(number)
-        file.close()
-        return file.frames
+        return file.close()
 
     def dump(self, target: BinaryIO) -> int:
-        """Write all that is remembered; how many frames that is."""
-        PcapFile(target, self._name_of).write(self._described(self._frames))
-        return len(self._frames)
+        """Write all that is remembered; how many frames that is.
+
+        :raises OSError: they could not be written.
+        """
+        file = PcapFile(target, self._name_of)
+        file.write(self._described(self._frames))
+        return file.close()
 
     def remembered(self) -> Iterable[Taken]:
         """All that is, the oldest first."""
@@ -84,36 +102,58 @@ class Capture:
 
 
 class PcapFile:
-    """A file of frames that is being written."""
+    """A file of frames that is being written; that the disk is full, hears who closes it."""
 
     def __init__(self, target: BinaryIO, name_of: Callable[[int], str]) -> None:
-        self.frames = 0
+        self._frames = 0
         self._target = target
+        self._error: OSError | None = None
         self._name_of = name_of
         self._interfaces: dict[tuple[int, str], int] = {}
-        target.write(_block(_SECTION, struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)))
+        self._put(_block(_SECTION, struct.pack("<IHHq", _BYTE_ORDER, 1, 0, -1)))
 
     def write(self, frames: Iterable[tuple[Taken, list[str]]]) -> None:
-        """:raises OSError: the disk is full, for one."""
+        if self._error is not None:
+            return
+        blocks = bytearray()
         for (when, source, packet), remarks in frames:
-            interface = self._interface(source)
+            interface = self._interface(source, blocks)
             frame = memoryview(packet)[HEAD:]
             head = struct.pack("<IIIII", interface, when >> 32, when & 0xFFFFFFFF, len(frame), len(frame))
             comments = b"".join(_option(_COMMENT, remark.encode()) for remark in remarks)
-            self._target.write(_block(_ENHANCED, head + _padded(frame) + _ended(comments)))
-            self.frames += 1
-        self._target.flush()
+            blocks += _block(_ENHANCED, head + _padded(frame) + _ended(comments))
+            self._frames += 1
+            if len(blocks) > _AT_ONCE:
+                self._put(blocks)
+                blocks.clear()
+        self._put(blocks)
 
-    def _interface(self, source: int) -> int:
+    def _put(self, blocks: bytes | bytearray) -> None:
+        if self._error is None:
+            try:
+                self._target.write(blocks)
+                self._target.flush()
+            except OSError as error:
+                self._error = error
+
+    def _interface(self, source: int, blocks: bytearray) -> int:
         name = self._name_of(source)
         if (source, name) not in self._interfaces:
             self._interfaces[source, name] = len(self._interfaces)
             options = _ended(_option(_NAME, name.encode()) + _option(_RESOLUTION, _NANOSECONDS))
-            self._target.write(_block(_INTERFACE, struct.pack("<HHI", _ETHERNET, 0, 0) + options))
+            blocks += _block(_INTERFACE, struct.pack("<HHI", _ETHERNET, 0, 0) + options)
         return self._interfaces[source, name]
 
-    def close(self) -> None:
-        self._target.close()
+    def close(self) -> int:
+        """How many frames are in it.
+
+        :raises OSError: there was no room for all.
+        """
+        with contextlib.suppress(OSError):  # which tries again to write what was left
+            self._target.close()
+        if self._error is not None:
+            raise self._error
+        return self._frames
 
 
 def _block(kind: int, body: bytes) -> bytes:

@@ -13,6 +13,8 @@ from pytest_readonly_vm.network.switch.rule import Pair, Rule, Timed
 
 _KNOWN = 4096
 """Addresses that are remembered; more has only a guest that floods the switch, which then knows none."""
+_MOST_UNSETTLED = 4096
+"""Frames that a capture is not given as long as somebody is asked of one of them."""
 _LONGEST_HELD = 0.1
 """Seconds for which a packet waits to be overtaken."""
 
@@ -85,7 +87,11 @@ class Forwarding:
             places.clear()
         for target, ready in outgoing.items():
             self._give(target, ready)
-        self.capture.settle()
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._asked or self.capture.unsettled > _MOST_UNSETTLED:
+            self.capture.settle()
 
     def targets(self, source: int, packet: bytes) -> Iterable[int]:
         """The ports to which a packet goes: the one that its address has sent from, or all others."""
@@ -146,9 +152,12 @@ class Forwarding:
 
     def answer(self, number: int, is_for: bool) -> None:
         """Go on with a packet of which somebody was asked whether a rule is for it."""
+        if number not in self._asked:  # the fault has ended meanwhile
+            return
         rule, pair, timed = self._asked.pop(number)
         timed = timed._replace(due=max(timed.due, time.monotonic()))
         self._go_on(rule, pair, self._meet(rule, pair, timed) if is_for and rule.number in self.rules else [timed])
+        self._settle()
 
     def _go_on(self, rule: Rule, pair: Pair, left: list[Timed]) -> None:
         """Give what a rule leaves to those behind it, and to its port."""
@@ -163,8 +172,13 @@ class Forwarding:
         return [timed.packet for timed in passed if timed.due <= now]
 
     def remove(self, number: int) -> Rule:
-        """End a fault. What waits for others to overtake it goes on; what is late comes when it is due."""
+        """End a fault. What waits for others to overtake it goes on, and what waits for an answer.
+
+        What is late comes when it is due.
+        """
         rule = self.rules.pop(number)
+        for asked in [asked for asked, (asking, _, _) in self._asked.items() if asking is rule]:
+            self.answer(asked, is_for=False)
         for pair, waiting in tuple(rule.held.items()):
             rule.release(pair, waiting)
             self._go_on(rule, pair, [waiting])
@@ -209,6 +223,7 @@ class Forwarding:
             for _, rule, pair, timed in self._overtaken
             if rule.held.get(pair) is timed
         ]
+        waiting += [("to", pair[1], 0.0, timed.packet) for _, pair, timed in self._asked.values()]
         return [*late, *waiting, *(("from", source, 0.0, packet) for source, packet in self._held or ())]
 
     def go_on(self, under_way: Iterable[tuple[str, int, float, bytes]] | None = None) -> None:
@@ -221,6 +236,7 @@ class Forwarding:
             self._held = None
             self._later.clear()
             self._overtaken.clear()
+            self._asked.clear()
             entries = list(under_way)
         for way, port, seconds, packet in entries:
             if way == "to":

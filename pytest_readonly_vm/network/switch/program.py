@@ -9,6 +9,8 @@ import os
 import select
 import socket
 import sys
+import time
+from collections import Counter
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -22,6 +24,8 @@ from pytest_readonly_vm.network.switch.service import NUMBER, Service
 from pytest_readonly_vm.network.switch.under_way import read_under_way, write_under_way
 
 _LARGEST_REQUEST = 1 << 20
+_ROWS, _PROTOCOLS = 200, 8
+"""How much of who talks to whom an answer has room for; a guest may call itself a thousand."""
 _MOST_ASKED = 64
 """Packets that may wait for answers; then the switch waits, too, as the line to who answers has its bounds."""
 
@@ -33,12 +37,16 @@ class Program:
         """`limit` is how many bytes of frames are remembered."""
         self._control = control
         self._names: dict[int, str] = {}
-        self._forwarding = Forwarding(Capture(limit, lambda number: self._names.get(number, str(number))), self._ask)
+        self._forwarding = Forwarding(Capture(limit, self._name_of), self._ask)
         self._ports: dict[int, Port] = {}  # by their descriptors
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
         self._is_reading = True
         self._service: Service | None = None
+        self._talk_since = 0
+
+    def _name_of(self, port: int) -> str:
+        return self._names.get(port, str(port))
 
     def run(self) -> None:
         """Until the line to who has started it is closed."""
@@ -148,7 +156,7 @@ class Program:
             self._service.expect(bytes.fromhex(mac.replace(":", "")), is_wanted=is_wanted)
 
     def _do_fault(self, *, number: int, **wanted: Any) -> None:
-        self._forwarding.rules[number] = Rule(number, wanted)
+        self._forwarding.rules[number] = Rule(number, wanted, self._name_of)
 
     def _do_counts(self, *, number: int) -> dict[str, object]:
         return _counts(self._forwarding.rules[number])
@@ -156,8 +164,9 @@ class Program:
     def _do_mend(self, *, number: int) -> dict[str, object]:
         return _counts(self._forwarding.remove(number))
 
-    def _do_answer(self, *, number: int, yes: bool) -> None:
-        self._forwarding.answer(number, yes)
+    def _do_answer(self, *, answers: list[tuple[int, bool]]) -> None:
+        for number, is_for in answers:
+            self._forwarding.answer(number, is_for)
 
     def _do_capture(self, target: BinaryIO, *, number: int) -> None:
         self._forwarding.capture.begin(number, target)
@@ -166,30 +175,38 @@ class Program:
         return self._forwarding.capture.end(number)
 
     def _do_dump(self, target: BinaryIO) -> int:
-        with target:
-            return self._forwarding.capture.dump(target)
+        return self._forwarding.capture.dump(target)
 
     def _do_talk(self) -> list[dict[str, object]]:
-        """Who has sent how much to whom; by which protocols, is known of the frames that are remembered."""
+        """Who has sent how much to whom since `forget_talk`, those who sent most first.
+
+        By which protocols, is known of the frames that are remembered: the most frequent ones.
+        """
         forwarding = self._forwarding
-        protocols: dict[Pair, dict[str, int]] = {}
-        for _, source, packet in forwarding.capture.remembered():
+        protocols: dict[Pair, Counter[str]] = {}
+        for taken, source, packet in forwarding.capture.remembered():
+            if taken < self._talk_since:
+                continue
             kind = kind_of(packet)
             port = min(filter(None, (kind.source_port, kind.destination_port)), default=0)
             name = f"{kind.protocol}/{port}" if port else kind.protocol
             for target in forwarding.targets(source, packet):
-                sent = protocols.setdefault((source, target), {})
-                sent[name] = sent.get(name, 0) + 1
+                protocols.setdefault((source, target), Counter())[name] += 1
+        most = sorted(forwarding.talk.items(), key=lambda row: row[1][1], reverse=True)[:_ROWS]
         return [
             {
-                "from": self._names.get(pair[0], str(pair[0])),
-                "to": self._names.get(pair[1], str(pair[1])),
+                "source": self._name_of(pair[0]),
+                "to": self._name_of(pair[1]),
                 "frames": frames,
                 "bytes": size,
-                "protocols": protocols.get(pair, {}),
+                "protocols": dict(protocols.get(pair, Counter()).most_common(_PROTOCOLS)),
             }
-            for pair, (frames, size) in forwarding.talk.items()
+            for pair, (frames, size) in most
         ]
+
+    def _do_forget_talk(self) -> None:
+        self._forwarding.talk.clear()
+        self._talk_since = time.time_ns()
 
     def _do_ports(self) -> list[dict[str, object]]:
         return [

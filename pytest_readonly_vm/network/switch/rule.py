@@ -1,11 +1,12 @@
 """Owns one fault of a network: which frames it is for, what it does to them, how many it has met.
 
 What happens to a frame is decided by its place in the sequence of frames of its protocol from one card to another, and
-by the seed; so the same sequence meets the same, whatever else is on the network, and however fast it goes.
+by the seed; so the same sequence meets the same, whatever else is on the network, and however fast it goes. Cards count
+by the names of their machines there: in which order they were plugged in, does not matter.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from pytest_readonly_vm.network.switch.packet import HEAD, SMALLEST, Kind
@@ -29,8 +30,8 @@ class Timed(NamedTuple):
 class Rule:
     """A fault that is on."""
 
-    def __init__(self, number: int, wanted: dict[str, Any]) -> None:
-        """`wanted` is what `network.faults.Fault` says."""
+    def __init__(self, number: int, wanted: dict[str, Any], name_of: Callable[[int], str]) -> None:
+        """`wanted` is what `network.faults.FaultSpec` and `Ways` say; `name_of` tells the name of a port."""
         self.number = number
         self.label: str = wanted["label"]
         self.asks: bool = wanted.get("asks", False)
@@ -43,7 +44,10 @@ class Rule:
         """What it did to the frame that it met last."""
         self.held: dict[Pair, Timed] = {}
         """Those that wait until the next one has passed them."""
-        self._pairs = None if wanted["pairs"] is None else {(a, b) for a, b in wanted["pairs"]}
+        self._pairs = {(a, b) for a, b in wanted["pairs"]} if "pairs" in wanted else None
+        self._sources = frozenset(wanted["sources"]) if "sources" in wanted else None
+        self._targets = frozenset(wanted["targets"]) if "targets" in wanted else None
+        self._name_of = name_of
         self._protocol: str | None = wanted.get("protocol")
         self._port: int | None = wanted.get("port")
         self._nth = frozenset(wanted["nth"]) if wanted.get("nth") else None
@@ -62,6 +66,8 @@ class Rule:
         """Whether it is for frames of this kind on this way; what a function says of them comes on top."""
         return (
             (self._pairs is None or pair in self._pairs)
+            and (self._sources is None or pair[0] in self._sources)
+            and (self._targets is None or pair[1] in self._targets)
             and (self._protocol is None or self._protocol in (kind.protocol, kind.family))
             and (self._port is None or self._port in (kind.source_port, kind.destination_port))
         )
@@ -91,8 +97,7 @@ class Rule:
             if start - now > max(_QUEUE, 8 * _LEAST_QUEUE / self._rate):
                 return self._hit("overflowed", pair)
             due = self._busy_until[pair] = start + 8 * (len(packet) - HEAD) / self._rate
-            if start > now:
-                self._hit("limited", pair)
+            self._hit("limited", pair)
         if self._delay or self._jitter:
             due += max(self._delay + (2 * late - 1) * self._jitter, 0.0)
             due = max(due, self._last_due.get(pair, 0.0))  # the order of frames is kept but where it is not to be
@@ -126,7 +131,8 @@ class Rule:
         stream = (pair, kind.protocol)
         numbers = self._numbers.get(stream)
         if numbers is None:
-            numbers = self._numbers[stream] = random.Random(f"{self._seed} {pair} {kind.protocol}")
+            source, target = map(self._name_of, pair)
+            numbers = self._numbers[stream] = random.Random(f"{self._seed} {source} {target} {kind.protocol}")
         return iter(numbers.random, None)
 
 
