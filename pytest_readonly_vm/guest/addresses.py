@@ -32,8 +32,9 @@ fi >/dev/null 2>&1
 """
 
 # A name is udev's to give; it has when there is an entry of its own for the card.
+# A kernel that hears of no card which is plugged in, as it was built without that, has to be told to look.
 _FIND = """\
-tries=0
+slots=$(ls /sys/bus/pci/slots 2>/dev/null)
 while :; do
     for address in /sys/class/net/*/address; do
         read -r found <"$address" || continue
@@ -42,7 +43,7 @@ while :; do
         [ ! -e /run/udev/control ] && break 2
         read -r index <"$card/ifindex" && [ -e "/run/udev/data/n$index" ] && break 2
     done 2>/dev/null
-    tries=$((tries + 1))
+    [ -n "$slots" ] || {{ echo 1 >/sys/bus/pci/rescan; }} 2>/dev/null
     sleep 0.02 2>/dev/null || usleep 20000 2>/dev/null || sleep 1
 done
 card=${{card##*/}}

@@ -15,6 +15,8 @@ from pytest_readonly_vm.qemu.card import Cabling, Card
 from pytest_readonly_vm.qemu.instance import Instance
 
 _PATIENCE = 60.0
+_LETTING_GO = 15.0
+"""Seconds, on a computer that runs guests by itself, until a guest has let go of a card."""
 
 Places = dict[PrivateNetwork, Member]
 """A machine's places, one on each network."""
@@ -115,7 +117,9 @@ class Networked(Reachable):
         """
         member, card = network.member_of(self), self.card(network)
         with self._history.noting("network", f"taken out of {network.name}"):
-            self.loop.run(self._liveness.race(cards.unplug(self.instance.qmp, card, name=self.name)))
+            patience = _LETTING_GO * self.instance.spec.slowness
+            work = cards.unplug(self.instance.qmp, card, name=self.name, timeout=patience)
+            self.loop.run(self._liveness.race(work))
         self.instance.cards.remove(card)
         network.leave(member)
         self._places.pop(network, None)
