@@ -102,6 +102,11 @@ class Rewindable(Networked):
         self._keeper = keeper
         self._checkpoints: list[Checkpoint] = []
         self._forked = 0
+        self._first: Checkpoint | None = None
+
+    def begins_with(self, template: Template) -> None:
+        """A test gets it as it was then, and `reset` goes back there; the template outlives the machine."""
+        self._first = Checkpoint(self, template, self.places, self.told)
 
     def _follow(self, old: Instance, new: Instance, how: str, *, to: float = 0.0) -> None:
         new.qmp.history.follow(old.qmp.history)
@@ -117,9 +122,12 @@ class Rewindable(Networked):
         :raises VmError: the new machine could not be started; the old one lives.
         """
         old = self.instance
-        self._follow(old, self._keeper.anew(old.spec), "reset")
-        self._end(old)
-        self.go_back_to_first_places()
+        if self._first is not None:
+            self._go_back("reset", self._first)
+        else:
+            self._follow(old, self._keeper.anew(old.spec), "reset")
+            self._end(old)
+            self.go_back_to_first_places()
         self.prove_pristine()
 
     def prove_pristine(self) -> None:
@@ -153,9 +161,12 @@ class Rewindable(Networked):
             raise VmError(f"{self.name}: there is no checkpoint to go back to")
         if checkpoint not in self._checkpoints:
             raise VmError(f"{self.name}: the checkpoint is closed or another machine's")
+        self._go_back("restore", checkpoint)
+
+    def _go_back(self, how: str, checkpoint: Checkpoint) -> None:
         spec = replace(self.instance.spec, cards=cablings(checkpoint.places))
         new = self._keeper.maker.clone(spec, checkpoint.template)
-        self.follow(new, "restore", to=checkpoint.taken, places=checkpoint.places, told=checkpoint.told)
+        self.follow(new, how, to=checkpoint.taken, places=checkpoint.places, told=checkpoint.told)
 
     def follow(self, new: Instance, how: str, *, to: float, places: Places, told: Told) -> None:
         """Be another instance from now on, which has gone on from a checkpoint, and end the one so far.

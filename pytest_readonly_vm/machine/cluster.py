@@ -57,6 +57,9 @@ class ClusterCheckpoint:
 class Cluster(Sequence[VirtualMachine]):
     """Machines, in the order in which they were made, and the networks between them.
 
+    Each is a `VirtualMachine` as any other; what one of them does by itself, `reset` and `restore` among it, leaves the
+    others as they are.
+
     Attributes: `name`; `names`, those of the machines; `networks`; `closed`, whether `close` was called.
     """
 
@@ -68,8 +71,12 @@ class Cluster(Sequence[VirtualMachine]):
         keeper: ClusterKeeper,
         *,
         names: Sequence[str] = (),
+        moment: Moment | None = None,
     ) -> None:
-        """`names` are those of the machines, where they are others than in messages."""
+        """`names` are those of the machines, where they are others than in messages.
+
+        `moment` is the one from which they have gone on, as long as it is kept.
+        """
         self.name = name
         self.networks = tuple(networks)
         self.closed = False
@@ -78,6 +85,7 @@ class Cluster(Sequence[VirtualMachine]):
         self._keeper = keeper
         self._checkpoints: list[ClusterCheckpoint] = []
         self._forked = 0
+        self._first = self._at(moment) if moment is not None else None
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name} of {', '.join(self.names)}>"
@@ -128,9 +136,21 @@ class Cluster(Sequence[VirtualMachine]):
         moment = self._keeper.maker.freeze_running([vm.instance for vm in self], self.networks)
         for vm in self:
             vm.history.note("state", f"checkpoint of {self.name}")
-        checkpoint = ClusterCheckpoint(self, moment, tuple(vm.places for vm in self), tuple(vm.told for vm in self))
+        checkpoint = self._at(moment)
         self._checkpoints.append(checkpoint)
         return checkpoint
+
+    def _at(self, moment: Moment) -> ClusterCheckpoint:
+        return ClusterCheckpoint(self, moment, tuple(vm.places for vm in self), tuple(vm.told for vm in self))
+
+    def reset(self) -> None:
+        """Be as a test gets the cluster: all machines, at the moment at which it was formed. Checkpoints stay.
+
+        :raises VmError: it was formed for this test alone, or is a fork, so that there is no such moment.
+        """
+        if self._first is None:
+            raise VmError(f"{self.name}: the moment at which it was formed is not kept; use a checkpoint")
+        self._go_back("reset", self._first)
 
     def restore(self, checkpoint: ClusterCheckpoint | None = None) -> None:
         """Go back to a checkpoint, the latest by default, as often as wanted. Connections between machines live on.
@@ -142,6 +162,9 @@ class Cluster(Sequence[VirtualMachine]):
             raise VmError(f"{self.name}: there is no checkpoint to go back to")
         if checkpoint not in self._checkpoints:
             raise VmError(f"{self.name}: the checkpoint is closed or another cluster's")
+        self._go_back("restore", checkpoint)
+
+    def _go_back(self, how: str, checkpoint: ClusterCheckpoint) -> None:
         loop = self._keeper.maker.resources.loop
         loop.run(_held(self.networks))  # what the machines say until they end is not said to those that come
         specs = [
@@ -155,7 +178,7 @@ class Cluster(Sequence[VirtualMachine]):
                 loop.run(network.go_on())
             raise
         for vm, instance, places, told in zip(self, instances, checkpoint.places, checkpoint.told, strict=True):
-            vm.follow(instance, "restore", to=checkpoint.taken, places=places, told=told)
+            vm.follow(instance, how, to=checkpoint.taken, places=places, told=told)
 
     def forget(self, checkpoint: ClusterCheckpoint) -> None:
         """Give a checkpoint's memory back; it cannot be restored any more."""
@@ -212,6 +235,7 @@ class Thawed:
     networks: tuple[PrivateNetwork, ...]
     places: tuple[Places, ...]
     """Of each machine."""
+    moment: Moment
 
     @property
     def is_alive(self) -> bool:
@@ -254,7 +278,7 @@ def thaw(
         raise
     for instance in instances:
         instance.spec = replace(instance.spec, slot=None)  # which it has till its end, and no other after it
-    return Thawed(tuple(instances), tuple(networks), tuple(places))
+    return Thawed(tuple(instances), tuple(networks), tuple(places), moment)
 
 
 async def _held(networks: Sequence[PrivateNetwork]) -> None:
@@ -273,11 +297,30 @@ def discard(keeper: ClusterKeeper, thawed: Thawed) -> None:
                 keeper.networks.end(network)
 
 
-def adopt(keeper: ClusterKeeper, name: str, thawed: Thawed, names: Sequence[str]) -> Cluster:
-    """Let somebody have it."""
+def adopt(
+    keeper: ClusterKeeper, name: str, thawed: Thawed, names: Sequence[str], moment: Moment | None = None
+) -> Cluster:
+    """Let somebody have it.
+
+    :param moment: the one from which it has gone on, if that is kept.
+    """
     machines = []
-    for instance, places, host in zip(thawed.instances, thawed.places, names, strict=True):
+    for number, (instance, places, host) in enumerate(zip(thawed.instances, thawed.places, names, strict=True)):
         vm = keeper.adopt(instance)
         vm.take_over(places, host)
+        if moment is not None:
+            vm.begins_with(moment.templates[number])
         machines.append(vm)
-    return Cluster(name, machines, thawed.networks, keeper, names=names)
+    return Cluster(name, machines, thawed.networks, keeper, names=names, moment=moment)
+
+
+def around(keeper: ClusterKeeper, network: PrivateNetwork) -> Cluster:
+    """All machines that are on a network, or on one that these are on, as they are now."""
+    machines: dict[VirtualMachine, str] = {}
+    networks = [network]
+    for one in networks:  # which grow meanwhile
+        for host, vm in one.hosts.items():
+            if isinstance(vm, VirtualMachine) and vm not in machines:
+                machines[vm] = host
+                networks += [other for other in vm.places if other not in networks]
+    return Cluster(network.label, tuple(machines), networks, keeper, names=tuple(machines.values()))

@@ -80,7 +80,7 @@ class Clusters:
         for is_last in (False, True):
             state = self._get(config, name)
             try:
-                return self.adopt(config, self.thaw(config, name, state=state), name)
+                return self.adopt(self.thaw(config, name, state=state), name)
             except StartFailed:
                 if is_last or not self._distrust(config):
                     raise
@@ -95,12 +95,12 @@ class Clusters:
         ]
         return thaw(self._keeper, name, specs, state.networks, state.moment)
 
-    def adopt(self, config: VmConfig, thawed: Thawed, name: str) -> Cluster:
+    def adopt(self, thawed: Thawed, name: str) -> Cluster:
         """The cluster that these are, for whoever it is for."""
         names = [instance.name.removeprefix(f"{name} (").removesuffix(")") for instance in thawed.instances]
         for instance in thawed.instances:
             instance.spec = replace(instance.spec, is_spare=False)
-        return adopt(self._keeper, name, thawed, names)
+        return adopt(self._keeper, name, thawed, names, thawed.moment)
 
     def has(self, config: VmConfig) -> bool:
         """Whether it is formed by now, and is what would be formed now."""

@@ -22,7 +22,7 @@ from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.machine.checkpoints import Keeper
-from pytest_readonly_vm.machine.cluster import Cluster, ClusterKeeper, Thawed, discard
+from pytest_readonly_vm.machine.cluster import Cluster, ClusterKeeper, Thawed, around, discard
 from pytest_readonly_vm.machine.clusters import Clusters
 from pytest_readonly_vm.machine.made import Boot, LayerMade
 from pytest_readonly_vm.machine.networked import cablings, give_back, take_places
@@ -84,7 +84,7 @@ class Lab:
             watch=watch,
         )
         self._maker = Maker(self._resources, hooks)
-        self.networks = Networks(self._resources)
+        self.networks = Networks(self._resources, lambda network: around(self._cluster_keeper, network))
         archives = Archives(tell)
         self._templates = Templates(self._maker, archives.of, self._record_made)
         self._strategies: dict[str, Strategy] = {
@@ -174,7 +174,7 @@ class Lab:
         config = listed(config)
         ready = self._prefetch.take(config, name, is_wanted=lambda: self._clusters.has(config))
         if isinstance(ready, Thawed):
-            return self._clusters.adopt(config, ready, name)
+            return self._clusters.adopt(ready, name)
         return self._clusters.start(config, name=name)
 
     def expect(self, wanted: Sequence[tuple[VmConfig, str]]) -> None:

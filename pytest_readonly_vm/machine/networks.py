@@ -2,13 +2,14 @@
 
 import itertools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import NetworkError, VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.machine.member import Member
-from pytest_readonly_vm.machine.private_network import PrivateNetwork
+from pytest_readonly_vm.machine.private_network import PrivateNetwork, Together
 from pytest_readonly_vm.network.services import Services
 from pytest_readonly_vm.network.subnet import Subnet
 from pytest_readonly_vm.network.switch_process import SwitchProcess
@@ -24,8 +25,10 @@ _MTU = (576, 65535)
 class Networks:
     """Makes them. Any thread may call."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, together: Callable[[PrivateNetwork], Together]) -> None:
+        """`together` makes one of all machines that are on a network, or on one that these are on."""
         self._resources = resources
+        self._together = together
         self._lock = threading.RLock()
         self._open: tuple[PrivateNetwork, ...] = ()
 
@@ -80,7 +83,13 @@ class Networks:
             remembered=REMEMBERED,
         )
         network = PrivateNetwork(
-            name, switch, subnet, loop=resources.loop, output_guard=resources.output_guard, **options
+            name,
+            switch,
+            subnet,
+            together=self._together,
+            loop=resources.loop,
+            output_guard=resources.output_guard,
+            **options,
         )
         self._open = (*self._open, network)
         return network
