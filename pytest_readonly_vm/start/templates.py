@@ -86,7 +86,11 @@ class Templates:
 
         :raises Unfrozen: such a machine cannot be frozen.
         """
-        template = self.get(spec, even_if_quick=True)
+        try:
+            template = self.get(spec, even_if_quick=True)
+        except Refused as refused:
+            self._maker.discard(refused.instance)
+            raise Unfrozen(str(refused)) from None
         with _memory(_copied(template.ram, spec.config.memory) if template.ram is not None else None) as ram:
             return self._maker.clone(spec, template, ram=ram, freezable=True), ram
 

@@ -1,0 +1,246 @@
+"""Clusters: formed once, frozen at one moment, and each start goes on from there, with all that was under way."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm import ConfigurationError, Lab, QemuDied, VirtualMachine, VmConfig, VmError, cluster
+from pytest_readonly_vm.config.cluster import GuestCluster
+from pytest_readonly_vm.machine.cluster import Cluster
+from pytest_readonly_vm.machine.new_cluster import NewCluster
+from tests.accelerator import ACCEL
+from tests.guests.tiny_linux import tiny_linux
+from tests.qemu.waiting import GENEROUS, eventually
+
+RECEIVE = "(tail -f /dev/null | nc -l -p 99 >/tmp/received) >/dev/null 2>&1 &"
+SEND = "(n=0; while :; do n=$((n+1)); echo $n; usleep 10000; done | nc {} 99) >/dev/null 2>&1 &"
+CLOCKS_AGREE = 0.5
+"""Seconds; a few milliseconds on a computer that has nothing else to do, which the benchmarks show."""
+
+formed: list[str] = []
+"""What functions of this module have formed."""
+
+
+@cluster
+def pair(new: NewCluster, *, pushed: Path | None = None) -> None:
+    """One sends numbers to the other, over a connection that is never closed."""
+    formed.append("pair")
+    lan = new.network("lan")
+    one, two = (new.machine(name, networks=[lan]) for name in ("one", "two"))
+    if pushed is not None:
+        one.push(pushed, "/tmp/pushed")
+    two.run(RECEIVE)
+    one.run(f"until nc -z two 99 2>/dev/null || [ $((tries += 1)) -gt 1 ]; do usleep 50000; done; {SEND.format('two')}")
+    two.run("until [ -s /tmp/received ]; do usleep 20000; done")
+
+
+def is_whole(vm: VirtualMachine) -> bool:
+    """Whether numbers go on to come, and none was lost or came twice."""
+
+    def received() -> list[int]:
+        return [int(line) for line in vm.run("head -n -1 /tmp/received").stdout.split()]
+
+    before = received()
+    eventually(lambda: len(received()) > len(before) + 3, "more numbers come", within=GENEROUS)
+    found = received()
+    return found == list(range(1, len(found) + 1))
+
+
+def settings(**others: object) -> dict[str, object]:
+    guest = tiny_linux()
+    files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
+    common = {"memory": "96M", "accel": ACCEL, "channel": "shell", "network": "none", "boot_timeout": GENEROUS}
+    return {**files, **common, "start": "clone", "budget": "off", **others}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clusters") / "cache"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def config(cache: Path) -> VmConfig:
+    return VmConfig().replace(**settings(cluster=pair, cache=cache))
+
+
+@pytest.fixture
+def start(lab: Lab, config: VmConfig) -> Iterator[Callable[..., Cluster]]:
+    """Start the cluster of this module, or another; it ends with the test."""
+    clusters: list[Cluster] = []
+
+    def start(**others: object) -> Cluster:
+        clusters.append(lab.start_cluster(config.replace(**others), name="test"))
+        return clusters[-1]
+
+    yield start
+    for one in clusters:
+        one.close()
+
+
+def test_each_start_goes_on_from_the_moment_at_which_it_was_formed(start: Callable[..., Cluster]) -> None:
+    first, second = start(), start()
+    assert formed == ["pair"]
+    assert first.names == ("one", "two")
+    assert [vm.name for vm in first] == ["test (one)", "test (two)"]
+    assert all(is_whole(one["two"]) for one in (first, second))
+    first["one"].run("touch /tmp/mine")
+    assert not second["one"].run("test -e /tmp/mine", check=False).ok
+    drawn = {vm.run("head -c 16 /dev/urandom | od -x").stdout for one in (first, second) for vm in one}
+    assert len(drawn) == 4
+    assert [vm.address(first.network()) for vm in first] == [vm.address(second.network()) for vm in second]
+    assert first["two"].run("ping -c 1 one").ok
+
+
+def test_clocks_agree(start: Callable[..., Cluster]) -> None:
+    earliest, latest = [], []
+    for vm in start():
+        before = time.time()
+        told = vm.run("touch /tmp/now && stat -c %y /tmp/now").stdout.split()[1]
+        after = time.time()
+        hours, minutes, seconds = told.split(":")
+        since_midnight = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        earliest.append(since_midnight - after % 86400)
+        latest.append(since_midnight - before % 86400)
+    assert max(earliest) - min(latest) < CLOCKS_AGREE
+
+
+def test_all_go_back_to_one_moment_and_go_on_apart(start: Callable[..., Cluster]) -> None:
+    one = start()
+    with one.checkpoint():
+        for vm in one:
+            vm.run("touch /tmp/later")
+        one["two"].run("killall nc")
+    assert not any(vm.run("test -e /tmp/later", check=False).ok for vm in one)
+    assert is_whole(one["two"])
+    with one.fork(2) as forks:
+        assert [fork.name for fork in forks] == ["test (fork 1)", "test (fork 2)"]
+        forks[0]["one"].run("touch /tmp/later")
+        assert not forks[1]["one"].run("test -e /tmp/later", check=False).ok
+        assert all(is_whole(fork["two"]) for fork in (one, *forks))
+        with pytest.raises(VmError, match="is not kept; use a checkpoint"):
+            forks[0].reset()
+    assert all(vm.closed for fork in forks for vm in fork)
+
+
+def test_reset_is_of_one_or_of_all(start: Callable[..., Cluster]) -> None:
+    one = start()
+    for vm in one:
+        vm.run("touch /tmp/later")
+    one["one"].reset()
+    assert [vm.run("test -e /tmp/later", check=False).ok for vm in one] == [False, True]
+    assert one["one"].run("ping -c 1 two").ok
+    one.reset()
+    assert not any(vm.run("test -e /tmp/later", check=False).ok for vm in one)
+    assert is_whole(one["two"])
+
+
+def test_the_end_of_one_is_told_by_its_name(start: Callable[..., Cluster]) -> None:
+    one = start()
+    one["two"].kill()
+    with pytest.raises(QemuDied, match=r"^test \(two\): QEMU was killed by SIGKILL"):
+        one["two"].run("true")
+    assert one["one"].run("true").ok
+    assert not one["one"].run("ping -c 1 -W 1 two", check=False).ok
+
+
+def test_another_run_takes_what_was_kept_unless_something_of_it_changed(
+    cache: Path, config: VmConfig, tmp_path: Path, lab: Lab
+) -> None:
+    lab.start_cluster(config, name="test").close()
+    count = len(formed)
+    with Lab() as other:
+        assert is_whole(other.start_cluster(config, name="another")["two"])
+    assert len(formed) == count
+    pushed = tmp_path / "pushed"
+    for content in ("first", "second"):
+        pushed.write_text(content)
+        for _ in range(2):  # of which one forms it
+            with Lab() as other:
+                found = other.start_cluster(config.replace(cluster=pair(pushed=pushed)), name="another")
+                assert found["one"].run("cat /tmp/pushed").stdout == content
+    assert len(formed) == count + 2
+
+
+def test_one_that_is_expected_is_there_before_it_is_wanted(config: VmConfig) -> None:
+    with Lab() as lab:
+        lab.start_cluster(config, name="first").close()
+        lab.expect([(config, "second")])
+        eventually(lambda: len(lab.networks.open) == 1, "its network is there", within=GENEROUS)
+        [network] = lab.networks.open
+        assert lab.start_cluster(config, name="second").networks == (network,)
+        lab.expect([(config, "third")])
+        eventually(lambda: len(lab.networks.open) == 2, "its network is there", within=GENEROUS)
+        lab.expect([])
+        eventually(lambda: len(lab.networks.open) == 1, "nobody wanted it", within=GENEROUS)
+
+
+@cluster
+def nobody(new: NewCluster) -> None:
+    new.network()
+
+
+@cluster
+def twice(new: NewCluster) -> None:
+    new.machine("one")
+    new.machine("one")
+
+
+@cluster
+def fails(new: NewCluster) -> None:
+    lan = new.network()
+    for name in ("one", "two"):
+        new.machine(name, networks=[lan])
+    raise RuntimeError("by accident")
+
+
+@cluster
+def wrong(new: NewCluster) -> None:
+    new.machine("one", memory="much")
+
+
+@cluster
+def unfreezable(new: NewCluster) -> None:
+    new.machine("one", disk_interface="nvme")
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "says"),
+    [
+        (nobody, ConfigurationError, "cluster nobody makes no machine"),
+        (twice, ConfigurationError, "cluster twice: machine 'one': there is one of that name already"),
+        (wrong, ConfigurationError, "cluster wrong: machine 'one': memory: 'much' is not a size"),
+        (unfreezable, ConfigurationError, "cluster unfreezable cannot be frozen: .*; use start=cold, by which"),
+        (fails, RuntimeError, "by accident"),
+    ],
+)
+def test_what_cannot_be_formed_is_told_and_leaves_nothing(
+    config: VmConfig, form: GuestCluster, error: type[Exception], says: str
+) -> None:
+    lost: list[str] = []
+    with Lab(on_failure=lambda vm, _: lost.append(vm.name)) as lab:
+        with pytest.raises(error, match=says):
+            lab.start_cluster(config.replace(cluster=form), name="test")
+        assert lab.networks.open == ()
+        assert lab.on_their_way() == []
+    assert lost == {fails: ["test (two)", "test (one)"], twice: ["test (one)"]}.get(form, [])
+
+
+def test_without_copies_it_is_formed_for_each(config: VmConfig) -> None:
+    count = len(formed)
+    with Lab() as lab:
+        one = lab.start_cluster(config.replace(start="cold"), name="test")
+        assert is_whole(one["two"])
+        assert [vm.manner for vm in one] == ["boot", "boot"]
+        with one.checkpoint():
+            one["one"].run("touch /tmp/later")
+        assert not one["one"].run("test -e /tmp/later", check=False).ok
+        assert is_whole(one["two"])
+    assert len(formed) == count + 1
