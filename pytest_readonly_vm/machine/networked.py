@@ -227,6 +227,9 @@ class Networked(Reachable):
             try:
                 member.interface = await self._liveness.race(work)
             except ChannelError as error:
+                if not network.is_by_hand:  # it may be one that nobody can be root in
+                    self._history.note("network", f"its card on {network.name} is left to it: {error}")
+                    return
                 failure = NetworkError(f"{self.name}: its card on {network.label} is not set up: {error}")
                 failure.add_note(BY_ITSELF)
                 raise failure from None
