@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 import random
 import struct
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import asdict
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from pytest_readonly_vm import Lab
 from pytest_readonly_vm.errors import NetworkError, WaitTimeout
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
+from pytest_readonly_vm.start.cluster_state import NetworkState
 from tests.network import frames
 from tests.network.plugs import Plug, ask, on_loop
 from tests.qemu.waiting import GENEROUS, eventually
@@ -291,6 +294,13 @@ def test_nothing_that_guests_say_ends_it(served: PrivateNetwork, one: Client, tw
     eventually(lambda: one.counters()["received"] == one.sent, "the switch has read all")
     one.heard()
     assert one.query("two", A) == (0, [IPv4Address(two.ip).packed])
+
+
+def test_a_network_that_was_frozen_offers_the_same(lab: Lab, served: PrivateNetwork) -> None:
+    state = NetworkState(**json.loads(json.dumps(asdict(served.state([])))))
+    again, _ = lab.networks.again(state, owner="another")
+    assert again.services == served.services
+    lab.networks.end(again)
 
 
 @pytest.mark.parametrize(
