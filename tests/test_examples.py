@@ -12,7 +12,7 @@ import pytest
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import parse
 from tests.conftest import SMALL
-from tests.guests import bootsector
+from tests.guests import archive, bootsector
 from tests.guests.debian import debian
 from tests.templates import templates
 
@@ -90,6 +90,14 @@ def test_prepared_states(example: Example) -> None:
 @pytest.mark.timeout(A_LONG_TIME)
 def test_when_things_go_wrong(example: Example) -> None:
     example.run_on_debian().assert_outcomes(passed=4)
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_private_networks(example: Example, pytester: pytest.Pytester, tmp_path: Path) -> None:
+    scratch, folder = tmp_path / "fetched", pytester.mkdir("packages")
+    for package in archive.download(archive.host_archive(), ["nginx", "nginx-common"], along=(), into=scratch):
+        shutil.copy(package, folder)
+    example.run_on_debian().assert_outcomes(passed=2)
 
 
 def test_image_matrix(example: Example, pytester: pytest.Pytester) -> None:
