@@ -252,6 +252,11 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
     facts["start"] = f"{vm.manner}, {ready}{f' ({whose}{phases})' if phases else ''}"
     if vm.reason:
         facts["not cloned"] = vm.reason
+    if vm.places:
+        facts["networks"] = ", ".join(
+            f"{network.name} as {member.host} ({member.address.ipv4}), its frames in network-{network.name}.pcapng"
+            for network, member in vm.places.items()
+        )
     facts["channel"] = vm.channel or "none has answered"
     facts["QEMU"] = f"process {vm.pid}, {instance.process.verdict()}"
     if (trouble := None if vm.closed else vm.trouble) is not None:

@@ -18,7 +18,6 @@ from pytest_readonly_vm.machine.observed import Observed
 from pytest_readonly_vm.network import faults
 from pytest_readonly_vm.network.faults import FaultSpec
 from pytest_readonly_vm.network.switch_process import SwitchProcess
-from pytest_readonly_vm.network.talk import table
 
 Who = Machine | str
 """A machine, or its name on the network."""
@@ -156,7 +155,7 @@ class Disturbed(Observed):
             match=match,
             entry=self.history.note(kind, label),
             hosts=self._hosts,
-            talk=lambda: table(self.talk()),
+            talk=self.talk,
         )
         self._faults[number] = fault
         fault.begin({**spec.message(), **ways})
@@ -215,7 +214,7 @@ class Disturbed(Observed):
         if (link := self._links.get(member)) is None:
 
             def begin() -> HistoryEntry:
-                return self.history.note("link", f"cable of {member.host} pulled")
+                return self.history.note("cable", f"cable of {member.host} pulled")
 
             link = self._links[member] = Link(found, card, self._loop, begin, self.note_done)
         return link

@@ -1,6 +1,8 @@
 """Owns a fault of a private network as a test holds it: on, counted, ended, and whether it has met anything."""
 
-from collections.abc import Callable, Coroutine, Mapping
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,7 @@ from pytest_readonly_vm.machine.frame_match import FrameMatch, Match
 from pytest_readonly_vm.machine.undoable import Undoable
 from pytest_readonly_vm.network.faults import FaultCounts
 from pytest_readonly_vm.network.frame import Frame
+from pytest_readonly_vm.network.talk import Talk
 
 Ask = Callable[..., Coroutine[Any, Any, Any]]
 """Asks the network's switch, on the loop; see `SwitchProcess.ask`."""
@@ -33,7 +36,7 @@ class Fault(Undoable):
         match: Match | None,
         entry: HistoryEntry,
         hosts: Mapping[int, str],
-        talk: Callable[[], str],
+        talk: Callable[[], Iterable[Talk]],
     ) -> None:
         """It is on from `begin` on, so that who hears questions of the switch's can know it by then.
 
@@ -79,6 +82,9 @@ class Fault(Undoable):
         """How often it has done something to a frame; see `counts`."""
         return self.counts.hits
 
+    def look(self) -> None:
+        self._counts = self.counts
+
     def _told(self, answer: Mapping[str, Any]) -> FaultCounts:
         done = dict(answer["counts"])
         seen = done.pop("seen")
@@ -114,11 +120,12 @@ class Fault(Undoable):
             return
         passed = f"{self._counts.seen} frames were such, and it did nothing to any" if self._counts.seen else ""
         unused = FaultUnused(f"{self._network}: {self.label}: {passed or 'it has met no frame'}")
-        try:
-            talk = self._talk()
-        except SwitchDied:
-            talk = ""
-        unused.add_note(f"what was sent on this network during the test:\n{talk or 'nothing'}")
+        sent = Counter[str]()
+        with contextlib.suppress(SwitchDied):
+            for one in self._talk():
+                sent.update(one.protocols)
+        sums = ", ".join(f"{name} {count}" for name, count in sent.most_common())
+        unused.add_note(f"what was sent on this network during the test: {sums or 'nothing'}")
         raise unused
 
     def __str__(self) -> str:

@@ -82,5 +82,8 @@ class PulledCable(Undoable):
             if not self._link.is_of_dead:
                 raise
 
+    def look(self) -> None:
+        pass
+
     def _check(self) -> None:
         pass

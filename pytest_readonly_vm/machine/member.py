@@ -19,7 +19,7 @@ class Machine(Protocol):
     """Whoever changes the names that its guest knows holds it."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, weakref_slot=True, eq=False, kw_only=True)
 class Member:
     """A machine's place on one network."""
 

@@ -1,6 +1,8 @@
 """Owns the capture of a private network into a file of the user's."""
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,8 @@ class Capture(Undoable):
         self._file = contextlib.ExitStack()
         try:
             try:
+                if path.is_dir():  # which would be heard of at the end
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 file = self._file.enter_context(output_guard.file(path))
             except OSError as error:
                 raise self._unwritten(error) from None
@@ -71,6 +75,9 @@ class Capture(Undoable):
             if isinstance(error, NetworkError):
                 raise
             raise self._unwritten(error) from None
+
+    def look(self) -> None:
+        pass
 
     def _check(self) -> None:
         pass

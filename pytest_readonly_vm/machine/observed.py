@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -14,7 +15,7 @@ from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.machine.network_capture import Capture
 from pytest_readonly_vm.machine.undoable import Undoable
 from pytest_readonly_vm.network.switch_process import SwitchProcess
-from pytest_readonly_vm.network.talk import Talk, talks
+from pytest_readonly_vm.network.talk import Talk, table, talks
 
 T = TypeVar("T", bound=Undoable)
 
@@ -25,6 +26,7 @@ class Observed:
     def __init__(self, name: str, switch: SwitchProcess, *, loop: LoopThread, output_guard: OutputGuard) -> None:
         self.name = name
         self.history = History()
+        self.began = time.time()
         self._switch = switch
         self._loop = loop
         self._output_guard = output_guard
@@ -33,7 +35,7 @@ class Observed:
         self._numbers = itertools.count(1)
         self._done: list[Undoable] = []
         """What the present test has done, whether it is on or not."""
-        self._is_told_dead = False
+        self._is_told = False
 
     @property
     def label(self) -> str:
@@ -70,6 +72,13 @@ class Observed:
         """
         return talks(self._loop.run(self._switch.ask("talk")))
 
+    def talk_table(self) -> str:
+        """The same as a table, for people; nothing if nobody has sent anything.
+
+        :raises SwitchDied: there is no switch any more.
+        """
+        return table(self.talk())
+
     def write_remembered(self, file: BinaryIO) -> int:
         """Write the last frames, up to 4 MiB of them, as pcapng; how many they are. The file is a real one.
 
@@ -91,13 +100,26 @@ class Observed:
         """What the present test has done to it, whether it is on or not."""
         return tuple(self._done)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether the present test has done something to it, or its switch has ended and nobody has heard of it."""
+        return bool(self._done) or (self.death is not None and not self._is_told)
+
+    def told(self) -> list[str]:
+        """The same in words, with what it has come to so far."""
+        for one in self._done:
+            with contextlib.suppress(VmError):
+                one.look()
+        return [str(one) for one in self._done]
+
     def end_test(self, *, failed: bool) -> Iterator[BaseException]:
         """A test is over: end what it has begun and left on; what went wrong with that, each as an error.
 
+        That the switch has ended is told to one test, unless that has heard of it (see `note_told`).
+
         :param failed: whether the test has failed, so that whether a fault was of use does not matter.
         """
-        done, self._done = self._done, []
-        for one in reversed(done):
+        for one in reversed(self._done):
             if failed:
                 error = one.abandon()
             else:
@@ -108,13 +130,20 @@ class Observed:
                     error = raised
             if error is not None and not isinstance(error, SwitchDied):
                 yield error
-        if (death := self.death) is not None:
-            if not self._is_told_dead and not failed:
-                yield death
-            self._is_told_dead = True
-        else:
+        if (death := self.death) is not None and not self._is_told:
+            self._is_told = True
+            yield death
+
+    def begin_test(self) -> None:
+        """Another test may begin: what is told of the network is that test's from now on."""
+        self._done.clear()
+        if self.death is None:
             with contextlib.suppress(VmError):
                 self._loop.run(self._switch.ask("forget_talk"))
+
+    def note_told(self) -> None:
+        """If its switch has ended, the test has heard of it."""
+        self._is_told = self._is_told or self.death is not None
 
     @property
     def death(self) -> SwitchDied | None:

@@ -55,6 +55,13 @@ class Undoable(abc.ABC):
                 return error
         return None
 
+    @abc.abstractmethod
+    def look(self) -> None:
+        """See what it has come to so far, for people.
+
+        :raises VmError: that cannot be seen.
+        """
+
     def _undo(self) -> None:
         self._is_on = False
         try:

@@ -32,7 +32,7 @@ class Frame:
 
     @property
     def protocol(self) -> str:
-        """``tcp``, ``udp``, ``icmp``, ``icmp6``, ``arp``, …; of others their number: ``ip-47``, ``0x88cc``."""
+        """``tcp``, ``udp``, ``icmp``, ``icmp6``, ``arp``, …; of others their number: ``ip-47``, ``0x88b5``."""
         return self._kind.protocol
 
     @property

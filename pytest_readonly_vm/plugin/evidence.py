@@ -7,7 +7,7 @@ until the report on the teardown has decided.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -24,6 +24,7 @@ from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.evidence.collect import Evidence
+    from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
 INCIDENT = "readonly_vm_incident"
@@ -63,6 +64,8 @@ class _Attempt:
     """The attempt's own in each output folder."""
     saved: "dict[VirtualMachine, Evidence]" = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
+    networks: "dict[PrivateNetwork, list[Path]]" = field(default_factory=dict)
+    """What was saved of networks, or was to be."""
     logs: "dict[VirtualMachine, BinaryIO]" = field(default_factory=dict)
     """What the consoles of machines that have ended had said."""
 
@@ -184,6 +187,7 @@ class EvidenceKeeper:
     ) -> None:
         about = {"test": attempt.item.nodeid, "attempt": str(attempt.number + 1), "failed in": failure}
         machines = [vm for vm in machines if vm not in attempt.saved]
+        networks = {network: vm for vm in machines for network in vm.places}
         for vm in machines:
             self._is_saving = True
             try:
@@ -207,6 +211,26 @@ class EvidenceKeeper:
             if OVERVIEW in evidence.missing:
                 attempt.complaints.append(f"not all evidence of {vm.name} is saved: {evidence.missing[OVERVIEW]}")
 
+        for network, vm in networks.items():
+            if network not in attempt.networks and vm in attempt.saved:
+                self._save_network(attempt, network, vm)
+
+    def _save_network(self, attempt: _Attempt, network: "PrivateNetwork", vm: "VirtualMachine") -> None:
+        """In the attempt's folder, as it is of several machines; with what is told of one of them."""
+        from pytest_readonly_vm.evidence.networks import collect_network
+
+        attempt.networks[network] = []
+        self._is_saving = True
+        try:
+            with self._stopwatch.part(Part.EVIDENCE):
+                folder = attempt.folders[self._output(vm.config)]
+                attempt.networks[network] = collect_network(network, folder, self._output_guard)
+        except (Exception, pytest.fail.Exception) as error:
+            attempt.complaints.append(f"no frames of {network.name} are saved: {_first_line(str(error))}")
+        finally:
+            self._is_saving = False
+        attempt.saved[vm].saved += attempt.networks[network]
+
     def _folder(self, attempt: _Attempt, vm: "VirtualMachine", *, is_alone: bool) -> Path:
         output = self._output(vm.config)
         if output not in attempt.folders:
@@ -221,7 +245,8 @@ class EvidenceKeeper:
 
     def _tell(self, report: pytest.TestReport, attempt: _Attempt, machines: "Sequence[VirtualMachine]") -> None:
         folders = [str(evidence.folder) for evidence in attempt.saved.values()]
-        if lines := [self.shown(folder) for folder in folders] + attempt.complaints:
+        frames = [str(path) for paths in attempt.networks.values() for path in paths if path.suffix != ".txt"]
+        if lines := [self.shown(path) for path in (*folders, *frames)] + attempt.complaints:
             report.sections.append((_TITLE, "\n".join(lines)))
         incident = Incident(
             test=attempt.item.nodeid,
@@ -240,10 +265,11 @@ class EvidenceKeeper:
         return Path(self._config.invocation_params.dir) / config.output
 
 
-def _pieces() -> Sequence[str]:
+def _pieces() -> Callable[[str], bool]:
     from pytest_readonly_vm.evidence.collect import PIECES  # which a run that saves nothing is not to pay for
+    from pytest_readonly_vm.evidence.networks import NETWORK_PIECE
 
-    return PIECES
+    return lambda name: name in PIECES or NETWORK_PIECE.fullmatch(name) is not None
 
 
 def _first_line(text: str) -> str:

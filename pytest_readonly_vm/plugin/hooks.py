@@ -26,6 +26,7 @@ def begin(config: pytest.Config, run_name: str, session: Session) -> None:
     run = Run(config, run_name)
     plugins = {
         "hooks": sys.modules[__name__],
+        "networks": run.networks,
         "report": report,
         "evidence": run.evidence,
         "progress": run.progress,

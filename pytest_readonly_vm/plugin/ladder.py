@@ -178,12 +178,15 @@ def _network_factory(run: Run, node: pytest.Item | pytest.Collector, opened: con
     """What makes the networks of a node, which end when `opened` is closed."""
     made: OncePerKey[str, tuple[dict[str, Any], PrivateNetwork]] = OncePerKey()
 
+    def enter(name: str, options: dict[str, Any]) -> "PrivateNetwork":
+        return opened.enter_context(run.networks.opened(run.lab.networks, name, node, options))
+
     def network(name: str = "lan", **options: Any) -> "PrivateNetwork":
         try:
             [name] = names(name)
         except ValueError as error:
             raise pytest.UsageError(f"vm_private_network: {error}") from None
-        known, found = made.get(name, lambda: (options, opened.enter_context(run.network(name, node, options))))
+        known, found = made.get(name, lambda: (options, enter(name, options)))
         if options and options != known:
             raise pytest.UsageError(f"vm_private_network({name!r}) is there already, with other options: {known}")
         return found

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_readonly_vm.host.atomic_file import PARTIAL_SUFFIX
@@ -27,8 +27,8 @@ _NAME = re.compile(r"[0-9a-f]{16}")
 class OutputFolder:
     """The output folders of one run. Every process of it has one of these, with the same name of the run."""
 
-    def __init__(self, removable: Callable[[], Collection[str]], run: str, output_guard: OutputGuard) -> None:
-        """`removable` gives the names of the files that evidence consists of; `run` are 16 hexadecimal digits."""
+    def __init__(self, removable: Callable[[], Callable[[str], bool]], run: str, output_guard: OutputGuard) -> None:
+        """`removable` gives what tells by a name whether a file is one of evidence; `run` are 16 hexadecimal digits."""
         self.run = run
         self._removable = removable
         self._output_guard = output_guard
@@ -136,13 +136,13 @@ def _alone_in(output: Path) -> Iterator[None]:
         yield
 
 
-def _clear(folder: Path, names: Collection[str]) -> None:
+def _clear(folder: Path, is_ours: Callable[[str], bool]) -> None:
     """Remove evidence from a folder and from folders of machines in it, and those that are empty then."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             if (path / MARK).is_file():
-                _clear(path, names)
-        elif path.name in names or (path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)):
+                _clear(path, is_ours)
+        elif is_ours(path.name) or (path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)):
             path.unlink()
     (folder / MARK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody else has something there

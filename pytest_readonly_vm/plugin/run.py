@@ -24,6 +24,7 @@ from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.kept_overlays import KeptOverlays
 from pytest_readonly_vm.plugin.lookahead import Lookahead
 from pytest_readonly_vm.plugin.machine_record import machine_record
+from pytest_readonly_vm.plugin.networks import NetworkKeeper
 from pytest_readonly_vm.plugin.news import News
 from pytest_readonly_vm.plugin.owners import give, machines_above, machines_of, owned_above
 from pytest_readonly_vm.plugin.progress import Progress
@@ -64,6 +65,7 @@ class Run:
         self.stopwatch = Stopwatch()
         """Measures what this thread, which runs the tests, is busy with on behalf of machines."""
         self.evidence = EvidenceKeeper(config, run_name, self.output_guard, self.stopwatch)
+        self.networks = NetworkKeeper(config, self.evidence, self.stopwatch, self._note_end)
         self.progress = Progress(config, self.tell)
         self.lookahead = Lookahead()
         self.on_start: list[Callable[[VirtualMachine], object]] = []
@@ -97,6 +99,7 @@ class Run:
             stopwatch=self.stopwatch,
         )
         self._config.add_cleanup(lab.close)
+        self.networks.of_lab = lab.networks
         return lab
 
     @property
@@ -142,6 +145,7 @@ class Run:
                 cluster = self.lab.start_cluster(config, name=node.name)
                 kept.callback(cluster.close)
                 self._take_over(config, cluster[0])
+            kept.enter_context(self.networks.kept(cluster.networks, node))
             for vm, name in zip(cluster, cluster.names, strict=True):
                 kept.enter_context(self._kept_by(node, vm, name, asked))
             yield cluster
@@ -175,20 +179,9 @@ class Run:
                 vm.close(keep_overlay_as=destination)
             if config.report:
                 scope = label if label in SCOPES else "function"
-                self._ended.append(machine_record(vm, test=node.nodeid, scope=scope, asked=asked, handed=handed))
+                self._note_end(machine_record(vm, test=node.nodeid, scope=scope, asked=asked, handed=handed))
             if destination:
                 self._overlays.note(vm, destination)
-
-    @contextlib.contextmanager
-    def network(self, name: str, node: Any, options: Mapping[str, Any]) -> Iterator["PrivateNetwork"]:
-        """A private network that ends when this is left."""
-        with self.stopwatch.part(Part.STARTING):
-            network = self.lab.networks.make(name, owner=node.name or "the session", **options)
-        try:
-            yield network
-        finally:
-            with self.stopwatch.part(Part.ENDING):
-                self.lab.networks.end(network)
 
     @contextlib.contextmanager
     def _starting(self, config: VmConfig, node: Any, label: str) -> Iterator[None]:
@@ -229,6 +222,9 @@ class Run:
                 reporter.ensure_newline()
                 reporter.write_line(line(sentence))
                 reporter.flush()  # also where it is no terminal: it may tell why the run stands still
+
+    def _note_end(self, record: dict[str, Any]) -> None:
+        self._ended.append(record)
 
     def note_failure(self, machines: Iterable["VirtualMachine"]) -> None:
         """Remember for `keep` that a test failed which used these."""

@@ -161,7 +161,10 @@ def test_where_the_time_of_a_test_went(tab: Tab, tmp_path: Path) -> None:
 
 
 def test_every_kind_has_a_colour_and_no_label_is_cut(tab: Tab, tmp_path: Path) -> None:
-    kinds = ("boot", "layer", "command", "file", "wait", "health", "qmp", "event", "screen", "death", "state")
+    kinds = (
+        *("boot", "layer", "command", "file", "wait", "health", "qmp", "event", "screen", "death", "state"),
+        *("network", "fault", "partition", "cable", "capture"),
+    )
     entries = [
         {"kind": kind, "what": kind, "time": 1001.0 + number, "seconds": 0.5, "outcome": ""}
         for number, kind in enumerate(kinds)

@@ -18,6 +18,7 @@ TO, FROM = slice(HEAD, HEAD + 6), slice(HEAD + 6, HEAD + 12)
 _TAGS = (b"\x81\x00", b"\x88\xa8")
 _IPV4, _IPV6, _ARP = b"\x08\x00", b"\x86\xdd", b"\x08\x06"
 _PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp"}
+_OTHERS = {b"\x80\x35": "rarp", b"\x88\xcc": "lldp", b"\x88\x8e": "eapol"}
 _WITH_PORTS = ("tcp", "udp", "sctp")
 _EXTENSIONS = (0, 43, 60, 135)
 _MOST_EXTENSIONS = 8
@@ -27,7 +28,7 @@ class Kind(NamedTuple):
     """What a frame is, as far as it says so itself; a frame may be cut short, or lie."""
 
     protocol: str
-    """``tcp``, ``udp``, ``icmp``, ``icmp6``, ``arp``, …; of others the number that it has: ``ip-47``, ``0x88cc``."""
+    """``tcp``, ``udp``, ``icmp``, ``icmp6``, ``arp``, …; of others the number that it has: ``ip-47``, ``0x88b5``."""
     family: str
     """``ipv4``, ``ipv6``, or nothing."""
     source_port: int = 0
@@ -62,7 +63,7 @@ def kind_of(packet: bytes) -> Kind:
         return _of_ip("ipv6", number, packet, at, transport)
     if ethertype == _ARP:
         return Kind("arp", "", network=at)
-    return Kind(f"0x{ethertype.hex()}", "", network=at)
+    return Kind(_OTHERS.get(ethertype) or f"0x{ethertype.hex()}", "", network=at)
 
 
 def _of_ip(family: str, number: int, packet: bytes, network: int, transport: int) -> Kind:

@@ -44,6 +44,8 @@ class Program:
         self._is_reading = True
         self._service: Service | None = None
         self._talk_since = 0
+        self._connected: dict[int, int] = {}
+        """When ports had their first lines, in nanoseconds since the epoch."""
 
     def _name_of(self, port: int) -> str:
         return self._names.get(port, str(port))
@@ -133,6 +135,7 @@ class Program:
         for old in [old for old in self._ports.values() if old.number == number]:
             self._close(old)
         self._names[number] = name
+        self._connected.setdefault(number, time.time_ns())
         self._ports[line] = port
         self._poll.register(line, select.EPOLLIN)
         self._forwarding.connect(port)
@@ -191,6 +194,8 @@ class Program:
             port = min(filter(None, (kind.source_port, kind.destination_port)), default=0)
             name = f"{kind.protocol}/{port}" if port else kind.protocol
             for target in forwarding.targets(source, packet):
+                if self._connected.get(target, 0) > taken:
+                    continue
                 protocols.setdefault((source, target), Counter())[name] += 1
         most = sorted(forwarding.talk.items(), key=lambda row: row[1][1], reverse=True)[:_ROWS]
         return [

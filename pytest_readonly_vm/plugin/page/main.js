@@ -1,7 +1,8 @@
 // Puts the page together.
 
 const LEGEND = [["starts", "start", "boot"], ["layers", "layer"], ["commands", "command"], ["waits", "wait"],
-  ["files", "file"], ["health gates", "health"], ["QMP", "qmp"], ["events", "event"], ["screen", "screen"], ["states", "state"], ["deaths", "death"]];
+  ["files", "file"], ["health gates", "health"], ["QMP", "qmp"], ["events", "event"], ["screen", "screen"], ["states", "state"], ["deaths", "death"],
+  ["networks", "network"], ["faults", "fault"], ["partitions", "partition"], ["cables", "cable"], ["captures", "capture"]];
 
 const $ = (id) => document.getElementById(id);
 const run = new Run(JSON.parse($("data").textContent));
@@ -64,7 +65,7 @@ function header() {
   const when = new Date(run.epoch * 1e3).toLocaleString(undefined, {dateStyle: "long", timeStyle: "medium"});
   $("subtitle").textContent = [when, duration(run.seconds * 1e3), machines ? `machines: ${machines}` : "no machines",
     ...(layers ? [`layers made: ${layers}`] : []),
-    ...new Set(run.lanes.map((one) => one.accelerator))].join(" · ");
+    ...new Set(run.lanes.map((one) => one.accelerator).filter(Boolean))].join(" · ");
   const dropped = run.lanes.reduce((sum, lane) => sum + lane.dropped, 0);
   const left = dropped ? ` ${dropped} entries are left out; a page holds ${run.most}.` : "";
   $("footer").textContent = `${run.versions}.${left}`;

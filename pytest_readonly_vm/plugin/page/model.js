@@ -3,7 +3,7 @@
 
 // What a test waits for; the outermost one counts.
 const CATEGORIES = ["start", "wait", "health", "file", "command", "monitor"];
-const CATEGORY_OF = {start: 0, boot: 0, layer: 0, wait: 1, health: 2, file: 3, command: 4, qmp: 5, screen: 5, state: 5};
+const CATEGORY_OF = {start: 0, boot: 0, layer: 0, network: 0, wait: 1, health: 2, file: 3, command: 4, qmp: 5, screen: 5, state: 5};
 const MANNERS = {boot: "booted", clone: "cloned"};
 const BAD = new Set(["failed", "error"]);
 

@@ -131,7 +131,8 @@ function phases(one) {
   return Object.entries(one.phases).map(([what, seconds]) => `${what} ${duration(seconds * 1e3)}`).join(", ");
 }
 
-const start = (lane) => `${MANNERS[lane.manner] ?? lane.manner} in ${duration(lane.seconds * 1e3)}`;
+const what = (lane) => lane.subnet ? "network" : "machine";
+const start = (lane) => lane.subnet ?? `${MANNERS[lane.manner] ?? lane.manner} in ${duration(lane.seconds * 1e3)}`;
 
 // One line for what was chosen or is under the mouse.
 function sentence({test, lane, index}) {
@@ -161,11 +162,11 @@ function details(aside, chosen, {choose, reveal}) {
     say("evidence", ...evidence(test).flatMap((link) => [link, " "]));
     for (const phase of test.phases) say(phase.when, duration(phase.to - phase.from));
     for (const key in SPENT) if (test.spent[key] > 0) say(`in ${SPENT[key]}`, duration(test.spent[key]));
-    for (const one of test.lanes) say("machine", link({lane: one}, one.name, reveal));
+    for (const one of test.lanes) say(what(one), link({lane: one}, one.name, reveal));
     if (test.crash || test.message) say("message", make("pre", {}, reason(test)));
   } else if (index === undefined) {
     if (lane.handed > lane.asked) say("waited for", duration(lane.handed - lane.asked));
-    say("start", start(lane), lane.reason ? `: ${lane.reason}` : "");
+    say(lane.subnet ? "subnets" : "start", start(lane), lane.reason ? `: ${lane.reason}` : "");
     say(lane.manner === "boot" ? "phases" : "a copy of a boot with", phases(lane));
     say("when", when(from, to));
     for (const key of ["worker", "scope", "channel", "accelerator", "firmware", "image"]) say(key, lane[key] ?? "");
@@ -174,7 +175,7 @@ function details(aside, chosen, {choose, reveal}) {
     say("kind", lane.kind(index));
     say("when", when(from, to));
     say("outcome", lane.outcome(index));
-    say("machine", link({lane}, lane.name, reveal));
+    say(what(lane), link({lane}, lane.name, reveal));
   }
   if (lane) {
     const users = lane.users.filter((one) => one.to >= from && one.from <= to);

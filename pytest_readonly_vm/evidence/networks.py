@@ -1,0 +1,43 @@
+"""Owns the evidence of a private network: the frames that it remembers, who talked to whom, what was done to it."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.printable import note
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.private_network import PrivateNetwork
+
+NETWORK_PIECE = re.compile(r"network-[A-Za-z0-9._-]{1,100}\.(?:pcapng|txt)")
+"""Every name that a file of this evidence can have."""
+
+
+def collect_network(network: "PrivateNetwork", folder: Path, output_guard: OutputGuard) -> list[Path]:
+    """Save what is known of a network in a folder that is there; the files.
+
+    :raises VmError: the switch has ended.
+    :raises OSError: they cannot be written.
+    """
+    names = (f"network-{network.name[:80]}{f'-{number}' if number > 1 else ''}" for number in itertools.count(1))
+    name = next(name for name in names if not (folder / f"{name}.txt").exists())
+    about, frames = folder / f"{name}.txt", folder / f"{name}.pcapng"
+    with output_guard.file(about) as file:
+        file.write(describe(network).encode() + b"\n")
+    with output_guard.file(frames) as file:
+        network.write_remembered(file)
+    return [about, frames]
+
+
+def describe(network: "PrivateNetwork") -> str:
+    """Who is on a network, what the test did to it, who talked to whom during the test."""
+    hosts = ", ".join(network.hosts) or "nobody"
+    lines = [f"network {network.name}: {network.subnet}, {network.subnet6}: {hosts}", *network.told()]
+    try:
+        lines.append(network.talk_table() or "nobody has sent anything")
+    except VmError as error:
+        lines.append(str(error))
+    return note("\n".join(lines))
