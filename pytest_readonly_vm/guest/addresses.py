@@ -13,7 +13,7 @@ from pytest_readonly_vm.guest.commands import Commands
 BY_ITSELF = "where guests are to set up their cards by themselves: vm_private_network(…, dhcp=True) or configure=False"
 """What to do about guests in which nothing can be set up."""
 
-_PATIENCE = 60.0
+_PATIENCE = 30.0
 """Seconds, on a computer that runs guests by itself, until a guest has found a card that was plugged in."""
 
 # networkd and NetworkManager would take away an address that they have not set, or ask for one.

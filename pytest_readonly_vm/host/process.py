@@ -167,6 +167,8 @@ class Process:
         on_end: Callable[["Process"], None],
     ) -> None:
         self.name = name
+        self.what = "QEMU"
+        """What it is, for people."""
         self.argv = argv
         self.pid = popen.pid
         self.witnesses: list[Callable[[VmError], str]] = []
@@ -256,7 +258,7 @@ class Process:
         for witness in self.witnesses:
             error.add_note(witness(error))
         if complaints := self.stderr().strip().splitlines():
-            error.add_note("\n".join(["QEMU's stderr:", *complaints[-_STDERR_LINES_SHOWN:]]))
+            error.add_note("\n".join([f"{self.what}'s stderr:", *complaints[-_STDERR_LINES_SHOWN:]]))
         return error
 
     # On any thread.

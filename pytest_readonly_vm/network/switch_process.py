@@ -25,6 +25,8 @@ from pytest_readonly_vm.host.workspace import COOKIE
 _START = (
     "import sys; sys.path.insert(0, {folder!r}); from pytest_readonly_vm.network.switch.program import main; main()"
 )
+_NEEDED = ("LD_LIBRARY_PATH",)
+"""Of the environment what Python itself may need. Nothing else of it is the business of who reads what guests send."""
 _LARGEST_ANSWER = 1 << 20
 _ANSWERS = 1000
 _PATIENCE = 30.0
@@ -63,6 +65,7 @@ class SwitchProcess:
             except BaseException:
                 self._line.close()
                 raise
+        self.process.what = "the switch"
         self._line.setblocking(False)
         loop.loop.call_soon_threadsafe(loop.loop.add_reader, self._line, self._read)
         self.process.when_ended(self._lose)
@@ -175,7 +178,7 @@ def _spawn(spawner: Spawner, label: str, line: int, run_folder: Path, remembered
         return spawner.start(
             argv,
             name=label,
-            env={**os.environ, COOKIE: str(run_folder)},
+            env={COOKIE: str(run_folder), **{name: os.environ[name] for name in _NEEDED if name in os.environ}},
             pass_fds=(line,),
             ruleset=landlock.fd if landlock else None,
         )

@@ -121,7 +121,7 @@ async def plug(qmp: Qmp, card: Card, line: int, config: VmConfig, arch: str, *, 
     """
     bus = board.virtio_bus(config, arch)
     ports = board.spare_ports(config, arch)
-    if bus == "device":
+    if not board.takes_cards(config, arch):
         kind = board.machine_type(config, arch)
         raise NetworkError(
             f"{name}: nothing can be plugged into a machine of the type {kind} while it runs; say the setting "

@@ -149,8 +149,8 @@ def _ram(ram: RamWire | None, size: int, machine: str | None) -> tuple[str, ...]
 
 def _spare_ports(config: VmConfig, arch: str) -> tuple[str, ...]:
     arguments: list[str] = []
-    # Debian's kernel for RISC-V does not hear of what is plugged in, so that it would never give it power.
-    power = ",power_controller_present=off" if arch.startswith("riscv") else ""
+    # To such guests the ports are without a switch of their own, which those that hear of nothing would leave off.
+    power = ",power_controller_present=off" if board.is_deaf_to_plugging(arch) else ""
     for number, port in enumerate(board.spare_ports(config, arch), start=1):
         arguments += ["-device", f"pcie-root-port,id={port},chassis={number}{power}"]
     return tuple(arguments)

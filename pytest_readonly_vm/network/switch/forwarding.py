@@ -3,7 +3,7 @@
 import heapq
 import itertools
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -12,9 +12,12 @@ from pytest_readonly_vm.network.switch.packet import FROM, HEAD, TO, kind_of
 from pytest_readonly_vm.network.switch.rule import Pair, Rule, Timed
 
 _KNOWN = 4096
-"""Addresses that are remembered; more has only a guest that floods the switch, which then knows none."""
+"""Addresses that are remembered; more has only a guest that floods the switch."""
 _MOST_UNSETTLED = 4096
 """Frames that a capture is not given as long as somebody is asked of one of them."""
+_MOST_KEPT = 64 << 20
+"""Bytes of packets that are late, or held; what is more is dropped, as who can send so many is not to have all memory.
+"""
 _LONGEST_HELD = 0.1
 """Seconds for which a packet waits to be overtaken."""
 
@@ -48,6 +51,9 @@ class Forwarding:
         self._asked: dict[int, tuple[Rule, Pair, Timed]] = {}
         self._numbers = itertools.count()
         self._held: list[tuple[int, bytes]] | None = None
+        self._kept = 0  # bytes of what is late or held
+        self.overflowed = 0
+        """Packets that were dropped, as too much was late or held."""
 
     def connect(self, outlet: Outlet) -> None:
         """A port from now on; one of the same number gives it its place."""
@@ -61,7 +67,7 @@ class Forwarding:
     def receive(self, source: int, packets: list[bytes]) -> None:
         """Pass on what has come from a port, or keep it while the network is held."""
         if self._held is not None:
-            self._held += [(source, packet) for packet in packets]
+            self._held += [(source, packet) for packet in packets if self._is_kept(packet)]
             return
         places, outgoing = self._places, dict[int, list[bytes]]()
         now = 0.0
@@ -84,7 +90,7 @@ class Forwarding:
                 else:
                     waiting.append(packet)
         if len(places) > _KNOWN:
-            places.clear()
+            self._forget_the_loudest()
         for target, ready in outgoing.items():
             self._give(target, ready)
         self._settle()
@@ -92,6 +98,11 @@ class Forwarding:
     def _settle(self) -> None:
         if not self._asked or self.capture.unsettled > _MOST_UNSETTLED:
             self.capture.settle()
+
+    def _forget_the_loudest(self) -> None:
+        """Forget the addresses of the port that has most, as it floods the switch; those of others are still known."""
+        [(loudest, _)] = Counter(self._places.values()).most_common(1)
+        self._places = {address: port for address, port in self._places.items() if port != loudest}
 
     def targets(self, source: int, packet: bytes) -> Iterable[int]:
         """The ports to which a packet goes: the one that its address has sent from, or all others."""
@@ -103,9 +114,21 @@ class Forwarding:
     def _give(self, target: int, packets: list[bytes]) -> None:
         if self._held is not None:
             for packet in packets:
-                heapq.heappush(self._later, (time.monotonic(), next(self._numbers), target, packet))
+                self._keep(time.monotonic(), target, packet)
         elif packets and (outlet := self.outlets.get(target)) is not None:
             outlet.give(packets)
+
+    def _keep(self, due: float, target: int, packet: bytes) -> None:
+        if self._is_kept(packet):
+            heapq.heappush(self._later, (due, next(self._numbers), target, packet))
+
+    def _is_kept(self, packet: bytes) -> bool:
+        """Whether there is room for one more packet, which takes it."""
+        if is_kept := self._kept + len(packet) <= _MOST_KEPT:
+            self._kept += len(packet)
+        else:
+            self.overflowed += 1
+        return is_kept
 
     @property
     def asking(self) -> int:
@@ -168,7 +191,7 @@ class Forwarding:
         """The packets that can be given at once; the others are remembered until they are due."""
         for timed in passed:
             if timed.due > now:
-                heapq.heappush(self._later, (timed.due, next(self._numbers), target, timed.packet))
+                self._keep(timed.due, target, timed.packet)
         return [timed.packet for timed in passed if timed.due <= now]
 
     def remove(self, number: int) -> Rule:
@@ -200,6 +223,7 @@ class Forwarding:
         now, due = time.monotonic(), dict[int, list[bytes]]()
         while self._later and self._later[0][0] <= now:
             _, _, target, packet = heapq.heappop(self._later)
+            self._kept -= len(packet)
             due.setdefault(target, []).append(packet)
         for target, packets in due.items():
             self._give(target, packets)
@@ -231,16 +255,17 @@ class Forwarding:
         now = time.monotonic()
         if under_way is None:
             held, self._held = self._held or [], None
+            self._kept -= sum(len(packet) for _, packet in held)
             entries = [("from", source, 0.0, packet) for source, packet in held]
         else:
             self._held = None
             self._later.clear()
+            self._kept = 0
             self._overtaken.clear()
             self._asked.clear()
             entries = list(under_way)
-        for way, port, seconds, packet in entries:
-            if way == "to":
-                heapq.heappush(self._later, (now + seconds, next(self._numbers), port, packet))
-            else:
-                self.receive(port, [packet])
-        self.tick()
+        for _, port, seconds, packet in (entry for entry in entries if entry[0] == "to"):
+            self._keep(now + seconds, port, packet)
+        self.tick()  # before what came after it
+        for _, port, _, packet in (entry for entry in entries if entry[0] == "from"):
+            self.receive(port, [packet])

@@ -22,6 +22,7 @@ _OTHERS = {b"\x80\x35": "rarp", b"\x88\xcc": "lldp", b"\x88\x8e": "eapol"}
 _WITH_PORTS = ("tcp", "udp", "sctp")
 _EXTENSIONS = (0, 43, 60, 135)
 _MOST_EXTENSIONS = 8
+_MOST_TAGS = 4
 
 
 class Kind(NamedTuple):
@@ -47,8 +48,11 @@ def packet(frame: bytes) -> bytes:
 def kind_of(packet: bytes) -> Kind:
     """What it carries."""
     at = HEAD + 12
-    while (ethertype := packet[at : at + 2]) in _TAGS:
+    for _ in range(_MOST_TAGS):
+        if packet[at : at + 2] not in _TAGS:
+            break
         at += 4
+    ethertype = packet[at : at + 2]
     at += 2
     if ethertype == _IPV4 and len(packet) >= at + 20:
         is_later_fragment = int.from_bytes(packet[at + 6 : at + 8], "big") & 0x1FFF

@@ -58,15 +58,16 @@ class Port:
         packets, at, end = [], 0, len(data)
         while at + HEAD <= end:
             (size,) = _length(data, at)
-            if not SMALLEST <= size <= LARGEST:
+            if size > LARGEST:
                 raise Broken(f"a frame of {size} bytes")
             after = at + HEAD + size
             if after > end:
                 break
-            packets.append(data[at:after])
+            self.received += 1
+            if size >= SMALLEST:  # else it is addressed to nobody, and lost
+                packets.append(data[at:after])
             at = after
         self._rest = data[at:]
-        self.received += len(packets)
         return packets
 
     def give(self, packets: list[bytes]) -> None:

@@ -73,7 +73,8 @@ class Program:
 
     # Ports.
 
-    def _read(self, port: Port) -> None:
+    def _read(self, port: Port) -> bool:
+        """Take in what has come from a port; whether that was something."""
         why = ""
         try:
             packets = port.take()
@@ -84,6 +85,7 @@ class Program:
             self._tell(event="ended", port=port.number, why=why)
         elif packets:
             self._forwarding.receive(port.number, packets)
+        return bool(packets)
 
     def _watch(self, port: Port) -> None:
         """Have epoll tell of what the port is to hear of."""
@@ -234,8 +236,8 @@ class Program:
     def _do_under_way(self, target: BinaryIO) -> int:
         """Write what is held, once all that has come is read."""
         for port in tuple(self._ports.values()):
-            while packets := port.take():
-                self._forwarding.receive(port.number, packets)
+            while self._read(port):
+                pass
         with target:
             return write_under_way(target, self._forwarding.under_way())
 
