@@ -21,6 +21,7 @@ from pytest_readonly_vm.config.values import secret
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.evidence import complaints
 from pytest_readonly_vm.evidence.capsule.save import SUFFIX, save_capsule
+from pytest_readonly_vm.evidence.networks import whereabouts
 from pytest_readonly_vm.evidence.redaction import (
     HIDDEN,
     answer_without_secrets,
@@ -238,8 +239,7 @@ def _arguments_shown(arguments: tuple[str, ...]) -> list[str]:
 
 def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]) -> Iterator[str]:
     instance = vm.instance
-    facts = dict(about)
-    facts["saved"] = _moment(time.time())
+    facts = {**about, "saved": _moment(time.time())}
     facts["machine"] = f"{vm.name}: {vm.instance.spec.hypervisor.describe()}"
     for base in instance.spec.chain[:1]:
         facts["base"] = f"{base.path} ({base.format}, {base.fingerprint.size} bytes, inode {base.fingerprint.inode})"
@@ -247,16 +247,12 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
         facts["CD"] = str(cd.path)
     facts["firmware"] = vm.firmware
     ready = f"ready after {vm.boot_seconds:.2f} s" if vm.boot_seconds else "never ready"
-    phases = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in vm.boot_phases.items())
-    whose = "" if vm.manner == "boot" else "the boot that it goes on from: "
-    facts["start"] = f"{vm.manner}, {ready}{f' ({whose}{phases})' if phases else ''}"
+    if phases := ", ".join(f"{name} {seconds:.2f} s" for name, seconds in vm.boot_phases.items()):
+        ready += f" ({'' if vm.manner == 'boot' else 'the boot that it goes on from: '}{phases})"
+    facts["start"] = f"{vm.manner}, {ready}"
     if vm.reason:
         facts["not cloned"] = vm.reason
-    if vm.places:
-        facts["networks"] = ", ".join(
-            f"{network.name} as {member.host} ({member.address.ipv4}), its frames in network-{network.name}.pcapng"
-            for network, member in vm.places.items()
-        )
+    facts |= whereabouts(vm.places)
     facts["channel"] = vm.channel or "none has answered"
     facts["QEMU"] = f"process {vm.pid}, {instance.process.verdict()}"
     if (trouble := None if vm.closed else vm.trouble) is not None:

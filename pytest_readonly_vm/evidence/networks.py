@@ -10,10 +10,20 @@ from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.printable import note
 
 if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.networked import Places
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
 
 NETWORK_PIECE = re.compile(r"network-[A-Za-z0-9._-]{1,100}\.(?:pcapng|txt)")
 """Every name that a file of this evidence can have."""
+
+
+def whereabouts(places: "Places") -> dict[str, str]:
+    """On which networks a machine is, as whom, and where their frames are; nothing of one that is on none."""
+    found = [
+        f"{network.name} as {member.host} ({member.address.ipv4}), its frames in network-{network.name}.pcapng"
+        for network, member in places.items()
+    ]
+    return {"networks": ", ".join(found)} if found else {}
 
 
 def collect_network(network: "PrivateNetwork", folder: Path, output_guard: OutputGuard) -> list[Path]:
