@@ -20,10 +20,8 @@ def test_the_router_is_the_only_way(site):
     assert site.visit(web) == f"from {client} for"
     web6, client6 = (vm.address(lan, version=6) for vm, lan in ((site.web, site.inside), (site.client, site.outside)))
     assert site.visit(f"[{web6}]") == f"from {client6} for"
-    card = site.router.interface(site.inside)
-    site.router.run(f"ip link set {card} down")
-    assert site.visit(web, patience=3) is None
-    site.router.run(f"ip link set {card} up")
+    with site.inside.link(site.router).down():
+        assert site.visit(web, patience=3) is None
     assert site.visit(web) == f"from {client} for"
 
 

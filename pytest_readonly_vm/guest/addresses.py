@@ -31,7 +31,8 @@ if [ -d /run/NetworkManager ]; then
 fi >/dev/null 2>&1
 """
 
-# A name is udev's to give; it has when there is an entry of its own for the card.
+# A name is udev's to give. It has when its entry for the card says since when the card is known: there is an entry
+# before that, of a card that is being renamed. And the name that was read may have gone until the entry was.
 # A kernel that hears of no card which is plugged in, as it was built without that, has to be told to look.
 _FIND = """\
 slots=$(ls /sys/bus/pci/slots 2>/dev/null)
@@ -41,7 +42,7 @@ while :; do
         card=${{address%/address}}
         [ "$found" = {mac} ] && [ -e "$card/device" ] || continue
         [ ! -e /run/udev/control ] && break 2
-        read -r index <"$card/ifindex" && [ -e "/run/udev/data/n$index" ] && break 2
+        read -r index <"$card/ifindex" && grep -q ^I: "/run/udev/data/n$index" && [ -e "$card/device" ] && break 2
     done 2>/dev/null
     [ -n "$slots" ] || {{ echo 1 >/sys/bus/pci/rescan; }} 2>/dev/null
     sleep 0.02 2>/dev/null || usleep 20000 2>/dev/null || sleep 1

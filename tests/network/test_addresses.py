@@ -60,6 +60,30 @@ def test_with_the_one_or_the_other_program(
         assert f" {lan.subnet6[2]} " in tiny.run("route -n -A inet6").stdout
 
 
+# As udev does, which writes down that it renames a card before it does so.
+RENAMES = """
+mkdir -p /run/udev/data && : >/run/udev/control
+(
+    while ! read -r number </sys/class/net/eth0/ifindex; do usleep 1000; done
+    echo E:ID_RENAMING=1 >/run/udev/data/n$number
+    sleep 2
+    ip link set eth0 name lan7
+    printf 'I:1\\nE:ID_RENAMING=1\\n' >/run/udev/data/n$number
+) </dev/null >/dev/null 2>&1 &
+"""
+
+
+def test_a_card_that_is_being_renamed_is_set_up_under_its_new_name(
+    tiny: VirtualMachine, network: Callable[..., PrivateNetwork]
+) -> None:
+    lan = network("renamed")
+    with tiny.checkpoint():
+        tiny.run(RENAMES)
+        tiny.plug(lan)
+        assert tiny.interface(lan) == "lan7"
+        assert f"inet {tiny.address(lan)}/24" in tiny.run("ip addr show dev lan7").stdout
+
+
 def test_without_ipv6(tiny: VirtualMachine, network: Callable[..., PrivateNetwork]) -> None:
     lan = network("old")
     with tiny.checkpoint():

@@ -221,6 +221,10 @@ def test_names_come_and_go_with_their_machines(served: PrivateNetwork, one: Clie
     served.leave(member)
     ask(served, "ports")
     assert one.query("three", A) == (3, [])
+    named_as_we = served.join("ns", card=1)
+    ask(served, "ports")
+    assert one.query("ns", A) == (0, [named_as_we.address.ipv4.packed])
+    served.leave(named_as_we)
     router = served.join("router", card=1)
     assert str(router.address.ipv4) == "10.77.0.2"
     served.leave(router)

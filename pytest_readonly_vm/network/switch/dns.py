@@ -16,6 +16,8 @@ _A, _NS, _SOA, _PTR, _AAAA, _OPT, _ANY = 1, 2, 6, 12, 28, 41, 255
 _INTERNET, _ANY_CLASS = 1, 255
 _NO_ERROR, _FORMAT, _NO_SUCH_NAME, _NOT_IMPLEMENTED, _REFUSED = 0, 1, 3, 4, 5
 _RESPONSE, _AUTHORITATIVE, _WANTS_RECURSION = 0x8000, 0x0400, 0x0100
+_LONGEST = 512
+"""Bytes that everybody takes over UDP."""
 _SECONDS = 1
 """For which an answer may be remembered: machines come and go within a test."""
 _QUESTION = b"\xc0\x0c"
@@ -47,6 +49,8 @@ def answer(query: bytes, known: Known) -> bytes | None:
     extra = _EDNS if additional and rest[:3] == b"\0\0\x29" else b""
     if code == _REFUSED:
         back &= ~_AUTHORITATIVE
+    if _head.size + len(question + body + negative + extra) > _LONGEST:
+        negative = b""  # which says but for how long there is no such name
     head = _head.pack(number, back | code, 1, len(records), bool(negative), bool(extra))
     return head + question + body + negative + extra
 
@@ -77,9 +81,9 @@ def _found(labels: list[str], kind: int, known: Known) -> tuple[int, str | None,
 
 
 def _names(known: Known) -> Iterator[tuple[str, tuple[IPv4Address | IPv6Address, ...]]]:
-    yield "ns", (known.ipv4, known.ipv6)
     for host in known.hosts.values():
         yield host.name, _addresses(host)
+    yield "ns", (known.ipv4, known.ipv6)  # unless a machine is called so
 
 
 def _addresses(host: Host) -> tuple[IPv4Address | IPv6Address, ...]:
