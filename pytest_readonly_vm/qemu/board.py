@@ -27,11 +27,8 @@ DISKS = {
 _CD_DRIVES = {"pc": ("ide-cd,bus=ide.1",), "isapc": ("ide-cd,bus=ide.1",), "q35": ("ide-cd,bus=ide.2",)}
 _OTHER_CD_DRIVE = ("virtio-scsi-{bus},id=cdrom-bus", "scsi-cd,bus=cdrom-bus.0")
 
-_SPARE_PORTS, _FEW_SPARE_PORTS = 4, 2
-"""How many cards can be plugged into a machine with PCI Express, in which each needs a port of its own.
-
-Each costs an emulated RISC-V or 32-bit ARM 2 % of its boot; to others they are free.
-"""
+_SPARE_PORTS = 4
+"""How many cards can be plugged into a machine with PCI Express, in which each needs a port of its own."""
 
 _WITHOUT_PCI = {"microvm": ("virtio", "scsi"), "s390-ccw-virtio": ("virtio", "scsi")}
 _WITH_PCI = {"virt": ("virtio", "scsi", "sata", "nvme", "usb"), "pseries": ("virtio", "scsi", "sata", "nvme", "usb")}
@@ -73,10 +70,8 @@ def cd_drive(config: VmConfig, arch: str) -> tuple[str, ...]:
 
 def spare_ports(config: VmConfig, arch: str) -> tuple[str, ...]:
     """The buses into which a card can be plugged, where a machine type has none by itself; QEMU's names for them."""
-    if family(config, arch) not in ("q35", "virt"):
-        return ()
-    count = _FEW_SPARE_PORTS if is_deaf_to_plugging(arch) else _SPARE_PORTS
-    return tuple(f"spare{number}" for number in range(1, count + 1))
+    is_express = family(config, arch) in ("q35", "virt")
+    return tuple(f"spare{number}" for number in range(1, _SPARE_PORTS + 1)) if is_express else ()
 
 
 def takes_cards(config: VmConfig, arch: str) -> bool:

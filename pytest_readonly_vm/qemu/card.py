@@ -142,7 +142,10 @@ async def plug(qmp: Qmp, card: Card, line: int, config: VmConfig, arch: str, *, 
             continue
         return replace(card, place=place or await found_place(qmp, card, bus))
     await qmp.command("netdev_del", {"id": card.line})
-    raise NetworkError(f"{name}: no place is left for a card: {refusals[-1].description}") from None
+    why = refusals[-1].description
+    if len(ports) == len(refusals) > 0:
+        why = f"each takes one of {len(ports)} spare ports of PCI Express, and all have one"
+    raise NetworkError(f"{name}: no place is left for a card: {why}") from None
 
 
 async def found_place(qmp: Qmp, card: Card, bus: str) -> tuple[str, str]:

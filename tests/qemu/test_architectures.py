@@ -18,6 +18,7 @@ from pytest_readonly_vm.evidence.collect import collect
 from tests.guests.archive import host_release
 from tests.guests.tiny_linux import TinyLinux, tiny_linux
 from tests.guests.tiny_servers import tiny_with_servers
+from tests.network.card_life import live
 from tests.qemu.waiting import GENEROUS, eventually
 from tests.templates import templates
 
@@ -204,3 +205,9 @@ def test_what_is_for_another_emulator_is_refused_before_it_is_started(lab: Lab) 
         ConfigurationError, match=r"disk_interface=ide is none of those .* virtio, scsi, sata, nvme, usb"
     ):
         lab.start(config("aarch64", disk_interface="ide"), name="wrong")
+
+
+@pytest.mark.parametrize("arch", ["aarch64", "riscv64", "s390x"])
+@pytest.mark.filterwarnings("ignore:.*random numbers could not be reseeded:pytest_readonly_vm.GuestWarning")
+def test_cards_on_private_networks_come_and_go(arch: str, lab: Lab) -> None:
+    live(lab, config(arch), unplugs=arch != "riscv64")  # of which Debian's kernel lets go of none

@@ -126,7 +126,7 @@ def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
         (VmConfig(machine="q35"), "x86_64", [f"-device {SPARE_PORTS}"]),
         (VmConfig(machine="pc-q35-7.2"), "x86_64", [f"-device {SPARE_PORTS}"]),
         (VmConfig(), "aarch64", [f"-device {SPARE_PORTS}"]),
-        (VmConfig(), "riscv64", ["-device pcie-root-port,id=spare2,chassis=2,power_controller_present=off"]),
+        (VmConfig(), "riscv64", ["-device pcie-root-port,id=spare4,chassis=4,power_controller_present=off"]),
         (VmConfig(network="none"), "x86_64", ["-nic none"]),
         (VmConfig(disk_interface="nvme"), "x86_64", ["-device nvme,drive=disk0"]),
         (VmConfig(disk_interface="scsi"), "x86_64", ["-device virtio-scsi-pci,id=scsi0 -device scsi-hd,drive=disk0"]),
