@@ -55,10 +55,12 @@ class Clusters:
         handle: Callable[[Instance], VirtualMachine],
         archive: Callable[[VmConfig], Archive | None],
         on_formed: Callable[[VmConfig, str, float], object],
+        on_unformed: Callable[[VmConfig, BaseException], object],
     ) -> None:
         """`start` starts a machine that lives on, `handle` is what a function gets of one that will be frozen.
 
-        `on_formed` hears of each cluster that was formed, whose, and how many seconds that took.
+        `on_formed` hears of each cluster that was formed, whose, and how many seconds that took; `on_unformed` of what
+        could not be.
         """
         self._keeper = keeper
         self._templates = templates
@@ -67,6 +69,7 @@ class Clusters:
         self._handle = handle
         self._archive = archive
         self._on_formed = on_formed
+        self._on_unformed = on_unformed
         self._digests = ContentDigests()
         self._formed: dict[str, ClusterState] = {}
         self._loaded: set[str] = set()
@@ -199,6 +202,9 @@ class Clusters:
                     f"{config.origin('cluster')}: cluster {config.cluster} cannot be frozen: {unfrozen}; use "
                     "start=cold, by which it is formed for each test"
                 ) from None
+            except BaseException as error:
+                self._on_unformed(config, error)
+                raise
             giving_up.pop_all()
             undo.pop_all()
         self._end(new)
@@ -224,7 +230,8 @@ class Clusters:
         began = time.monotonic()
         try:
             config.cluster.form(new)
-        except BaseException:
+        except BaseException as error:
+            self._on_unformed(config, error)
             Cluster(name, tuple(new.machines.values()), tuple(new.networks.values()), self._keeper).close()
             raise
         self._on_formed(config, name, time.monotonic() - began)

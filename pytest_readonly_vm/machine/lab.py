@@ -102,6 +102,7 @@ class Lab:
             handle=self._handle,
             archive=archives.of,
             on_formed=self._record_cluster,
+            on_unformed=on_unmade,
         )
         self._prefetch = Prefetch(self._start_ahead, self._discard)
         self._made: dict[str, History] = {}
@@ -282,7 +283,7 @@ class Lab:
         self.layers.append(LayerMade(instance.name, str(layer), seconds))
 
     def _record_cluster(self, config: VmConfig, name: str, seconds: float) -> None:
-        self.layers.append(LayerMade(name, f"cluster {config.cluster}", seconds))
+        self.layers.append(LayerMade(name, str(config.cluster), seconds, is_cluster=True))
 
     def _note_start(self, instance: Instance) -> None:
         found = instance.channels.found

@@ -26,3 +26,4 @@ class LayerMade:
     name: str
     layer: str
     seconds: float
+    is_cluster: bool = False

@@ -150,9 +150,9 @@ class Summary:
         for manner, words in _MANNERS.items():
             if starts := [boot for boot in self._boots if boot["manner"] == manner]:
                 yield _start_line(starts, words)
-        if self._layers:
-            seconds = sum(layer["seconds"] for layer in self._layers)
-            yield f"{count(len(self._layers), 'layer')} made in {seconds:.2f} s"
+        for what, words, is_cluster in (("layer", "made", False), ("cluster", "formed", True)):
+            if made := [one["seconds"] for one in self._layers if one["is_cluster"] is is_cluster]:
+                yield f"{count(len(made), what)} {words} in {sum(made):.2f} s"
         reasons = Counter(boot["reason"] for boot in self._boots if boot["reason"])
         for reason, machines in reasons.most_common():
             yield f"{machines} not cloned: {reason}"
@@ -173,7 +173,7 @@ def _duration(made: dict[str, Any]) -> str:
     """Of a start or a layer, as pytest tells those of tests."""
     details = ", ".join(f"{name} {seconds:.2f}" for name, seconds in made.get("phases", {}).items())
     details = made.get("layer", details)
-    manner = made.get("manner", "layer")
+    manner = made.get("manner", "cluster" if made.get("is_cluster") else "layer")
     return f"{made['seconds']:.2f}s {manner:<8} {made['name']}{f' ({details})' if details else ''}"
 
 
