@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 
 from benchmarks.samples import Samples
 
-_PER_ONE = {"s": 1.0, "ms": 1e3, "us": 1e6, "MB": 1e-6}
-"""How many of a unit there are in a second or in a byte."""
+_PER_ONE = {"s": 1.0, "ms": 1e3, "us": 1e6, "MB": 1e-6, "frames/s": 1.0}
+"""How many of a unit there are in a second, in a byte, or in what the unit is of."""
 
 
 @dataclass(slots=True)
 class Table:
-    """What `str` gives can be pasted into the README. `unit` is ``s``, ``ms``, ``us``; ``MB`` for bytes."""
+    """What `str` gives can be pasted into the README.
+
+    `unit` is ``s``, ``ms``, ``us``; ``MB`` for bytes; ``frames/s``, which is given as it is.
+    """
 
     title: str
     unit: str
