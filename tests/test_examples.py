@@ -14,6 +14,7 @@ from pytest_readonly_vm.config.settings import parse
 from tests.conftest import SMALL
 from tests.guests import archive, bootsector
 from tests.guests.debian import debian
+from tests.guests.etcd_packages import etcd_packages
 from tests.templates import templates
 
 EXAMPLES = Path(__file__).parent.parent / "conftest_examples"
@@ -98,6 +99,12 @@ def test_private_networks(example: Example, pytester: pytest.Pytester, tmp_path:
     for package in archive.download(archive.host_archive(), ["nginx", "nginx-common"], along=(), into=scratch):
         shutil.copy(package, folder)
     example.run_on_debian().assert_outcomes(passed=2)
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_etcd(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ETCD_PACKAGES", str(etcd_packages()))
+    example.run_on_debian().assert_outcomes(passed=10)
 
 
 def test_image_matrix(example: Example, pytester: pytest.Pytester) -> None:
