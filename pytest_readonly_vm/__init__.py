@@ -68,8 +68,10 @@ if TYPE_CHECKING:
         UnitActive,
     )
     from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
+    from pytest_readonly_vm.machine.cluster import Cluster, ClusterCheckpoint
     from pytest_readonly_vm.machine.fault import Fault
     from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.new_cluster import NewCluster
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
     from pytest_readonly_vm.network.faults import FaultCounts
@@ -89,7 +91,9 @@ _WHERE = {
         "CapsuleRefused",
         "ChannelError",
         "ChannelLost",
-        "CommandFailed",
+        "Cluster",
+    "ClusterCheckpoint",
+    "CommandFailed",
         "CommandTimeout",
         "ConfigurationError",
         "ConnectionLost",
@@ -110,7 +114,8 @@ _WHERE = {
         "ImageError",
         "ImageWarning",
         "NetworkError",
-        "OutOfSpace",
+        "NewCluster",
+    "OutOfSpace",
         "QemuDied",
         "QemuNotFound",
         "QmpError",
@@ -139,8 +144,10 @@ _WHERE = {
         "UnitActive",
     ),
     "machine.checkpoints": ("Checkpoint", "Forks"),
+    "machine.cluster": ("Cluster", "ClusterCheckpoint"),
     "machine.fault": ("Fault",),
     "machine.lab": ("Lab",),
+    "machine.new_cluster": ("NewCluster",),
     "machine.private_network": ("PrivateNetwork",),
     "machine.vm": ("VirtualMachine",),
     "network.faults": ("FaultCounts",),
