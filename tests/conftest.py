@@ -33,6 +33,8 @@ LONGEST = (
         "cd",
         "death",
         "screen",
+        "faults_of_guests",
+        "runs",
     ),
 )
 """The files of tests that take longest, which begin first, so that no worker is left alone with one at the end.

@@ -27,12 +27,14 @@ class Link:
         self._loop = loop
         self._begin = begin
         self._on_pull = on_pull
+        self._instance = machine.instance
+        """The one of which it was pulled."""
         self._pulled: PulledCable | None = None
 
     @property
     def is_up(self) -> bool:
-        """Whether the cable is in."""
-        return self._pulled is None or not self._pulled.is_on
+        """Whether the cable is in; it is in a machine that has been made anew, by `reset` or `restore`."""
+        return self._pulled is None or not self._pulled.is_on or self._instance is not self._machine.instance
 
     def down(self) -> "PulledCable":
         """Pull the cable: until the context ends that this gives, or `up` is called, or the test is over.
@@ -43,6 +45,7 @@ class Link:
         if not self.is_up:
             raise NetworkError(f"{self._machine.name}: the cable of its card {self._card.mac} is pulled already")
         self.carry(up=False)
+        self._instance = self._machine.instance
         self._pulled = PulledCable(self, self._begin())
         self._on_pull(self._pulled)
         return self._pulled

@@ -116,6 +116,8 @@ class NetworkKeeper:
                     network.note_told()
         if report.when == "teardown":
             report.user_properties += self._properties
+            if self._properties and not self._sections:
+                report.sections.append(("Networks", "\n".join(words for _, words in self._properties)))
             self._properties, self._sections = [], []
         return report
 

@@ -110,6 +110,14 @@ def test_a_function_says_which_frames_are_dropped(lan: PrivateNetwork, plugs: Pl
     assert [one.protocol for one in seen] == ["udp"] * MANY
 
 
+def test_a_function_is_asked_of_frames_of_any_size(lan: PrivateNetwork, plugs: Plugs) -> None:
+    one, two, _ = plugs.values()
+    with lan.drop(match=lambda one: len(one) < 100, source="one") as fault:
+        one.send(*(frame(two.mac, one.mac, b"x" * (size - 14)) for size in (14, 65550, 60, 9014)))
+        assert [len(heard) for heard in two.hear(2)] == [65550, 9014]
+    assert fault.hits == 2
+
+
 def test_what_a_function_raises_is_raised_at_the_end_with_the_frame(lan: PrivateNetwork, plugs: Plugs) -> None:
     def fails(one: Frame) -> bool:
         raise ZeroDivisionError("by nothing")
