@@ -16,11 +16,13 @@ BY_ITSELF = "where guests are to set up their cards by themselves: vm_private_ne
 _PATIENCE = 30.0
 """Seconds, on a computer that runs guests by itself, until a guest has found a card that was plugged in."""
 
-# networkd and NetworkManager would take away an address that they have not set, or ask for one.
+# networkd and NetworkManager would take away an address that they have not set, or ask for one. networkd is not told
+# that the card is unmanaged: where it is the only one, what waits for the network to be online would do so in vain.
 _HANDS_OFF = """\
 if [ -d /run/systemd/netif ]; then
     mkdir -p /run/systemd/network &&
-    printf '[Match]\\nMACAddress={mac}\\n[Link]\\nUnmanaged=yes\\n' >/run/systemd/network/00-private-{number}.network &&
+    printf '%s\\n' '[Match]' MACAddress={mac} '[Link]' ActivationPolicy=manual RequiredForOnline=yes \\
+        '[Network]' KeepConfiguration=yes DHCP=no IPv6AcceptRA=no >/run/systemd/network/00-private-{number}.network &&
     networkctl reload
 fi >/dev/null 2>&1
 if [ -d /run/NetworkManager ]; then
@@ -51,8 +53,8 @@ card=${{card##*/}}
 """
 
 _SET = """\
-for name in accept_dad dad_transmits; do
-    echo 0 >"/proc/sys/net/ipv6/conf/$card/$name"
+for setting in accept_dad=0 dad_transmits=0 keep_addr_on_down=1; do
+    echo ${{setting#*=}} >"/proc/sys/net/ipv6/conf/$card/${{setting%=*}}"
 done 2>/dev/null
 if command -v ip >/dev/null; then
     ip link set dev "$card" {mtu}up && ip addr add {ipv4} dev "$card" || exit
