@@ -251,6 +251,25 @@ def test_the_station_is_a_neighbour_that_answers(one: Client, two: Client) -> No
     assert served_prefix(answer) == "fd77::/64"
 
 
+def test_names_lead_to_ipv6_addresses_that_machines_have_made(one: Client, two: Client) -> None:
+    nobody = IPv6Address(0)
+
+    def looks_for(address: IPv6Address) -> None:
+        asked = b"\x87" + bytes(7) + address.packed
+        two.send(ipv6(b"\x33\x33\xff" + address.packed[-3:], two.mac, 58, asked, (nobody, address)))
+        eventually(lambda: two.counters()["received"] == two.sent, "the switch has read it")
+        assert one.answer()[12:14] == b"\x86\xdd"  # as all hear it
+
+    private, elsewhere = IPv6Address("fd77::1:2:3:4"), IPv6Address("fe80::5")
+    for made in (private, elsewhere):
+        looks_for(made)
+        assert one.query("two", AAAA) == (0, [private.packed])
+    assert one.query(private.reverse_pointer, PTR) == (0, [b"\3two\3lan\4test\0"])
+    for made in (two.ip6, private):
+        looks_for(made)
+        assert one.query("two", AAAA) == (0, [two.ip6.packed])
+
+
 def served_prefix(advertisement: bytes) -> str:
     at = advertisement.index(b"\x03\x04\x40\xc0")
     return f"{IPv6Address(advertisement[at + 16 : at + 32])}/{advertisement[at + 2]}"

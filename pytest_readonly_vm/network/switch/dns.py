@@ -5,10 +5,10 @@ other names nothing is known, which is refused, so that a resolver asks its next
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from pytest_readonly_vm.network.switch.known import Host, Known
+from pytest_readonly_vm.network.switch.known import Known
 
 PORT = 53
 
@@ -27,9 +27,10 @@ _EDNS = struct.pack(">BHHIH", 0, _OPT, 1232, 0, 0)
 _head = struct.Struct(">HHHHHH")
 
 
-def answer(query: bytes, known: Known) -> bytes | None:
+def answer(query: bytes, known: Known, instead: Mapping[bytes, IPv6Address]) -> bytes | None:
     """The response to a query; None if that is none.
 
+    :param instead: by MACs, the addresses that machines have made where another was expected.
     :raises ValueError, struct.error, IndexError: it is cut short.
     """
     number, flags, questions, answers, authorities, additional = _head.unpack_from(query)
@@ -43,7 +44,9 @@ def answer(query: bytes, known: Known) -> bytes | None:
     labels, at = _name(query)
     kind, group = struct.unpack_from(">HH", query, at)
     question, rest = query[_head.size : at + 4], query[at + 4 :]
-    code, owner, records = _found(labels, kind, known) if group in (_INTERNET, _ANY_CLASS) else (_REFUSED, None, [])
+    code, owner, records = (
+        _found(labels, kind, known, instead) if group in (_INTERNET, _ANY_CLASS) else (_REFUSED, None, [])
+    )
     body = b"".join(_record(_QUESTION, found, data) for found, data in records)
     negative = b"" if records or owner is None else _record(_wire(owner), _SOA, _authority(known))
     extra = _EDNS if additional and rest[:3] == b"\0\0\x29" else b""
@@ -55,7 +58,9 @@ def answer(query: bytes, known: Known) -> bytes | None:
     return head + question + body + negative + extra
 
 
-def _found(labels: list[str], kind: int, known: Known) -> tuple[int, str | None, list[tuple[int, bytes]]]:
+def _found(
+    labels: list[str], kind: int, known: Known, instead: Mapping[bytes, IPv6Address]
+) -> tuple[int, str | None, list[tuple[int, bytes]]]:
     """How it went, whose authority says so, and the records that there are of this kind."""
     records: list[tuple[int, bytes]]
     name = ".".join(labels)
@@ -63,7 +68,7 @@ def _found(labels: list[str], kind: int, known: Known) -> tuple[int, str | None,
         address = _reversed(labels)
         if address is None or (address not in known.subnet and address not in known.subnet6):
             return _REFUSED, None, []
-        names = [owner for owner, addresses in _names(known) if address in addresses]
+        names = [owner for owner, addresses in _names(known, instead) if address in addresses]
         records = [(_PTR, _wire(f"{one}.{known.domain}")) for one in names]
         owner = ".".join(labels[-2:])
     elif name == known.domain:
@@ -71,7 +76,7 @@ def _found(labels: list[str], kind: int, known: Known) -> tuple[int, str | None,
         owner = known.domain
     elif len(labels) == 1 or name.endswith(f".{known.domain}"):
         host = labels[0] if len(labels) == 1 else name.removesuffix(f".{known.domain}")
-        addresses = next((addresses for owner, addresses in _names(known) if owner == host), ())
+        addresses = next((addresses for owner, addresses in _names(known, instead) if owner == host), ())
         records = [(_A if address.version == 4 else _AAAA, address.packed) for address in addresses]
         owner = known.domain if len(labels) > 1 else ""
     else:
@@ -80,14 +85,12 @@ def _found(labels: list[str], kind: int, known: Known) -> tuple[int, str | None,
     return _NO_ERROR if records else _NO_SUCH_NAME, owner, wanted
 
 
-def _names(known: Known) -> Iterator[tuple[str, tuple[IPv4Address | IPv6Address, ...]]]:
+def _names(
+    known: Known, instead: Mapping[bytes, IPv6Address]
+) -> Iterator[tuple[str, tuple[IPv4Address | IPv6Address, ...]]]:
     for host in known.hosts.values():
-        yield host.name, _addresses(host)
+        yield host.name, (host.ipv4, instead.get(host.mac, host.ipv6))
     yield "ns", (known.ipv4, known.ipv6)  # unless a machine is called so
-
-
-def _addresses(host: Host) -> tuple[IPv4Address | IPv6Address, ...]:
-    return host.ipv4, host.ipv6
 
 
 def _reversed(labels: list[str]) -> IPv4Address | IPv6Address | None:

@@ -56,6 +56,8 @@ class Service:
         self._send = send
         self._on_present = on_present
         self._awaited: dict[bytes, float] = {}
+        self._as_told: set[bytes] = set()
+        self._instead: dict[bytes, IPv6Address] = {}
 
     def give(self, packets: list[bytes]) -> None:
         """Take packets for it, and send what it answers."""
@@ -131,7 +133,7 @@ class Service:
             content = udp_content(self.known.ipv4, reply.address, said)
             return frame_of(Datagram(self.known.mac, self.known.ipv4, reply.address, UDP, content), reply.mac)
         if message.target_port == dns.PORT and self.known.dns and is_for_us:
-            if (data := dns.answer(message.data, self.known)) is None:
+            if (data := dns.answer(message.data, self.known, self._instead)) is None:
                 return None
             said = UdpMessage(dns.PORT, message.source_port, data)
             return self._reply(datagram, udp_content(datagram.target, datagram.source, said))
@@ -142,6 +144,8 @@ class Service:
         kind = content[0]
         if kind == _ECHO6 and is_for_us:
             return self._icmp6_reply(datagram, datagram.target, bytes([_ECHO6_REPLY, 0, 0, 0]) + content[4:])
+        if kind == _SOLICITATION and not int(datagram.source):
+            self._note_address(datagram.sender, IPv6Address(content[8:24]))
         if kind == _SOLICITATION and IPv6Address(content[8:24]) in (self.known.ipv6, self._link_local):
             flags = 0x60 if int(datagram.source) else 0x20
             body = bytes([_ADVERTISEMENT, 0, 0, 0, flags, 0, 0, 0]) + content[8:24]
@@ -150,6 +154,17 @@ class Service:
         if kind == _ROUTER_SOLICITATION and self.known.dhcp:
             return self._icmp6_reply(datagram, self._link_local, self._advertisement())
         return None
+
+    def _note_address(self, mac: bytes, address: IPv6Address) -> None:
+        """A machine looks whether an address is free. It may have made another than is expected, as who is shy does."""
+        host = self.known.hosts.get(mac)
+        if host is None or not self.known.dhcp or address not in self.known.subnet6:
+            return
+        if address == host.ipv6:
+            self._as_told.add(mac)
+            self._instead.pop(mac, None)
+        elif mac not in self._as_told:
+            self._instead[mac] = address
 
     def _advertisement(self) -> bytes:
         """The prefix, of which each machine makes its address; no router is here, so nobody has a lifetime as one."""
