@@ -57,7 +57,9 @@ for setting in accept_dad=0 dad_transmits=0 keep_addr_on_down=1; do
     echo ${{setting#*=}} >"/proc/sys/net/ipv6/conf/$card/${{setting%=*}}"
 done 2>/dev/null
 if command -v ip >/dev/null; then
-    ip link set dev "$card" {mtu}up && ip addr add {ipv4} dev "$card" || exit
+    ip link set dev "$card" {mtu}up || exit
+    # After a reboot it may have it already, from what the guest has kept.
+    ip addr show dev "$card" | grep -qF ' {ipv4} ' || ip addr add {ipv4} dev "$card" || exit
     [ ! -e "/proc/sys/net/ipv6/conf/$card" ] || ip -6 addr add {ipv6} dev "$card" 2>/dev/null
 {routes}else
     ifconfig "$card" {address} netmask {mask} {mtu}up || exit
@@ -104,9 +106,12 @@ class GuestCard:
     mtu: int | None
 
 
-async def set_up_card(commands: Commands, card: GuestCard, *, names: str | None, mark: str, slowness: float) -> str:
+async def set_up_card(
+    commands: Commands, card: GuestCard, *, of: str, names: str | None, mark: str, slowness: float
+) -> str:
     """Wait for a card, give it its addresses, and others their names; what the guest calls it. On the loop.
 
+    :param of: the machine's name, for messages.
     :param names: lines for /etc/hosts; None if it is not to be touched.
     :param mark: a comment at the end of each, by which they are found again.
     :raises NetworkError: the guest finds no such card, or cannot set its addresses.
@@ -131,12 +136,13 @@ async def set_up_card(commands: Commands, card: GuestCard, *, names: str | None,
     if names is not None:
         script += _NAMES.format(mark=mark)
     script += 'echo "$card"\n'
+    late_after = _PATIENCE * slowness
     try:
-        done = await commands.run(script, input=names, timeout=_PATIENCE * slowness)
+        done = await commands.run(script, input=names, timeout=late_after)
     except CommandFailed as failed:
-        raise _refused(f"a card ({card.mac})", failed) from None
-    except CommandTimeout as late:
-        error = NetworkError(f"the guest finds no card ({card.mac}): {late}")
+        raise _refused(f"{of}: a card ({card.mac})", failed) from None
+    except CommandTimeout:
+        error = NetworkError(f"{of}: the guest finds no card ({card.mac}) within {late_after:g} s")
         error.add_note(f"it needs a driver for virtio-net, and a /sys; {BY_ITSELF}")
         raise error from None
     return done.stdout.strip()

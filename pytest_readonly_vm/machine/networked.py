@@ -91,6 +91,20 @@ class Networked(Reachable):
         """
         return network.member_of(self).interface
 
+    def wait_for_boot(self, before: str, timeout: float = 300.0) -> None:
+        """Wait until the guest has booted anew and a channel answers; at its serial console root is logged in again.
+
+        Its cards on private networks are set up again, as they were.
+
+        :param before: what `boot_id` was.
+        :raises WaitTimeout: it has not in time.
+        :raises NetworkError: they cannot be.
+        """
+        super().wait_for_boot(before, timeout)
+        if self._places:
+            with self._history.noting("network", f"set up on {', '.join(network.name for network in self._places)}"):
+                self.loop.run(self._set_up_all(self._places))
+
     def plug(self, network: PrivateNetwork, *, address: str | None = None) -> None:
         """Put a card of a private network into the machine while it runs, addressed and known to the others by name.
 
@@ -220,6 +234,7 @@ class Networked(Reachable):
             work = set_up_card(
                 self.commands,
                 network.guest_card(member),
+                of=self.name,
                 names=names,
                 mark=network.mark,
                 slowness=self.instance.spec.slowness,

@@ -41,7 +41,7 @@ class VmFactory(Protocol):
         self,
         *,
         name: str | None = None,
-        networks: "Sequence[PrivateNetwork | str] | str | None" = None,
+        networks: "Sequence[PrivateNetwork | str] | PrivateNetwork | str | None" = None,
         **settings: object,
     ) -> "VirtualMachine":
         """Start one more machine: `vm_config` with these settings changed. It ends with the test at the latest.
@@ -203,7 +203,7 @@ def factory(request: pytest.FixtureRequest, vm_config: VmConfig, network: Networ
         def boot(
             *,
             name: str | None = None,
-            networks: "Sequence[PrivateNetwork | str] | str | None" = None,
+            networks: "Sequence[PrivateNetwork | str] | PrivateNetwork | str | None" = None,
             **settings: object,
         ) -> "VirtualMachine":
             number = next(numbers)
@@ -212,8 +212,10 @@ def factory(request: pytest.FixtureRequest, vm_config: VmConfig, network: Networ
                 origin = f"readonly_vm_factory in {request.node.nodeid}"
                 given = {key: Given(value, origin, request.path.parent) for key, value in settings.items()}
                 wanted = listed(vm_config.with_settings(given))
-                if networks is None or isinstance(networks, str):
-                    networks = wanted.networks if networks is None else (networks,)
+                if networks is None:
+                    networks = wanted.networks
+                elif isinstance(networks, str) or not isinstance(networks, Sequence):
+                    networks = (networks,)
                 on = [network(one) if isinstance(one, str) else one for one in networks]
                 return machines.enter_context(run.machine(wanted, request.node, label, on))
 

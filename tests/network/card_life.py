@@ -12,7 +12,7 @@ from tests.qemu.waiting import GENEROUS
 def meet(one: VirtualMachine, other: VirtualMachine, *names: str) -> None:
     """See that each reaches the other by its name, by both versions of IP."""
     for vm, name in zip((one, other), reversed(names), strict=True):
-        vm.run(f"ping -c1 -W{GENEROUS:g} {name} && ping -6 -c1 -W{GENEROUS:g} {name}")
+        vm.wait_until_succeeds(f"ping -c1 -W5 {name} && ping -6 -c1 -W5 {name}", timeout=GENEROUS)
 
 
 def cards(vm: VirtualMachine) -> list[str]:

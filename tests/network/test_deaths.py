@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import GuestPanicked, Lab, NetworkError, QemuDied, SwitchDied, VirtualMachine, VmError
+from pytest_readonly_vm.guest import addresses
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from tests.network.card_life import meet
 from tests.network.test_machine_types import tiny
@@ -32,7 +33,7 @@ def start(lab: Lab) -> Iterator[Start]:
 
 
 def panic(vm: VirtualMachine, lan: PrivateNetwork) -> None:
-    vm.console.send("echo c >/proc/sysrq-trigger\n")
+    vm.console.send("echo 0 >/proc/sys/kernel/panic; echo c >/proc/sysrq-trigger\n")  # it does not boot again
 
 
 def kill(vm: VirtualMachine, lan: PrivateNetwork) -> None:
@@ -96,19 +97,33 @@ def test_of_a_switch_that_dies_hears_who_waits_on_its_network_once_and_nobody_el
 
 
 def test_a_guest_in_which_no_card_can_be_set_up_is_told_and_leaves_nothing(
-    lab: Lab, lan: PrivateNetwork, start: Start
+    lan: PrivateNetwork, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = start("one", lan)
-    two = start("two")
+    one, two = start("one", lan), start("two")
     two.run("mount -t tmpfs none /sys")
-    with pytest.raises(NetworkError, match=r"the guest finds no card \(52:54:.*did not end within"):
-        two.plug(lan)
+    with monkeypatch.context() as hasty:
+        hasty.setattr(addresses, "_PATIENCE", 0.5)
+        with pytest.raises(NetworkError, match=r"^two: the guest finds no card \(52:54:.*\) within [0-9.]+ s\n"):
+            two.plug(lan)
     assert list(lan.hosts) == ["one"]
     two.run("umount /sys; ip link set eth1 up; ip addr add 10.77.0.50/24 dev eth1", check=False)
     assert not two.run("ping -c1 -W2 10.77.0.10", check=False)  # its line is cut
     two.reset()
     two.plug(lan)
     meet(one, two, "one", "two")
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["in good order", "reset"])
+def test_a_machine_that_boots_anew_is_on_its_networks_again(
+    hard: bool, lab: Lab, lan: PrivateNetwork, start: Start
+) -> None:
+    one, two = start("one", lan), start("two")
+    two.plug(lan)
+    two.plug(other := lab.networks.make("other"))
+    two.reboot(hard=hard)
+    meet(one, two, "one", "two")
+    assert two.run(f"ip -o addr show dev {two.interface(other)}").stdout.count(two.address(other)) == 1
+    lab.networks.end(other)
 
 
 def test_machines_that_are_started_at_once_all_know_each_other(lan: PrivateNetwork, start: Start) -> None:
@@ -125,7 +140,7 @@ def test_machines_that_are_started_at_once_all_know_each_other(lan: PrivateNetwo
 
 
 def test_a_machine_that_hangs_does_not_hold_up_others(lan: PrivateNetwork, start: Start) -> None:
-    one, two = start("one", lan), start("two", lan, timeout_factor=0.1)
+    one, two = start("one", lan), start("two", lan, timeout_factor=1)
     os.kill(two.pid, signal.SIGSTOP)
     try:
         three = start("three", lan)

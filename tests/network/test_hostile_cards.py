@@ -90,6 +90,19 @@ def test_noise_of_every_kind_is_forwarded_under_faults_of_every_kind_and_harms_n
     assert ask(plugs.lan, "talk")
 
 
+def test_a_flood_of_protocols_under_a_fault_takes_no_memory(plugs: Plugs) -> None:
+    """For each of which the fault would have a sequence of random numbers, 2.5 KB."""
+    one, two, _ = plugs.values()
+    before = resident(plugs.lan)
+    ask(plugs.lan, "fault", number=1, label="loss", pairs=[[one.member.port, two.member.port]], loss=1.0)
+    for start in range(0x600, 0x10000, 0x200):
+        one.send(*(frame(two.mac, one.mac, ethertype=start + n) for n in range(0x200)))
+    plugs.settle()
+    assert ask(plugs.lan, "mend", number=1)["counts"]["lost"] == 0x10000 - 0x600
+    assert resident(plugs.lan) - before < 48 << 20  # and not 160
+    talk(one, two)
+
+
 def test_a_flood_of_addresses_takes_no_memory_and_others_still_talk(plugs: Plugs) -> None:
     one, two, three = plugs.values()
     before = resident(plugs.lan)

@@ -17,7 +17,13 @@ def tiny(**settings: object) -> VmConfig:
     """The tiny Linux for x86_64."""
     guest = tiny_linux()
     files = {"image": guest.disk, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append}
-    common: dict[str, object] = {"memory": "128M", "accel": ACCEL, "cache": templates(), "boot_timeout": GENEROUS}
+    common: dict[str, object] = {
+        "memory": "128M",
+        "accel": ACCEL,
+        "cache": templates(),
+        "budget": "off",
+        "boot_timeout": GENEROUS,
+    }
     return VmConfig().replace(**files | common | settings)
 
 
@@ -30,7 +36,7 @@ def test_cards_come_and_go_on_a_machine_that_a_uefi_firmware_has_booted(lab: Lab
     guest = tiny_uefi()
     config = VmConfig().replace(
         image=guest.disk, memory="256M", accel=ACCEL, channel="shell", provision="none", machine="q35",
-        cache=templates(), boot_timeout=GENEROUS,
+        cache=templates(), budget="off", boot_timeout=GENEROUS,
     )  # fmt: skip
     live(lab, config)
 

@@ -23,6 +23,7 @@ def tiny() -> list[str]:
     return [
         f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}",
         f"--vm-append={guest.append}", "--vm-memory=128M", f"--vm-accel={ACCEL}", f"--vm-cache={templates()}",
+        "--vm-budget=off",
     ]  # fmt: skip
 
 
@@ -35,7 +36,7 @@ GONE = """
 
 
 def test_a_network_lives_as_long_as_what_it_is_for(pytester: pytest.Pytester) -> None:
-    pytester.makeconftest("vm_networks = []\n" + GONE.replace("\n    ", "\n"))
+    pytester.makeconftest(GONE.replace("\n    ", "\n"))
     pytester.makepyfile(
         test_one="""
             import pytest
@@ -90,10 +91,10 @@ def test_machines_that_are_shared_are_on_networks_that_are_and_others_come_and_g
             one.run("ping -c1 -W60 vm && ping -c1 -W60 the-other")
             readonly_vm_package.run("ping -c1 -W60 vm-2 && ping -c1 -W60 the-other")
     """
-    shared = "import pytest\npytestmark = pytest.mark.vm(networks='lan')\n"
+    shared = "import pytest\n@pytest.fixture(scope='session')\ndef vm_networks(): return ['lan']\n"
     pytester.makeconftest(GONE.replace("\n    ", "\n"))
     package = pytester.mkpydir("package")
-    (package / "__init__.py").write_text(shared)
+    (package / "conftest.py").write_text(shared)
     lines = module.replace("\n        ", "\n").replace("lan_of_all", "key")
     for name in ("one", "two"):
         (package / f"test_{name}.py").write_text(f"from package.key import key\n{lines}")
@@ -185,7 +186,7 @@ def test_a_machine_that_cannot_come_on_its_network_leaves_evidence_and_nothing_e
     """)
     result = pytester.runpytest_subprocess(*tiny())
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*NetworkError: the guest finds no card (52:54:00:00:00:00): *", "*test-results/*"])
+    result.stdout.fnmatch_lines(["test_it: the guest finds no card (52:54:00:00:00:00) within 3 s", "test-results/*"])
     [console] = (pytester.path / "test-results").rglob("console.*")
     assert console.stat().st_size
 

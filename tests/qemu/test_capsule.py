@@ -249,6 +249,35 @@ class TestAnyMachine:
             resumed(lab, tmp_path / "it", image=tiny_linux().disk)
 
     @pytest.mark.timeout(1200)
+    def test_one_with_cards_of_private_networks_has_them_still_and_they_lead_nowhere(
+        self, lab: Lab, tmp_path: Path
+    ) -> None:
+        lan, other = (lab.networks.make(name) for name in ("lan", "other"))
+        vm, near = (tiny(lab, start="clone", no_cache=False, cache=templates()) for _ in range(2))
+        for network in (lan, other):
+            vm.plug(network)
+        vm.unplug(lan)  # so that the one which is left is not where a first one would be
+        near.plug(other)
+        vm.write_text("/tmp/far", address := near.address(other))
+        vm.run(reach := f"ping -c1 -W{GENEROUS:g} {address}")
+        seen = vm.run(look := "ip -o addr show dev eth2").stdout
+        assert vm.address(other) in seen
+        save_capsule(vm, tmp_path / "it")
+        vm.run(reach)  # it goes on
+        done = command(tmp_path / "it", "-c", f"{look}; ping -c1 -W1 {address} >/dev/null; echo $?")
+        assert done.stdout == f"{seen}1\n", done.stderr
+        again = resumed(lab, tmp_path / "it")
+        assert again.run(look).stdout == seen
+        again.plug(lan)
+        assert again.interface(lan) == "eth1"
+        save_capsule(again, tmp_path / "again")
+        assert resumed(lab, tmp_path / "again").run("ls /sys/class/net").stdout.split() == [
+            "eth0",
+            "eth1",
+            "eth2",
+            "lo",
+        ]
+
     def test_a_debian_in_the_middle_of_its_work(self, lab: Lab, tmp_path: Path) -> None:
         settings = {"image": debian(), "accel": ACCEL, "start": "clone", "cache": templates(), "boot_timeout": 600}
         vm = lab.start(VmConfig().replace(**settings), name="guest")

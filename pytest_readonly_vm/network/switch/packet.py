@@ -19,6 +19,8 @@ _TAGS = (b"\x81\x00", b"\x88\xa8")
 _IPV4, _IPV6, _ARP = b"\x08\x00", b"\x86\xdd", b"\x08\x06"
 _PROTOCOLS = {1: "icmp", 2: "igmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp"}
 _OTHERS = {b"\x80\x35": "rarp", b"\x88\xcc": "lldp", b"\x88\x8e": "eapol"}
+NAMED = frozenset((*_PROTOCOLS.values(), "arp"))
+"""The protocols that are called by a name; of others a guest can make up thousands."""
 _WITH_PORTS = ("tcp", "udp", "sctp")
 _EXTENSIONS = (0, 43, 60, 135)
 _MOST_EXTENSIONS = 8

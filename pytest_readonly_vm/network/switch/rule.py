@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pytest_readonly_vm.network.switch.packet import HEAD, SMALLEST, Kind
+from pytest_readonly_vm.network.switch.packet import HEAD, NAMED, SMALLEST, Kind
 
 _QUEUE = 0.5
 """Seconds of a limited rate that may wait; what is more is dropped, as by a router with a queue of that size."""
@@ -128,11 +128,12 @@ class Rule:
         return []
 
     def _draws(self, pair: Pair, kind: Kind) -> Iterator[float]:
-        stream = (pair, kind.protocol)
+        protocol = kind.protocol if kind.protocol in NAMED else "other"
+        stream = (pair, protocol)
         numbers = self._numbers.get(stream)
         if numbers is None:
             source, target = map(self._name_of, pair)
-            numbers = self._numbers[stream] = random.Random(f"{self._seed} {source} {target} {kind.protocol}")
+            numbers = self._numbers[stream] = random.Random(f"{self._seed} {source} {target} {protocol}")
         return iter(numbers.random, None)
 
 
