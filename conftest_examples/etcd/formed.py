@@ -17,9 +17,9 @@ TIMING = "ETCD_HEARTBEAT_INTERVAL=300\nETCD_ELECTION_TIMEOUT=3000\n"
 def installed(vm):
     """Debian's etcd, of packages that are on the host, so that the guest needs no network. It does not run yet."""
     vm.push(os.environ.get("ETCD_PACKAGES", "packages"), "/root/packages")
-    vm.run("ln -s /dev/null /etc/systemd/system/etcd.service")
+    vm.write_text("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", mode=0o755)  # by which Debian starts no service
     vm.run("dpkg --install --force-unsafe-io --path-exclude='/usr/share/doc/*' /root/packages/*.deb", timeout=LONG)
-    vm.run("rm /etc/systemd/system/etcd.service && systemctl daemon-reload")
+    vm.run("rm /usr/sbin/policy-rc.d")
 
 
 @cluster
@@ -39,18 +39,17 @@ def etcd(new):
 def configure(vm, lan, name, *, members, state="new"):
     """Tell a machine which member of which cluster it is."""
     peers = ",".join(f"{member}=http://{member}:2380" for member in members)
-    address = vm.address(lan)
     settings = f"""\
 ETCD_NAME={name}
 ETCD_INITIAL_CLUSTER={peers}
 ETCD_INITIAL_CLUSTER_STATE={state}
 ETCD_INITIAL_ADVERTISE_PEER_URLS=http://{name}:2380
 ETCD_ADVERTISE_CLIENT_URLS=http://{name}:2379
-ETCD_LISTEN_PEER_URLS=http://{address}:2380
-ETCD_LISTEN_CLIENT_URLS=http://{address}:2379,http://127.0.0.1:2379
+ETCD_LISTEN_PEER_URLS=http://0.0.0.0:2380
+ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379
 {TIMING}"""
     vm.write_text("/etc/default/etcd", settings)
     # Its address was set by hand from outside: it is to have it after a reboot as well.
     mac = vm.read_text(f"/sys/class/net/{vm.interface(lan)}/address")
-    network = f"[Match]\nMACAddress={mac}\n[Network]\nAddress={address}/{lan.subnet.prefixlen}\n"
+    network = f"[Match]\nMACAddress={mac}\n[Network]\nAddress={vm.address(lan)}/{lan.subnet.prefixlen}\n"
     vm.write_text("/etc/systemd/network/10-lan.network", network)
