@@ -164,7 +164,7 @@ def test_cards_have_lines_and_places_of_their_own_or_lead_nowhere() -> None:
         "-netdev socket,fd=7,id=lan1 -device virtio-net-pci,"
         "netdev=lan1,id=card1,mac=52:54:00:00:00:0a,guest_announce=off,host_mtu=9000,romfile= "
         "-netdev hubport,hubid=2,id=lan2 -device virtio-net-pci,"
-        "netdev=lan2,id=card2,mac=52:54:00:01:00:0a,guest_announce=off,bus=pci.0,addr=05.0"
+        "netdev=lan2,id=card2,mac=52:54:00:01:00:0a,guest_announce=off,bootindex=12,bus=pci.0,addr=05.0"
     ) in whole
     s390x = Card(number=1, mac="52:54:00:00:00:0a", place=("virtual-css-bus", "fe.0.0007"))
     assert "bus=virtual-css-bus,devno=fe.0.0007" in " ".join(

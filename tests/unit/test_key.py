@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import VmConfig
+from pytest_readonly_vm.config.cluster import GuestCluster
 from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.config.settings import SETTINGS
 from pytest_readonly_vm.host.hypervisor import find_hypervisor
@@ -68,6 +69,7 @@ OTHER_VALUES = {
     "ready": "systemd",
     "start": "cold",
     "layers": installed,
+    "cluster": GuestCluster(print),
     "machine_id": "new",
     "prove_pristine": True,
     "prefetch": 1,
