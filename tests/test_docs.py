@@ -45,7 +45,19 @@ PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *EXAMPLES)
 ON_THE_LOOP = {
     *("attempt", "hand_over", "found", "command", "next_event", "connect", "disconnect", "listeners"),
     *("begin_test", "tail_of_test", "without_most"),
-    *("card", "forget_all", "go_back_to", "go_back_to_first_places", "leave_networks", "places", "settle", "told"),
+    *(
+        "begins_with",
+        "card",
+        "follow",
+        "forget_all",
+        "go_back_to",
+        "go_back_to_first_places",
+        "leave_networks",
+        "places",
+        "settle",
+        "take_over",
+        "told",
+    ),
     *("catch_up", "next_news", "position", "since", "seen", "typed", "picture", "give", "transcript"),
 }
 """Members that the package itself uses, on its own thread."""

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import VmConfig
-from pytest_readonly_vm.config.cluster import GuestCluster
+from pytest_readonly_vm import VmConfig, cluster
 from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.config.settings import SETTINGS
 from pytest_readonly_vm.host.hypervisor import find_hypervisor
@@ -69,7 +68,7 @@ OTHER_VALUES = {
     "ready": "systemd",
     "start": "cold",
     "layers": installed,
-    "cluster": GuestCluster(print),
+    "cluster": cluster(lambda new: None),
     "machine_id": "new",
     "prove_pristine": True,
     "prefetch": 1,
