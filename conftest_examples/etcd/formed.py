@@ -28,7 +28,7 @@ def etcd(new):
     lan = new.network("lan")
     nodes = {name: new.machine(name, networks=[lan], layers=[installed]) for name in MEMBERS}
     for name, vm in nodes.items():
-        configure(vm, lan, name, members=MEMBERS)
+        configure(vm, name, members=MEMBERS)
         vm.run("systemctl start --no-block etcd")  # which is not done before there are others
     for vm in nodes.values():
         vm.wait_for_unit("etcd", timeout=LONG)
@@ -36,7 +36,7 @@ def etcd(new):
         vm.run("sync")
 
 
-def configure(vm, lan, name, *, members, state="new"):
+def configure(vm, name, *, members, state="new"):
     """Tell a machine which member of which cluster it is."""
     peers = ",".join(f"{member}=http://{member}:2380" for member in members)
     settings = f"""\
@@ -49,7 +49,3 @@ ETCD_LISTEN_PEER_URLS=http://0.0.0.0:2380
 ETCD_LISTEN_CLIENT_URLS=http://0.0.0.0:2379
 {TIMING}"""
     vm.write_text("/etc/default/etcd", settings)
-    # Its address was set by hand from outside: it is to have it after a reboot as well.
-    mac = vm.read_text(f"/sys/class/net/{vm.interface(lan)}/address")
-    network = f"[Match]\nMACAddress={mac}\n[Network]\nAddress={vm.address(lan)}/{lan.subnet.prefixlen}\n"
-    vm.write_text("/etc/systemd/network/10-lan.network", network)

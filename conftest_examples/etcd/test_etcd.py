@@ -22,7 +22,7 @@ def test_leader_cut_off_and_healed(etcd):
         etcd.put(one, "key", "new")
         assert etcd.leader_now(one) in (one, other)
         assert etcd.has(etcd.leader, "key") == "old"
-        assert not etcd.leader.run(f"{CTL} get key", check=False).ok
+        assert not etcd.leader.run(f"{CTL} --command-timeout=2s get key", check=False).ok
     assert etcd.get(etcd.leader, "key") == "new"
 
 
@@ -31,7 +31,7 @@ def test_minority_refuses_writes(etcd):
     lonely, other = etcd.followers
     with etcd.lan.partition(lonely, [other, etcd.leader]):
         etcd.wait_until_alone(lonely)
-        assert not lonely.run(f"{CTL} put key minority", check=False).ok
+        assert not lonely.run(f"{CTL} --command-timeout=2s put key minority", check=False).ok
         etcd.put(other, "other", "majority")
     assert etcd.get(lonely, "other") == "majority"
     assert etcd.get(lonely, "key") == ""
@@ -67,7 +67,7 @@ def test_member_replaced(etcd, readonly_vm_factory):
     asked.run(f"{CTL} member remove {member}")
     asked.run(f"{CTL} member add n3 --peer-urls=http://n3:2380")
     new = readonly_vm_factory(name="n3", networks=[etcd.lan], layers=[installed])
-    configure(new, etcd.lan, "n3", members=[*(other for other in etcd.nodes if other != name), "n3"], state="existing")
+    configure(new, "n3", members=[*(other for other in etcd.nodes if other != name), "n3"], state="existing")
     new.run("systemctl start --no-block etcd")
     new.wait_for_unit("etcd", timeout=LONG)
     etcd.wait_until_has(new, "key", "value")
