@@ -10,8 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
+from pytest_readonly_vm.config.prepared import code_of
 from pytest_readonly_vm.config.setting import Given
-from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError, StartFailed
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.stopwatch import Part
@@ -112,8 +113,10 @@ class Clusters:
 
     def _key(self, config: VmConfig) -> str:
         assert config.cluster is not None
-        # Without an image of its own it is all the same: what machines have is looked at one by one.
-        base = keys_of(self._spec(replace(config, cluster=None), ""))[-1] if config.boots else repr(config)
+        # Where each machine has an image of its own, what that is, is looked at one by one.
+        alone = replace(config, cluster=None)
+        told = [code_of(getattr(alone, name)) for name in SETTINGS]
+        base = keys_of(self._spec(alone, ""))[-1] if config.boots else digest(told)
         return digest("cluster", base, config.cluster.key())
 
     def _get(self, config: VmConfig, name: str) -> ClusterState:
@@ -174,7 +177,6 @@ class Clusters:
             undo.callback(self._end, new)
 
             def start(config: VmConfig, *, name: str, networks: Sequence[PrivateNetwork], host: str) -> VirtualMachine:
-                config = replace(config, cluster=None)
                 places = take_places(networks, host)
                 spec = replace(self._spec(config, name), cards=cablings(places))
                 instance, ram = self._templates.freezable(spec)

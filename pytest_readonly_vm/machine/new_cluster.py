@@ -1,6 +1,7 @@
 """Owns the forming of a cluster: what the user's function makes machines and networks with."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,7 +58,7 @@ class NewCluster:
         if name in self.machines:
             raise ConfigurationError(f"{origin}: there is one of that name already")
         given = {key: Given(value, origin, Path.cwd()) for key, value in settings.items()}
-        config = self.config.with_settings(given)
+        config = replace(self.config, cluster=None).with_settings(given)
         on = [self.network(network) if isinstance(network, str) else network for network in networks]
         self.machines[name] = self._start(config, name=f"{self._owner} ({name})", networks=on, host=name)
         self.settings[name] = told(settings)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,21 @@ def test_another_run_takes_what_was_kept_unless_something_of_it_changed(
                 found = other.start_cluster(config.replace(cluster=pair(pushed=pushed)), name="another")
                 assert found["one"].run("cat /tmp/pushed").stdout == content
     assert len(formed) == count + 2
+
+
+@cluster
+def own(new: NewCluster) -> None:
+    formed.append("own")
+    guest = tiny_linux()
+    new.machine("one", image=guest.disk, kernel=guest.kernel, initrd=guest.initrd, append=guest.append)
+
+
+def test_machines_may_have_images_that_only_the_function_names(config: VmConfig) -> None:
+    alone = replace(config, image=None, kernel=None, initrd=None, append=None, cluster=own)
+    for name in ("first", "second"):
+        with Lab() as lab:
+            assert lab.start_cluster(alone, name=name)["one"].run("true").ok
+    assert formed.count("own") == 1
 
 
 def test_one_that_is_expected_is_there_before_it_is_wanted(config: VmConfig) -> None:
