@@ -30,7 +30,7 @@ class Lookahead:
             return []
         # A worker of xdist knows only its next test: others may have those after it.
         is_one_of_many = hasattr(self._next.config, "workerinput")
-        wanted = _usual() if config.prefetch == "auto" else int(config.prefetch)
+        wanted = _usual(config) if config.prefetch == "auto" else int(config.prefetch)
         if not wanted:
             return []
         names = [self._next.name]
@@ -42,9 +42,10 @@ class Lookahead:
         return [(config, name) for name in names]
 
 
-def _usual() -> int:
-    """Two at most, as more are not ready sooner, and none where there is but one CPU."""
-    return 2 if len(os.sched_getaffinity(0)) > 1 else 0
+def _usual(config: VmConfig) -> int:
+    """Two at most, as more are not ready sooner, one cluster, and none where there is but one CPU."""
+    several = 2 if config.cluster is None else 1
+    return several if len(os.sched_getaffinity(0)) > 1 else 0
 
 
 def likeness(item: pytest.Item) -> object:
