@@ -18,7 +18,7 @@ from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import DISK
 from pytest_readonly_vm.qemu.disk import create_overlay
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.start.migration import go_on, save_state
+from pytest_readonly_vm.start.migration import InterruptPending, go_on, save_state
 from pytest_readonly_vm.start.repair import prepare
 from pytest_readonly_vm.start.template import Template, close_all, copies, frozen_overlay, seal, written_file
 
@@ -30,6 +30,8 @@ Conversation = tuple[str, Mapping[str, Any]] | None
 _REST, _REST_PATIENCE = 0.05, 0.2
 """Of the time in which a guest has become ready: for how long it is to rest, and how long that is waited for."""
 _LONGEST_REST, _SHORTEST_REST = 1.0, 0.1
+_PAUSES = tuple(0.001 * 2**n for n in range(10))
+"""Seconds for which guests run on that cannot be frozen at a moment, one after another."""
 _IDLE = 0.1
 """Of one processor, the part that a guest uses that only keeps its time."""
 
@@ -76,12 +78,7 @@ async def freeze(instances: Sequence[Instance], rams: Sequence[int | None], wire
     conversations = await _all(map(_parted, instances))
     await _all(map(_rested, instances))
     with ExitStack() as kept:
-        async with _standing_still(instances, wires, kept, go_on_after=False) as under_way:
-            saves = [
-                save_state(instance.qmp, without_shared_ram=ram is not None)
-                for instance, ram in zip(instances, rams, strict=True)
-            ]
-            states = await _all_kept(saves, kept)
+        states, under_way = await _saved(instances, rams, wires, kept, go_on_after=False)
         templates = []
         for instance, ram, state, conversation in zip(instances, rams, states, conversations, strict=True):
             overlays = await _ended(instance, (state, ram))
@@ -100,16 +97,43 @@ async def freeze_running(instances: Sequence[Instance], wires: Sequence[Wire] = 
     """
     conversations = await _all(map(_parted, instances))
     with ExitStack() as kept:
-        async with _standing_still(instances, wires, kept, go_on_after=True) as under_way:
-            await _all(_put_overlay_on_top(instance) for instance in instances if instance.spec.chain)
-            states = await _all_kept([save_state(one.qmp, without_shared_ram=False) for one in instances], kept)
-            for state in states:
-                seal(state)
+        states, under_way = await _saved(instances, [None] * len(instances), wires, kept, go_on_after=True)
+        for state in states:
+            seal(state)
         templates = []
         for instance, state, conversation in zip(instances, states, conversations, strict=True):
             templates.append(_template(instance, conversation, None, state, copies(instance.frozen_overlays)))
         kept.pop_all()
     return Moment(tuple(templates), under_way)
+
+
+async def _saved(
+    instances: Sequence[Instance],
+    rams: Sequence[int | None],
+    wires: Sequence[Wire],
+    kept: ExitStack,
+    *,
+    go_on_after: bool,
+) -> tuple[list[int], tuple[int, ...]]:
+    """The states of all at one moment, and what was under way; at a later one if one of them cannot be saved at it."""
+    for pause in (*_PAUSES, None):
+        with ExitStack() as attempt:
+            try:
+                async with _standing_still(instances, wires, attempt, go_on_after=go_on_after) as under_way:
+                    if go_on_after:
+                        await _all(_put_overlay_on_top(instance) for instance in instances if instance.spec.chain)
+                    saves = [
+                        save_state(instance, without_shared_ram=ram is not None)
+                        for instance, ram in zip(instances, rams, strict=True)
+                    ]
+                    states = await _all_kept(saves, attempt)
+                kept.enter_context(attempt.pop_all())
+                return states, under_way
+            except InterruptPending:
+                if pause is None or not any([await _is_running(instance) for instance in instances]):
+                    raise
+        await asyncio.sleep(pause)  # the guest takes it in this time, of which nothing tells
+    raise AssertionError("unreachable")
 
 
 @contextlib.asynccontextmanager

@@ -10,6 +10,7 @@ import os
 from pytest_readonly_vm.channels.qmp import Qmp, QmpEvent
 from pytest_readonly_vm.errors import QmpError, StartFailed
 from pytest_readonly_vm.qemu.instance import Instance
+from pytest_readonly_vm.start.pending_interrupts import forgets_interrupt
 
 _PATIENCE = 120.0
 _FULL_SPEED = 10**12  # bytes per second; the default is 128 MiB
@@ -20,11 +21,16 @@ class Unfrozen(Exception):
     """A machine cannot be frozen, for a reason that is the exception's text; if it is running, it runs on."""
 
 
-async def save_state(qmp: Qmp, *, without_shared_ram: bool) -> int:
+class InterruptPending(Unfrozen):
+    """A machine cannot be frozen at this moment; it can, once its guest has run on a little."""
+
+
+async def save_state(instance: Instance, *, without_shared_ram: bool) -> int:
     """Have a stopped QEMU write its state into sealed memory; a descriptor of that. On the loop.
 
     :raises Unfrozen: something of the machine cannot be saved.
     """
+    qmp = instance.qmp
     state = os.memfd_create("guest-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         try:
@@ -36,6 +42,8 @@ async def save_state(qmp: Qmp, *, without_shared_ram: bool) -> int:
         if (await migrated(qmp)).data["status"] != "completed":
             reason = (await qmp.command("query-migrate")).get("error-desc", "QEMU does not say why")
             raise Unfrozen(str(reason))
+        if forgets_interrupt(instance, state):
+            raise InterruptPending("an interrupt is pending in the guest, which QEMU does not save; let the guest run")
     except BaseException:
         os.close(state)
         raise

@@ -211,3 +211,20 @@ def test_what_is_for_another_emulator_is_refused_before_it_is_started(lab: Lab) 
 @pytest.mark.filterwarnings("ignore:.*random numbers could not be reseeded:pytest_readonly_vm.GuestWarning")
 def test_cards_on_private_networks_come_and_go(arch: str, lab: Lab) -> None:
     live(lab, config(arch), unplugs=arch != "riscv64")  # of which Debian's kernel lets go of none
+
+
+@pytest.mark.filterwarnings("ignore:.*random numbers could not be reseeded:pytest_readonly_vm.GuestWarning")
+def test_copies_of_a_s390x_miss_no_interrupt(lab: Lab) -> None:
+    vm = lab.start(config("s390x"), name="busy")
+    try:
+        vm.run("for n in 1 2 3; do (while :; do dd if=/dev/vda of=/dev/null count=9 iflag=direct; done) 2>&- & done")
+        for _ in range(5):
+            with vm.fork() as (copy,):
+                copy.run("dd if=/dev/vda of=/dev/null count=9 iflag=direct")
+        vm.qmp.execute("stop")
+        vm.qmp.execute("system_powerdown")  # of which the guest is told by an interrupt, once it runs
+        vm.qmp.wait_event("POWERDOWN", timeout=GENEROUS)
+        with pytest.raises(VmError, match="busy: .* an interrupt is pending in the guest, which QEMU does not save"):
+            vm.checkpoint()
+    finally:
+        vm.close()
