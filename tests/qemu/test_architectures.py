@@ -224,7 +224,7 @@ def test_copies_of_a_s390x_miss_no_interrupt(lab: Lab) -> None:
         vm.qmp.execute("stop")
         vm.qmp.execute("system_powerdown")  # of which the guest is told by an interrupt, once it runs
         vm.qmp.wait_event("POWERDOWN", timeout=GENEROUS)
-        with pytest.raises(VmError, match="busy: .* an interrupt is pending in the guest, which QEMU does not save"):
+        with pytest.raises(VmError, match=r"busy: .* an interrupt is pending in the guest, which QEMU does not save"):
             vm.checkpoint()
     finally:
         vm.close()
