@@ -67,10 +67,11 @@ if TYPE_CHECKING:
         SystemdFinished,
         UnitActive,
     )
-    from pytest_readonly_vm.machine.checkpoints import Checkpoint, Forks
+    from pytest_readonly_vm.machine.checkpoints import Checkpoint
     from pytest_readonly_vm.machine.cluster import Cluster, ClusterCheckpoint
     from pytest_readonly_vm.machine.fault import Fault
     from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.moments import Forks
     from pytest_readonly_vm.machine.new_cluster import NewCluster
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -139,7 +140,8 @@ _WHERE = {
         "SystemdFinished",
         "UnitActive",
     ),
-    "machine.checkpoints": ("Checkpoint", "Forks"),
+    "machine.checkpoints": ("Checkpoint",),
+    "machine.moments": ("Forks",),
     "machine.cluster": ("Cluster", "ClusterCheckpoint"),
     "machine.fault": ("Fault",),
     "machine.lab": ("Lab",),

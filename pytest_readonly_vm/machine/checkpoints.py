@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.guest.files import Progress
+from pytest_readonly_vm.machine.moments import Forks, OpenCheckpoints, Returning
 from pytest_readonly_vm.machine.networked import Networked, Places, Told, cablings
 from pytest_readonly_vm.machine.pristine import prove_pristine
 from pytest_readonly_vm.qemu.instance import Instance
@@ -16,29 +17,11 @@ from pytest_readonly_vm.start.maker import Maker
 from pytest_readonly_vm.start.template import Template
 
 
-class _Closable(Protocol):
-    """What forks need of a `VirtualMachine`, or a cluster of them."""
-
-    def close(self) -> None: ...
-
-
-class _Machine(Protocol):
-    """What checkpoints need of a `VirtualMachine`."""
-
-    closed: bool
-
-    def forget(self, checkpoint: "Checkpoint") -> None: ...
-    def restore(self, checkpoint: "Checkpoint | None" = None) -> None: ...
-
-
-T = TypeVar("T", bound=_Closable)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
+class Checkpoint(Returning):
     """A state of one machine, to which `VirtualMachine.restore` goes back. A context that does so when it is left."""
 
-    vm: _Machine
+    vm: "Rewindable"
     template: Template
     places: Places
     """Those that it had on private networks."""
@@ -47,33 +30,12 @@ class Checkpoint:
     taken: float = field(default_factory=time.time)
     """On the host's clock, since the epoch."""
 
-    def close(self) -> None:
-        """Forget it, and give its memory back. A second call does nothing."""
-        self.vm.forget(self)
+    @property
+    def of(self) -> "Rewindable":
+        return self.vm
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.vm.closed:
-            self.vm.restore(self)
-        self.close()
-
-
-class Forks(tuple[T, ...]):
-    """The machines of one fork, or the clusters. A context that closes them all when it is left."""
-
-    __slots__ = ()
-
-    def close(self) -> None:
-        for vm in self:
-            vm.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def release(self) -> None:
+        self.template.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +59,12 @@ class Rewindable(Networked):
 
         def close(self) -> None: ...
 
-    def __init__(self, instance: Instance, keeper: Keeper, *, progress: Progress) -> None:
+    def __init__(self, instance: Instance, keeper: Keeper, *, progress: Progress, is_ready: bool) -> None:
+        """:param is_ready: whether it is somebody's; else what makes it ready has it, its layers or a cluster's."""
         super().__init__(instance, loop=keeper.maker.resources.loop, progress=progress)
         self._keeper = keeper
-        self._checkpoints: list[Checkpoint] = []
+        self._is_ready = is_ready
+        self.checkpoints = OpenCheckpoints[Checkpoint]()
         self._forked = 0
         self._first: Checkpoint | None = None
 
@@ -121,6 +85,7 @@ class Rewindable(Networked):
 
         :raises VmError: the new machine could not be started; the old one lives.
         """
+        self._check_is_ready("reset")
         old = self.instance
         if self._first is not None:
             self._go_back("reset", self._first)
@@ -129,6 +94,13 @@ class Rewindable(Networked):
             self._end(old)
             self.go_back_to_first_places()
         self.prove_pristine()
+
+    def _check_is_ready(self, what: str) -> None:
+        if not self._is_ready:
+            raise VmError(
+                f"{self.name}: {what}() is for a machine that is ready; this one is being made so, by `ready`, a layer "
+                "or a cluster's function, and is the very one that is used or frozen then"
+            )
 
     def prove_pristine(self) -> None:
         """With the setting ``prove_pristine``: look for what another machine may have left, and leave a mark.
@@ -145,23 +117,18 @@ class Rewindable(Networked):
 
         :raises VmError: something of the machine cannot be saved: some devices, such as nvme, block it.
         """
+        self._check_is_ready("checkpoint")
         with self._history.noting("state", "checkpoint"):
             [template] = self._keeper.maker.freeze_running([self.instance]).templates
-        checkpoint = Checkpoint(self, template, self.places, self.told)
-        self._checkpoints.append(checkpoint)
-        return checkpoint
+        return self.checkpoints.add(Checkpoint(self, template, self.places, self.told))
 
     def restore(self, checkpoint: Checkpoint | None = None) -> None:
         """Go back to a checkpoint, the latest by default, as often as wanted. Network connections do not survive.
 
         :raises VmError: there is none, or it is closed, or another machine's.
         """
-        checkpoint = checkpoint or next(iter(self._checkpoints[-1:]), None)
-        if checkpoint is None:
-            raise VmError(f"{self.name}: there is no checkpoint to go back to")
-        if checkpoint not in self._checkpoints:
-            raise VmError(f"{self.name}: the checkpoint is closed or another machine's")
-        self._go_back("restore", checkpoint)
+        self._check_is_ready("restore")
+        self._go_back("restore", self.checkpoints.meant(checkpoint, of=self.name))
 
     def _go_back(self, how: str, checkpoint: Checkpoint) -> None:
         spec = replace(self.instance.spec, cards=cablings(checkpoint.places))
@@ -180,17 +147,6 @@ class Rewindable(Networked):
         self._follow(old, new, how, to=to)
         self._end(old)
         self.go_back_to(places, told)
-
-    def forget(self, checkpoint: Checkpoint) -> None:
-        """Give a checkpoint's memory back; it cannot be restored any more."""
-        if checkpoint in self._checkpoints:
-            self._checkpoints.remove(checkpoint)
-            checkpoint.template.close()
-
-    def forget_all(self) -> None:
-        """Give the memory of all checkpoints back."""
-        for checkpoint in tuple(self._checkpoints):
-            self.forget(checkpoint)
 
     def fork(self, count: int = 1) -> Forks[Self]:
         """Machines that go on from this one's present state, independent of it and of each other; it runs on.

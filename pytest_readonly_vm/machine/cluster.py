@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self, overload
+from typing import overload
 
 from pytest_readonly_vm.errors import NetworkError, VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
-from pytest_readonly_vm.machine.checkpoints import Forks
+from pytest_readonly_vm.machine.moments import Forks, OpenCheckpoints, Returning
 from pytest_readonly_vm.machine.networked import Places, Told, cablings
 from pytest_readonly_vm.machine.networks import Networks
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
@@ -29,7 +29,7 @@ class ClusterKeeper:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ClusterCheckpoint:
+class ClusterCheckpoint(Returning):
     """A state of all machines of a cluster, to which it goes back. A context that does so when it is left."""
 
     cluster: "Cluster"
@@ -41,17 +41,12 @@ class ClusterCheckpoint:
     taken: float = field(default_factory=time.time)
     """On the host's clock, since the epoch."""
 
-    def close(self) -> None:
-        """Forget it, and give its memory back. A second call does nothing."""
-        self.cluster.forget(self)
+    @property
+    def of(self) -> "Cluster":
+        return self.cluster
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self.cluster.closed:
-            self.cluster.restore(self)
-        self.close()
+    def release(self) -> None:
+        self.moment.close()
 
 
 class Cluster(Sequence[VirtualMachine]):
@@ -83,7 +78,7 @@ class Cluster(Sequence[VirtualMachine]):
         self._machines = tuple(machines)
         self.names = tuple(names) or tuple(vm.name for vm in machines)
         self._keeper = keeper
-        self._checkpoints: list[ClusterCheckpoint] = []
+        self.checkpoints = OpenCheckpoints[ClusterCheckpoint]()
         self._forked = 0
         self._first = self._at(moment) if moment is not None else None
 
@@ -104,12 +99,12 @@ class Cluster(Sequence[VirtualMachine]):
         """A machine by its number, from 0 on, or by its name; several by a slice.
 
         :raises IndexError: there are not so many.
-        :raises KeyError: none has that name.
+        :raises VmError: none has that name.
         """
         if not isinstance(key, str):
             return self._machines[key]
         if key not in self.names:
-            raise KeyError(f"{key!r} is none of {self.name}: {', '.join(self.names)}")
+            raise VmError(f"{self.name}: it has no machine {key!r}; its machines are {', '.join(self.names)}")
         return self._machines[self.names.index(key)]
 
     def network(self, name: str | None = None) -> PrivateNetwork:
@@ -136,9 +131,7 @@ class Cluster(Sequence[VirtualMachine]):
         moment = self._keeper.maker.freeze_running([vm.instance for vm in self], self.networks)
         for vm in self:
             vm.history.note("state", f"checkpoint of {self.name}")
-        checkpoint = self._at(moment)
-        self._checkpoints.append(checkpoint)
-        return checkpoint
+        return self.checkpoints.add(self._at(moment))
 
     def _at(self, moment: Moment) -> ClusterCheckpoint:
         return ClusterCheckpoint(self, moment, tuple(vm.places for vm in self), tuple(vm.told for vm in self))
@@ -157,12 +150,7 @@ class Cluster(Sequence[VirtualMachine]):
 
         :raises VmError: there is none, or it is closed, or another cluster's.
         """
-        checkpoint = checkpoint or next(iter(self._checkpoints[-1:]), None)
-        if checkpoint is None:
-            raise VmError(f"{self.name}: there is no checkpoint to go back to")
-        if checkpoint not in self._checkpoints:
-            raise VmError(f"{self.name}: the checkpoint is closed or another cluster's")
-        self._go_back("restore", checkpoint)
+        self._go_back("restore", self.checkpoints.meant(checkpoint, of=self.name))
 
     def _go_back(self, how: str, checkpoint: ClusterCheckpoint) -> None:
         loop = self._keeper.maker.resources.loop
@@ -179,12 +167,6 @@ class Cluster(Sequence[VirtualMachine]):
             raise
         for vm, instance, places, told in zip(self, instances, checkpoint.places, checkpoint.told, strict=True):
             vm.follow(instance, how, to=checkpoint.taken, places=places, told=told)
-
-    def forget(self, checkpoint: ClusterCheckpoint) -> None:
-        """Give a checkpoint's memory back; it cannot be restored any more."""
-        if checkpoint in self._checkpoints:
-            self._checkpoints.remove(checkpoint)
-            checkpoint.moment.close()
 
     def fork(self, count: int = 1) -> "Forks[Cluster]":
         """Clusters that go on from this one's present state, each on networks of its own; it runs on.
@@ -216,8 +198,7 @@ class Cluster(Sequence[VirtualMachine]):
         if self.closed:
             return
         self.closed = True
-        for checkpoint in tuple(self._checkpoints):
-            self.forget(checkpoint)
+        self.checkpoints.forget_all()
         with Cleanup() as cleanup:
             for vm in self:
                 with cleanup.step():

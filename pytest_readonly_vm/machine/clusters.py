@@ -1,10 +1,8 @@
 """Owns the clusters of one run: which are formed, and how each is formed once: from the cache, or by its function."""
 
 import os
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -27,9 +25,9 @@ from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.archive import Archive
 from pytest_readonly_vm.start.cluster_state import ClusterState, MachineState
 from pytest_readonly_vm.start.freeze import freeze
+from pytest_readonly_vm.start.frozen import FrozenOnes
 from pytest_readonly_vm.start.key import digest, key_of, keys_of
 from pytest_readonly_vm.start.migration import Unfrozen
-from pytest_readonly_vm.start.template import Reads
 from pytest_readonly_vm.start.templates import Templates
 from pytest_readonly_vm.start.watched import watched_layer
 
@@ -71,11 +69,7 @@ class Clusters:
         self._archive = archive
         self._on_formed = on_formed
         self._on_unformed = on_unformed
-        self._digests = ContentDigests()
-        self._formed: dict[str, ClusterState] = {}
-        self._loaded: set[str] = set()
-        self._distrusted: list[ClusterState] = []  # not closed yet, as another thread may be using one at this moment
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._formed = FrozenOnes[ClusterState](keeper.maker.resources.stopwatch)
 
     def start(self, config: VmConfig, *, name: str) -> Cluster:
         """The cluster of a configuration, all of its machines ready; raises as machines do, and as its function."""
@@ -108,8 +102,8 @@ class Clusters:
 
     def has(self, config: VmConfig) -> bool:
         """Whether it is formed by now, and is what would be formed now."""
-        state = self._formed.get(self._key(config))
-        return state is not None and self._are_current(config, state)
+        state = self._formed.known(self._key(config))
+        return state is not None and self._is_current(config, state)
 
     def _key(self, config: VmConfig) -> str:
         assert config.cluster is not None
@@ -121,46 +115,40 @@ class Clusters:
 
     def _get(self, config: VmConfig, name: str) -> ClusterState:
         """The frozen cluster of a configuration: known, kept by an earlier run, or formed now."""
-        key, stopwatch = self._key(config), self._keeper.maker.resources.stopwatch
-        with self._locks[key], ExitStack() as held:
-            if (known := self._formed.get(key)) is not None:
-                if self._are_current(config, known):
-                    return known
-                self._distrusted.append(self._formed.pop(key))
-            if (archive := self._archive(config)) is not None:
-                with stopwatch.part(Part.OTHERS):
-                    is_ours = held.enter_context(archive.lock(key, patience=config.boot_timeout * _OTHERS))
-                archive = archive if is_ours else None
-            if archive is not None and (kept := self._kept(archive, key, config)) is not None:
-                self._formed[key] = kept
-                self._loaded.add(key)
-                return kept
-            with stopwatch.part(Part.LAYERS):
-                formed = self._formed[key] = self._form(config, name)
-            if archive is not None:
-                specs = [self._spec(with_settings_of(config, machine), machine.name) for machine in formed.machines]
-                archive.save_cluster(key, formed, specs, name=str(config.cluster))
-            return formed
+        key = self._key(config)
+        return self._formed.get(
+            key,
+            lambda: self._archive(config),
+            patience=config.boot_timeout * _OTHERS,
+            is_current=partial(self._is_current, config),
+            load=lambda archive: self._kept(archive, key, config),
+            make=lambda: self._form(config, name),
+            save=lambda archive, state: archive.save_cluster(
+                key, state, self._specs(config, state.machines), name=str(config.cluster)
+            ),
+            part=Part.LAYERS,
+        )
 
     def _kept(self, archive: Archive, key: str, config: VmConfig) -> ClusterState | None:
         """What an earlier run has formed, unless something of it is another by now."""
         resources = self._keeper.maker.resources
         with resources.stopwatch.part(Part.KEPT):
             state = archive.load_cluster(
-                key, is_current=self._have_digests, new_folder=partial(resources.new_folder, config)
+                key, is_current=self._formed.has_read, new_folder=partial(resources.new_folder, config)
             )
-        if state is not None and not self._are_current(config, state):
+        if state is not None and not self._is_current(config, state):
             state.close()
             return None
         return state
 
-    def _are_current(self, config: VmConfig, state: ClusterState) -> bool:
+    def _is_current(self, config: VmConfig, state: ClusterState) -> bool:
         """Whether what each machine was made of, and what was pushed into it, is what it was."""
-        keys = [key_of(self._spec(with_settings_of(config, machine), machine.name)) for machine in state.machines]
-        return keys == [machine.key for machine in state.machines] and self._have_digests(state.reads)
+        keys = [key_of(spec) for spec in self._specs(config, state.machines)]
+        return keys == [machine.key for machine in state.machines] and self._formed.has_read(state.reads)
 
-    def _have_digests(self, reads: Reads) -> bool:
-        return all(self._digests.digest_or_reason(path) == known for path, known in reads.items())
+    def _specs(self, config: VmConfig, machines: Iterable[MachineState]) -> list[MachineSpec]:
+        """What the machines of a cluster take, by their own names."""
+        return [self._spec(with_settings_of(config, machine), machine.name) for machine in machines]
 
     # The forming.
 
@@ -170,8 +158,8 @@ class Clusters:
         :raises ConfigurationError: it makes no machine, or one that cannot be frozen.
         """
         assert config.cluster is not None
-        maker, began, reads = self._keeper.maker, time.monotonic(), _read(config, self._digests)
-        rams: list[int | None] = []
+        maker, began, reads = self._keeper.maker, time.monotonic(), _read(config, self._formed.digests)
+        rams: dict[Instance, int | None] = {}
         new = NewCluster(config, name, self._keeper.networks, lambda *args, **named: start(*args, **named))
         with ExitStack() as undo, ExitStack() as giving_up:
             undo.callback(self._end, new)
@@ -182,10 +170,10 @@ class Clusters:
                 instance, ram = self._templates.freezable(spec)
                 if ram is not None:
                     undo.callback(os.close, ram)
-                rams.append(ram)
+                rams[instance] = ram
                 giving_up.enter_context(maker.giving_up(instance))
                 vm = self._handle(instance)
-                vm.on_push = lambda path: reads.setdefault(path, self._digests.digest_or_reason(path))
+                vm.on_push = lambda path: reads.setdefault(path, self._formed.digests.digest_or_reason(path))
                 vm.settle(places, host)
                 return vm
 
@@ -196,9 +184,9 @@ class Clusters:
                 if not machines:
                     raise ConfigurationError(f"{config.origin('cluster')}: cluster {config.cluster} makes no machine")
                 states = [network.state(machines) for network in new.networks.values()]
-                moment = maker.resources.loop.run(
-                    freeze([vm.instance for vm in machines], rams, list(new.networks.values()))
-                )
+                instances = [vm.instance for vm in machines]
+                memories = [rams[instance] for instance in instances]
+                moment = maker.resources.loop.run(freeze(instances, memories, list(new.networks.values())))
             except Unfrozen as unfrozen:
                 raise ConfigurationError(
                     f"{config.origin('cluster')}: cluster {config.cluster} cannot be frozen: {unfrozen}; use "
@@ -211,10 +199,9 @@ class Clusters:
             undo.pop_all()
         self._end(new)
         self._on_formed(config, name, time.monotonic() - began)
-        kept = [MachineState(name=one, settings=new.settings[one], key="") for one in new.machines]
+        kept = [MachineState(name=one, settings=new.settings(one), key="") for one in new.machines]
         keyed = [
-            replace(machine, key=key_of(self._spec(with_settings_of(config, machine), machine.name)))
-            for machine in kept
+            replace(machine, key=key_of(spec)) for machine, spec in zip(kept, self._specs(config, kept), strict=True)
         ]
         return ClusterState(tuple(keyed), tuple(states), reads, moment)
 
@@ -240,33 +227,16 @@ class Clusters:
         machines, networks = tuple(new.machines.values()), tuple(new.networks.values())
         return Cluster(name, machines, networks, self._keeper, names=tuple(new.machines))
 
-    # Doubts.
-
     def _distrust(self, config: VmConfig) -> bool:
         """Forget a cluster of an earlier run, here and there, and say whether it was one."""
-        key = self._key(config)
-        with self._locks[key]:
-            if key not in self._loaded:
-                return False
-            self._loaded.discard(key)
-            if (archive := self._archive(config)) is not None:
-                archive.remove(key)
-            if (state := self._formed.pop(key, None)) is not None:
-                self._distrusted.append(state)
-        return True
+        return self._formed.distrust(self._key(config), self._archive(config))
 
     def take_changed(self) -> list[str]:
         """What happened to files of frozen clusters; such a one is not used any more."""
-        changed = {key: found for key, state in list(self._formed.items()) if (found := state.moment.difference())}
-        for key in changed:
-            self._distrusted.append(self._formed.pop(key))
-        return list(changed.values())
+        return self._formed.take_changed()
 
     def close(self) -> None:
-        for state in (*self._formed.values(), *self._distrusted):
-            state.close()
-        self._formed.clear()
-        self._distrusted.clear()
+        self._formed.close()
 
 
 def with_settings_of(config: VmConfig, machine: MachineState) -> VmConfig:

@@ -244,12 +244,12 @@ class Lab:
         else:
             self._maker.discard(ahead)
 
-    def _handle(self, instance: Instance) -> VirtualMachine:
-        return VirtualMachine(instance, self._keeper, progress=self._progress)
+    def _handle(self, instance: Instance, *, is_ready: bool = False) -> VirtualMachine:
+        return VirtualMachine(instance, self._keeper, progress=self._progress, is_ready=is_ready)
 
     def _adopt(self, instance: Instance) -> VirtualMachine:
         """Keep one more machine, which ends with the lab at the latest."""
-        vm = self._handle(instance)
+        vm = self._handle(instance, is_ready=True)
         with self._lock:
             self._machines = [*(other for other in self._machines if not other.closed), vm]
         if vm.channel:

@@ -1,7 +1,8 @@
 """Owns the forming of a cluster: what the user's function makes machines and networks with."""
 
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,39 +31,64 @@ class NewCluster:
     def __init__(self, config: VmConfig, owner: str, networks: Networks, start: StartMachine) -> None:
         self.config = config
         """What machines are started with where the function says nothing else."""
-        self.machines: dict[str, VirtualMachine] = {}
-        self.settings: dict[str, dict[str, Any]] = {}
-        """Those of each machine that the function has said."""
         self.networks: dict[str, PrivateNetwork] = {}
         self._owner = owner
         self._networks = networks
         self._start = start
+        self._lock = threading.Lock()
+        self._asked: dict[str, _Asked] = {}
+
+    @property
+    def machines(self) -> dict[str, VirtualMachine]:
+        """Those that are ready, by their names, in the order in which they were asked for."""
+        return {name: asked.vm for name, asked in self._asked.items() if asked.vm is not None}
+
+    def settings(self, name: str) -> Mapping[str, Any]:
+        """Those of a machine that the function has said."""
+        return self._asked[name].settings
 
     def network(self, name: str = "lan", **options: Any) -> PrivateNetwork:
         """A network between the cluster's machines, the same for the same name; options as ``vm_private_network``."""
-        if name not in self.networks:
-            first = FIRST_NUMBER + len(self.networks)
-            self.networks[name] = self._networks.make(name, owner=self._owner, first=first, **options)
-        return self.networks[name]
+        with self._lock:
+            if name not in self.networks:
+                first = FIRST_NUMBER + len(self.networks)
+                self.networks[name] = self._networks.make(name, owner=self._owner, first=first, **options)
+            return self.networks[name]
 
     def machine(
         self, name: str, *, networks: Sequence[PrivateNetwork | str] = (), **settings: object
     ) -> VirtualMachine:
         """One more machine of the cluster, ready: that of the test's settings with these changed.
 
+        Several threads may ask for machines at once.
+
         :param name: what the others know it by, and the test: ``readonly_vm_cluster["n0"]``.
         :param networks: those of `network` that it is on, or their names.
         :raises ConfigurationError: the name is taken, or a setting is wrong.
         """
         origin = f"cluster {self.config.cluster}: machine {name!r}"
-        if name in self.machines:
-            raise ConfigurationError(f"{origin}: there is one of that name already")
-        given = {key: Given(value, origin, Path.cwd()) for key, value in settings.items()}
-        config = replace(self.config, cluster=None).with_settings(given)
-        on = [self.network(network) if isinstance(network, str) else network for network in networks]
-        self.machines[name] = self._start(config, name=f"{self._owner} ({name})", networks=on, host=name)
-        self.settings[name] = told(settings)
-        return self.machines[name]
+        with self._lock:
+            if name in self._asked:
+                raise ConfigurationError(f"{origin}: there is one of that name already")
+            asked = self._asked[name] = _Asked(told(settings))
+        try:
+            given = {key: Given(value, origin, Path.cwd()) for key, value in settings.items()}
+            config = replace(self.config, cluster=None).with_settings(given)
+            on = [self.network(network) if isinstance(network, str) else network for network in networks]
+            asked.vm = self._start(config, name=f"{self._owner} ({name})", networks=on, host=name)
+        except BaseException:
+            del self._asked[name]
+            raise
+        return asked.vm
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A machine that the function has asked for."""
+
+    settings: Mapping[str, Any]
+    vm: VirtualMachine | None = None
+    """None until it is ready."""
 
 
 def told(settings: Mapping[str, object]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pytest_readonly_vm.errors import NetworkError, VmError
 from pytest_readonly_vm.guest.addresses import GuestCard
 from pytest_readonly_vm.machine.member import Member
 from pytest_readonly_vm.machine.membership import Membership
+from pytest_readonly_vm.machine.moments import Forks, Returning, Rewound
 from pytest_readonly_vm.network.subnet import Subnet
 from pytest_readonly_vm.network.switch_process import SwitchProcess
 from pytest_readonly_vm.qemu.card import Cabling, Card
@@ -23,21 +24,13 @@ _BUFFER = 1 << 20
 _LONGEST_UNREAD, _LOOK = 0.5, 0.001
 
 
-class Checkpoint(Protocol):
-    """A state of all machines on a network: a `ClusterCheckpoint`."""
-
-    @property
-    def cluster(self) -> "Together": ...
-
-    def close(self) -> None: ...
-
-
-class Together(Protocol):
+class Together(Rewound, Protocol):
     """All machines on a network, and on those that these are on, as one: a `Cluster`."""
 
-    def checkpoint(self) -> Any: ...
-    def restore(self, checkpoint: Any) -> None: ...
-    def fork(self, count: int) -> Any: ...
+    def checkpoint(self) -> Returning: ...
+    def fork(self, count: int) -> "Forks[Together]": ...
+    def network(self, name: str | None = None) -> Any: ...
+    def __getitem__(self, key: Any) -> Any: ...
 
 
 class PrivateNetwork(Membership):
@@ -58,7 +51,7 @@ class PrivateNetwork(Membership):
     ) -> None:
         super().__init__(name, switch, subnet, **options)
         self._together = together
-        self._checkpoints: list[Checkpoint] = []
+        self._checkpoints: list[Returning] = []
         switch.process.when_ended(self._tell_members)
 
     @property
@@ -114,7 +107,7 @@ class PrivateNetwork(Membership):
 
     # One moment of several machines.
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> Returning:
         """Remember all machines that are on it, and on networks of theirs, at one moment; a `ClusterCheckpoint`.
 
         What is on its way between them is remembered, too. As `Cluster.checkpoint` in all else.
@@ -123,17 +116,18 @@ class PrivateNetwork(Membership):
         self._checkpoints.append(checkpoint)
         return checkpoint
 
-    def restore(self, checkpoint: Checkpoint | None = None) -> None:
+    def restore(self, checkpoint: Returning | None = None) -> None:
         """Go back to a checkpoint of these machines, the latest by default; as `Cluster.restore`.
 
         :raises VmError: there is none, or it is closed.
         """
-        checkpoint = checkpoint or next(iter(self._checkpoints[-1:]), None)
-        if checkpoint is None:
+        self._checkpoints = [one for one in self._checkpoints if one.is_open]
+        if checkpoint is None and not self._checkpoints:
             raise VmError(f"{self.label}: there is no checkpoint to go back to")
-        checkpoint.cluster.restore(checkpoint)
+        found = checkpoint or self._checkpoints[-1]
+        found.of.restore(found)
 
-    def fork(self, count: int = 1) -> Any:
+    def fork(self, count: int = 1) -> Forks[Together]:
         """Machines like all those on it, on networks of their own, each a `Cluster`; as `Cluster.fork`."""
         return self._together(self).fork(count)
 

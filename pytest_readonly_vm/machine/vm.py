@@ -25,8 +25,8 @@ class VirtualMachine(Rewindable):
     After `reset` and `restore`, `qmp`, `console`, `screen` and `folder` are others.
     """
 
-    def __init__(self, instance: Instance, keeper: Keeper, *, progress: Progress) -> None:
-        super().__init__(instance, keeper, progress=progress)
+    def __init__(self, instance: Instance, keeper: Keeper, *, progress: Progress, is_ready: bool) -> None:
+        super().__init__(instance, keeper, progress=progress, is_ready=is_ready)
         self.config = instance.config
         self.handed_over = 0.0
         """When the present test got it, in seconds since the epoch."""
@@ -205,8 +205,9 @@ class VirtualMachine(Rewindable):
         """
         if self.closed:
             return
+        self._check_is_ready("close")
         self.closed = True
-        self.forget_all()
+        self.checkpoints.forget_all()
         self.leave_networks()
         instance = self.instance
         try:

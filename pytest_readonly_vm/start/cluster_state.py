@@ -79,5 +79,9 @@ class ClusterState:
         )
         return cls(tuple(MachineState(**machine) for machine in facts["machines"]), networks, facts["reads"], moment)
 
+    def difference(self) -> str | None:
+        """What happened to the files of its disks since it was frozen, or None."""
+        return self.moment.difference()
+
     def close(self) -> None:
         self.moment.close()

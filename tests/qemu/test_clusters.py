@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,6 +186,23 @@ def test_machines_may_have_images_that_only_the_function_names(config: VmConfig)
     assert formed.count("own") == 1
 
 
+@cluster
+def at_once(new: NewCluster) -> None:
+    """Started by threads: the one with a network, whose card is plugged in when it runs, is ready last."""
+    names = ("one", "two", "three")
+    with ThreadPoolExecutor(len(names)) as threads:
+        asked = [threads.submit(new.machine, name, networks=["lan"] * (name == "one")) for name in names]
+        for name, machine in zip(names, asked, strict=True):
+            machine.result().run(f"echo {name} >/tmp/name; sync")
+
+
+def test_machines_may_be_started_by_several_threads(start: Callable[..., Cluster]) -> None:
+    found = start(cluster=at_once)
+    assert sorted(found.names) == ["one", "three", "two"]
+    assert [vm.run("cat /tmp/name").stdout.strip() for vm in found] == list(found.names)
+    assert [vm.places for vm in found if vm.places] == [found["one"].places]
+
+
 def test_one_that_is_expected_is_there_before_it_is_wanted(config: VmConfig) -> None:
     with Lab() as lab:
         lab.start_cluster(config, name="first").close()
@@ -207,6 +225,11 @@ def nobody(new: NewCluster) -> None:
 def twice(new: NewCluster) -> None:
     new.machine("one")
     new.machine("one")
+
+
+@cluster
+def goes_back(new: NewCluster) -> None:
+    new.machine("one").reset()
 
 
 @cluster
@@ -234,6 +257,7 @@ def unfreezable(new: NewCluster) -> None:
         (twice, ConfigurationError, "cluster twice: machine 'one': there is one of that name already"),
         (wrong, ConfigurationError, "cluster wrong: machine 'one': memory: 'much' is not a size"),
         (unfreezable, ConfigurationError, "cluster unfreezable cannot be frozen: .*; use start=cold, by which"),
+        (goes_back, VmError, r"one\): reset\(\) is for a machine that is ready; this one is being made so"),
         (fails, RuntimeError, "by accident"),
     ],
 )
@@ -246,7 +270,7 @@ def test_what_cannot_be_formed_is_told_and_leaves_nothing(
             lab.start_cluster(config.replace(cluster=form), name="test")
         assert lab.networks.open == ()
         assert lab.on_their_way() == []
-    assert lost == {fails: ["test (two)", "test (one)"], twice: ["test (one)"]}.get(form, [])
+    assert lost == {fails: ["test (two)", "test (one)"], twice: ["test (one)"], goes_back: ["test (one)"]}.get(form, [])
 
 
 def test_without_copies_it_is_formed_for_each(config: VmConfig) -> None:

@@ -140,7 +140,7 @@ class TestEveryStart:
         checkpoint.close()
         with pytest.raises(VmError, match="no checkpoint"):
             vm.restore()
-        with pytest.raises(VmError, match="closed or another machine's"):
+        with pytest.raises(VmError, match="closed, or of something else"):
             vm.restore(checkpoint)
 
     def test_forks_go_on_from_here_and_apart(self, vm: VirtualMachine) -> None:

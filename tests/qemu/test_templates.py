@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import ConfigurationError, GuestDied, Lab, QmpError, VirtualMachine, VmConfig, layer
+from pytest_readonly_vm import ConfigurationError, GuestDied, Lab, QmpError, VirtualMachine, VmConfig, VmError, layer
 from tests.accelerator import ACCEL
 from tests.conftest import READY
 from tests.guests import bootsector
@@ -89,6 +89,11 @@ def second_time_lucky(vm: VirtualMachine) -> None:
 @layer
 def fatal(vm: VirtualMachine) -> None:
     vm.kill()
+
+
+@layer
+def goes_back(vm: VirtualMachine) -> None:
+    vm.reset()
 
 
 class TestAuto:
@@ -213,6 +218,11 @@ class TestLayers:
         with pytest.raises(GuestDied, match="SIGKILL"):
             start(layers=fatal, tmpdir=tmp_path)
         assert list(tmp_path.glob("*/*/*")) == []
+
+
+    def test_one_cannot_make_another_machine_of_the_one_that_is_to_be_frozen(self, start: Start) -> None:
+        with pytest.raises(VmError, match=r"reset\(\) is for a machine that is ready; this one is being made so"):
+            start(layers=goes_back)
 
 
 class TestNobodyChangesATemplate:
