@@ -19,7 +19,7 @@ from benchmarks.table import Table
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.hypervisor import find_hypervisor
 from pytest_readonly_vm.host.qemu_binary import find_qemu_img, host_arch
-from pytest_readonly_vm.host.seal import Landlock, landlock_abi
+from pytest_readonly_vm.host.seal import Bounds, Landlock, landlock_abi
 from pytest_readonly_vm.image.base import BaseImage, open_base
 from pytest_readonly_vm.machine.lab import Lab
 
@@ -91,7 +91,8 @@ def _ruleset(runs: int) -> Table:
     table = Table("Landlock, per machine", "us")
     if landlock_abi():
         with TemporaryDirectory() as folder:
-            table.add("ruleset made and closed", _per_call(lambda: Landlock(Path(folder), tcp=False).close(), runs))
+            bounds = Bounds(folder=Path(folder), tcp=False)
+            table.add("ruleset made and closed", _per_call(lambda: Landlock(bounds).close(), runs))
     return table
 
 

@@ -15,7 +15,7 @@ from pytest_readonly_vm.channels.picture import Picture
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import DisplayError, QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.tool import run_tool
 from pytest_readonly_vm.image.output_guard import OutputGuard
 
 _HOLD = 0.02  # seconds

@@ -19,7 +19,7 @@ from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.host.accel import PROVABLE, choose, prove
 from pytest_readonly_vm.host.firmware import find_firmware
 from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu, find_qemu_img
-from pytest_readonly_vm.host.seal import Landlock, landlock_abi
+from pytest_readonly_vm.host.seal import Bounds, Landlock, landlock_abi
 from pytest_readonly_vm.host.slots import Budget
 from pytest_readonly_vm.printable import count
 from pytest_readonly_vm.qemu.board import machine_type
@@ -145,7 +145,7 @@ def _landlock() -> Finding:
         return Finding("Landlock", "warn", "this kernel has none", f"{advice} monitor could write the image")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            Landlock(Path(folder), tcp=False).close()
+            Landlock(Bounds(folder=Path(folder), tcp=False)).close()
         except OSError as error:
             return Finding("Landlock", "FAIL", f"version {landlock_abi()}, refused: {error}", "use --vm-seal=off")
     return Finding("Landlock", "ok", f"version {landlock_abi()}")

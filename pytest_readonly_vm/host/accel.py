@@ -21,9 +21,10 @@ from pathlib import Path
 from pytest_readonly_vm.errors import AcceleratorUnavailable, HostError
 from pytest_readonly_vm.host.folders import user_cache
 from pytest_readonly_vm.host.locks import wait_for_lock
-from pytest_readonly_vm.host.process import ending, last_words, run_tool
+from pytest_readonly_vm.host.process import ending, last_words
 from pytest_readonly_vm.host.proof_firmware import PROVED, firmware
 from pytest_readonly_vm.host.qemu_binary import Qemu, host_arch
+from pytest_readonly_vm.host.tool import run_tool
 
 _KVM = Path("/dev/kvm")
 _PATIENCE = 3.0  # TCG takes 0.03 s for the same guest

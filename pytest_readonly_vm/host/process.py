@@ -1,6 +1,6 @@
-"""Owns every process that the package starts: the confinement, the drained stderr, the verdict, the certain end.
+"""Owns every process that runs beside this one: the confinement, the drained stderr, the verdict, the certain end.
 
-The only file that starts processes. A process started here dies with this one, however this one dies.
+One started here dies with this one, however this one dies. Tools that are waited for are `tool`'s.
 """
 
 import asyncio
@@ -14,13 +14,15 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pytest_readonly_vm.errors import GuestDied, QemuDied, VmError
+from pytest_readonly_vm.errors import GuestDied, QemuDied, StartFailed, VmError
 from pytest_readonly_vm.host.confinement import Confinement
 from pytest_readonly_vm.host.loop import Interruption, LoopThread, unless
+from pytest_readonly_vm.host.os_errors import explain
+from pytest_readonly_vm.host.seal import Bounds, Landlock
+from pytest_readonly_vm.host.workspace import COOKIE
 
 T = TypeVar("T")
 E = TypeVar("E", bound=VmError)
@@ -30,51 +32,6 @@ _STDERR_LINES_SHOWN = 20
 _DRAIN_PATIENCE = 1.0
 # "warning: fd: migration to a file …", "qemu-system-x86_64: -mon …: warning: …", "(qemu:1): GLib-WARNING **: …".
 _NO_CAUSE = re.compile(r"(?:^|: )(?:warning|info): |-(?:WARNING|Message) \*\*", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """How a short-lived helper tool ended. `returncode` is None when it was killed at its deadline."""
-
-    argv: tuple[str, ...]
-    returncode: int | None
-    stdout: str
-    stderr: str
-
-
-def run_tool(
-    argv: Sequence[str],
-    *,
-    timeout: float,
-    env: Mapping[str, str] | None = None,
-    pass_fds: Sequence[int] = (),
-    stdin: bytes = b"",
-) -> Completed:
-    """Run a helper tool to its end, at most `timeout` seconds, without a shell.
-
-    :raises OSError: it cannot be started.
-    """
-    confinement = Confinement(None)
-    try:
-        done = subprocess.run(
-            argv,
-            input=stdin,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-            env=env,
-            pass_fds=tuple(pass_fds),
-            preexec_fn=confinement,
-        )
-    except subprocess.TimeoutExpired as expired:
-        return Completed(tuple(argv), None, _decoded(expired.stdout), _decoded(expired.stderr))
-    except subprocess.SubprocessError:
-        raise confinement.failure() from None
-    return Completed(tuple(argv), done.returncode, _decoded(done.stdout), _decoded(done.stderr))
-
-
-def _decoded(data: bytes | None) -> str:
-    return (data or b"").decode(errors="replace")
 
 
 def last_words(stderr: str) -> list[str]:
@@ -119,6 +76,34 @@ class Spawner:
         :raises OSError: it cannot be started.
         """
         return self._thread.submit(self._start, tuple(argv), name, env, tuple(pass_fds), ruleset).result()
+
+    def start_confined(
+        self,
+        argv: Sequence[str],
+        *,
+        name: str,
+        env: Mapping[str, str],
+        pass_fds: Sequence[int],
+        run_folder: Path,
+        bounds: Bounds | None,
+    ) -> "Process":
+        """Start a process that belongs to a run, and is kept by Landlock within bounds, if there are any.
+
+        :param run_folder: the run's own, by whose name a later run knows what this one has left.
+        :raises StartFailed: it cannot be started.
+        """
+        try:
+            with ExitStack() as opened:
+                landlock = opened.enter_context(contextlib.closing(Landlock(bounds))) if bounds else None
+                return self.start(
+                    argv,
+                    name=name,
+                    env={**env, COOKIE: str(run_folder)},
+                    pass_fds=pass_fds,
+                    ruleset=landlock.fd if landlock else None,
+                )
+        except OSError as error:
+            raise StartFailed(f"{name}: {argv[0]} could not be started: {explain(error) or error}") from None
 
     def _start(
         self, argv: tuple[str, ...], name: str, env: Mapping[str, str], pass_fds: tuple[int, ...], ruleset: int | None

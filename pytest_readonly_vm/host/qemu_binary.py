@@ -12,7 +12,7 @@ from pytest_readonly_vm.config.architectures import of_computer
 from pytest_readonly_vm.errors import HostError, QemuNotFound, VmError
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import explain, is_lack
-from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.tool import run_tool
 
 _FAMILIES = {
     **dict.fromkeys(("x86_64", "i386"), "x86"),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_readonly_vm.host.once import OncePerKey
-from pytest_readonly_vm.host.process import run_tool
 from pytest_readonly_vm.host.qemu_binary import Qemu
+from pytest_readonly_vm.host.tool import run_tool
 
 _PATIENCE = 20.0
 _UNASKED = ("x86_64", "i386")

@@ -98,8 +98,19 @@ def choose_seal(wanted: str, *, has_sandbox: bool, origin: str) -> Seal:
     return seal
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a process that reads everything may do beside that."""
+
+    folder: Path | None
+    """Below which it may write."""
+    tcp: bool
+    devices: Sequence[Path] = DEVICES
+    """Which it may write as well."""
+
+
 class Landlock:
-    """A ruleset under which a process reads everything and writes only below `folder`, if any, and to QEMU's devices.
+    """A ruleset that keeps a process within its bounds.
 
     Where the kernel can do so, it neither signals others nor connects to their abstract sockets, and without `tcp` uses
     no TCP. Sockets with a path in the file system cannot be closed by Landlock.
@@ -107,17 +118,17 @@ class Landlock:
     Built in the parent and applied in the child between fork and exec, where as little as possible may be done.
     """
 
-    def __init__(self, folder: Path | None, *, tcp: bool, devices: Sequence[Path] = DEVICES) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         """:raises OSError: the kernel refuses the ruleset."""
         abi = landlock_abi()
-        attributes = _attributes(abi, tcp=tcp)
+        attributes = _attributes(abi, tcp=bounds.tcp)
         self.fd = _checked(
             _syscall(_SYS_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
         )
         try:
-            if folder is not None:  # not device nodes: root could make one of the disk that the base is on
-                self._allow(folder, _rights(abi) & ~(_MAKE_DEVICES | _IOCTL_DEV))
-            for device in devices:
+            if bounds.folder is not None:  # not device nodes: root could make one of the disk that the base is on
+                self._allow(bounds.folder, _rights(abi) & ~(_MAKE_DEVICES | _IOCTL_DEV))
+            for device in bounds.devices:
                 if device.exists():
                     self._allow(device, _rights(abi) & (_WRITE_FILE | _TRUNCATE | _IOCTL_DEV))
         except BaseException:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from pytest_readonly_vm.errors import HostError
-from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.tool import run_tool
 
 MISSING = "{} is not installed on this computer: package openssh-client"
 _PATIENCE = 30.0

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.host.process import Completed, ending, run_tool
+from pytest_readonly_vm.host.process import ending
+from pytest_readonly_vm.host.tool import Completed, run_tool
 from pytest_readonly_vm.host.writers import has_writer
 from pytest_readonly_vm.image.disk_formats import DIFFERENCING, FOOTER, end_of_cd, vhd_type
 from pytest_readonly_vm.image.not_a_disk import why_not_a_disk

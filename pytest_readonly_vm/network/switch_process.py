@@ -15,12 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pytest_readonly_vm.errors import NetworkError, StartFailed, SwitchDied
+from pytest_readonly_vm.errors import NetworkError, SwitchDied
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.host.process import Process, Spawner
-from pytest_readonly_vm.host.seal import Landlock, landlock_abi
-from pytest_readonly_vm.host.workspace import COOKIE
+from pytest_readonly_vm.host.seal import Bounds, landlock_abi
 
 _START = (
     "import sys; sys.path.insert(0, {folder!r}); from pytest_readonly_vm.network.switch.program import main; main()"
@@ -173,17 +171,11 @@ def _spawn(spawner: Spawner, label: str, line: int, run_folder: Path, remembered
     start = _START.format(folder=str(Path(__file__).parents[2]))
     # Without site-packages, and what else Python looks for at its start, it is there after half of the time.
     argv = (sys.executable, "-I", "-S", "-c", start, str(line), str(remembered))
-    landlock = Landlock(None, tcp=False, devices=()) if landlock_abi() else None
-    try:
-        return spawner.start(
-            argv,
-            name=label,
-            env={COOKIE: str(run_folder), **{name: os.environ[name] for name in _NEEDED if name in os.environ}},
-            pass_fds=(line,),
-            ruleset=landlock.fd if landlock else None,
-        )
-    except OSError as error:
-        raise StartFailed(f"{label}: its switch could not be started: {explain(error) or error}") from None
-    finally:
-        if landlock:
-            landlock.close()
+    return spawner.start_confined(
+        argv,
+        name=f"{label}: its switch",
+        env={name: os.environ[name] for name in _NEEDED if name in os.environ},
+        pass_fds=(line,),
+        run_folder=run_folder,
+        bounds=Bounds(folder=None, tcp=False, devices=()) if landlock_abi() else None,
+    )

@@ -25,11 +25,10 @@ from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config.qemu_args import may_use_tcp
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import GuestDied, StartFailed
-from pytest_readonly_vm.host.os_errors import explain, host_errors
+from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.process import Process
-from pytest_readonly_vm.host.seal import Landlock
+from pytest_readonly_vm.host.seal import Bounds
 from pytest_readonly_vm.host.ssh_key import public_key
-from pytest_readonly_vm.host.workspace import COOKIE
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.card import Card, CardWire
 from pytest_readonly_vm.qemu.chain import DiskImage
@@ -238,18 +237,12 @@ def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path
     # QEMU puts its temporary snapshots into TMPDIR.
     # Its memory by huge pages, where the kernel gives them to who asks: half as many page faults in the start of each.
     tunables = ":".join(filter(None, ("glibc.malloc.hugetlb=1", os.environ.get(_TUNABLES))))
-    env = {**os.environ, "TMPDIR": str(folder), COOKIE: str(folder.parent), _TUNABLES: tunables}
+    env = {**os.environ, "TMPDIR": str(folder), _TUNABLES: tunables}
     tcp = spec.config.network != "none" or may_use_tcp(spec.config.qemu_args)
-    landlock = Landlock(folder, tcp=tcp) if spec.hypervisor.seal.landlock else None
-    try:
-        return resources.spawner.start(
-            argv, name=spec.name, env=env, pass_fds=inherited, ruleset=landlock.fd if landlock else None
-        )
-    except OSError as error:
-        raise StartFailed(f"{spec.name}: {argv[0]} could not be started: {explain(error) or error}") from None
-    finally:
-        if landlock:
-            landlock.close()
+    bounds = Bounds(folder=folder, tcp=tcp) if spec.hypervisor.seal.landlock else None
+    return resources.spawner.start_confined(
+        argv, name=spec.name, env=env, pass_fds=inherited, run_folder=folder.parent, bounds=bounds
+    )
 
 
 def port_names(config: VmConfig) -> list[tuple[str, str]]:

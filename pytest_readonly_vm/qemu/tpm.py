@@ -9,11 +9,9 @@ import shutil
 import socket
 from pathlib import Path
 
-from pytest_readonly_vm.errors import ConfigurationError, HostError, StartFailed
-from pytest_readonly_vm.host.os_errors import explain
+from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.host.process import Process
-from pytest_readonly_vm.host.seal import Landlock
-from pytest_readonly_vm.host.workspace import COOKIE
+from pytest_readonly_vm.host.seal import Bounds
 from pytest_readonly_vm.qemu.board import machine_type
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
@@ -64,17 +62,11 @@ def start_tpm(spec: MachineSpec, resources: Resources, folder: Path, line: socke
     place.mkdir(mode=0o700)
     control = f"type=unixio,clientfd={line.fileno()}"
     argv = (program, "socket", "--tpm2", "--terminate", "--ctrl", control, "--tpmstate", f"dir={place},mode=0600")
-    landlock = Landlock(folder, tcp=False) if spec.hypervisor.seal.landlock else None
-    try:
-        return resources.spawner.start(
-            argv,
-            name=f"{spec.name}: its TPM",
-            env={**os.environ, "TMPDIR": str(place), COOKIE: str(folder.parent)},
-            pass_fds=(line.fileno(),),
-            ruleset=landlock.fd if landlock else None,
-        )
-    except OSError as error:
-        raise StartFailed(f"{spec.name}: {program} could not be started: {explain(error) or error}") from None
-    finally:
-        if landlock:
-            landlock.close()
+    return resources.spawner.start_confined(
+        argv,
+        name=f"{spec.name}: its TPM",
+        env={**os.environ, "TMPDIR": str(place)},
+        pass_fds=(line.fileno(),),
+        run_folder=folder.parent,
+        bounds=Bounds(folder=folder, tcp=False) if spec.hypervisor.seal.landlock else None,
+    )

@@ -11,7 +11,7 @@ import re
 from pathlib import Path, PurePath
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.tool import run_tool
 from pytest_readonly_vm.image.disk_formats import FIXED, FOOTER, UNFREEZABLE, vhd_type
 from pytest_readonly_vm.image.inspection import inspect_chain
 from pytest_readonly_vm.image.not_a_disk import why_not_a_disk

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.host.process import run_tool
+from pytest_readonly_vm.host.tool import run_tool
 from pytest_readonly_vm.image.disk_formats import is_description_of_vmdk
 
 _PATIENCE = 120.0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import QmpError, VirtualMachine
-from pytest_readonly_vm.host.seal import Landlock, landlock_abi, restrict_self
+from pytest_readonly_vm.host.seal import Bounds, Landlock, landlock_abi, restrict_self
 from tests.conftest import READY, SMALL
 from tests.guests import bootsector
 from tests.qemu.attacks import ATTACKS, ON_DISKS, ON_FILES, ON_ITS_OWN_DISK, Attack
@@ -174,7 +174,7 @@ def test_a_sealed_machine_without_a_network_connects_to_no_daemon(readonly_vm: V
 
 @pytest.mark.parametrize("kind", ["stat.S_IFBLK", "stat.S_IFCHR"])
 def test_a_sealed_process_cannot_make_device_nodes_even_in_its_own_folder(tmp_path: Path, kind: str) -> None:
-    landlock = Landlock(tmp_path, tcp=False)
+    landlock = Landlock(Bounds(folder=tmp_path, tcp=False))
     program = f"import os, stat; os.mknod('node', {kind} | 0o600, os.makedev(1, 3))"
     try:
         done = subprocess.run(

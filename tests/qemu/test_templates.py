@@ -219,7 +219,6 @@ class TestLayers:
             start(layers=fatal, tmpdir=tmp_path)
         assert list(tmp_path.glob("*/*/*")) == []
 
-
     def test_one_cannot_make_another_machine_of_the_one_that_is_to_be_frozen(self, start: Start) -> None:
         with pytest.raises(VmError, match=r"reset\(\) is for a machine that is ready; this one is being made so"):
             start(layers=goes_back)

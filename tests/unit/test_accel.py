@@ -12,8 +12,8 @@ import pytest
 
 from pytest_readonly_vm import AcceleratorUnavailable, QemuNotFound
 from pytest_readonly_vm.host import accel
-from pytest_readonly_vm.host.process import Completed, run_tool
 from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu
+from pytest_readonly_vm.host.tool import Completed, run_tool
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ import pytest
 from pytest_readonly_vm import GuestDied
 from pytest_readonly_vm.host import confinement
 from pytest_readonly_vm.host.loop import LoopThread
-from pytest_readonly_vm.host.process import Process, Spawner, ending, run_tool
+from pytest_readonly_vm.host.process import Process, Spawner, ending
+from pytest_readonly_vm.host.tool import run_tool
 
 
 @pytest.fixture

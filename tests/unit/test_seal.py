@@ -11,7 +11,7 @@ import pytest
 
 from pytest_readonly_vm import SealUnavailable
 from pytest_readonly_vm.host import seal
-from pytest_readonly_vm.host.seal import Landlock, choose_seal, landlock_abi, restrict_self
+from pytest_readonly_vm.host.seal import Bounds, Landlock, choose_seal, landlock_abi, restrict_self
 
 
 class Try(Protocol):
@@ -28,7 +28,7 @@ def confined(tmp_path: Path) -> Try:
     (tmp_path / "base").write_text("precious")
 
     def attempt(command: str, *, tcp: bool = False) -> str:
-        ruleset = Landlock(tmp_path / "own", tcp=tcp)
+        ruleset = Landlock(Bounds(folder=tmp_path / "own", tcp=tcp))
         try:
             done = subprocess.run(
                 ["sh", "-c", command],

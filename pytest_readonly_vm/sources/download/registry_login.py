@@ -16,7 +16,8 @@ from typing import Any
 
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.os_errors import explain
-from pytest_readonly_vm.host.process import ending, run_tool
+from pytest_readonly_vm.host.process import ending
+from pytest_readonly_vm.host.tool import run_tool
 
 _HELPER_PATIENCE = 60.0  # some ask the user for the password of a keyring
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
