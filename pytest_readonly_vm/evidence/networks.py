@@ -10,7 +10,7 @@ from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.printable import note
 
 if TYPE_CHECKING:
-    from pytest_readonly_vm.machine.networked import Places
+    from pytest_readonly_vm.machine.places import Places
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
 
 NETWORK_PIECE = re.compile(r"network-[A-Za-z0-9._-]{1,100}\.(?:pcapng|txt)")

@@ -9,7 +9,8 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.machine.moments import Forks, OpenCheckpoints, Returning
-from pytest_readonly_vm.machine.networked import Networked, Places, Told, cablings
+from pytest_readonly_vm.machine.networked import Networked
+from pytest_readonly_vm.machine.places import Places, Told, cablings, exchanging
 from pytest_readonly_vm.machine.pristine import prove_pristine
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.spec import MachineSpec
@@ -90,12 +91,19 @@ class Rewindable(Networked):
         if self._first is not None:
             self._go_back("reset", self._first)
         else:
-            self._follow(old, self._keeper.anew(old.spec), "reset")
+            with exchanging([(self.places, self.first_places)]):
+                new = self._keeper.anew(old.spec)
+            self._follow(old, new, "reset")
             self._end(old)
-            self.go_back_to_first_places()
+            self.settle_again()
         self.prove_pristine()
 
+    def _check_is_open(self, what: str) -> None:
+        if self.closed:
+            raise VmError(f"{self.name}: {what}() is for a machine that is there; this one has been closed")
+
     def _check_is_ready(self, what: str) -> None:
+        self._check_is_open(what)
         if not self._is_ready:
             raise VmError(
                 f"{self.name}: {what}() is for a machine that is ready; this one is being made so, by `ready`, a layer "
@@ -132,7 +140,8 @@ class Rewindable(Networked):
 
     def _go_back(self, how: str, checkpoint: Checkpoint) -> None:
         spec = replace(self.instance.spec, cards=cablings(checkpoint.places))
-        new = self._keeper.maker.clone(spec, checkpoint.template)
+        with exchanging([(self.places, checkpoint.places)]):
+            new = self._keeper.maker.clone(spec, checkpoint.template)
         self.follow(new, how, to=checkpoint.taken, places=checkpoint.places, told=checkpoint.told)
 
     def follow(self, new: Instance, how: str, *, to: float, places: Places, told: Told) -> None:
@@ -157,6 +166,7 @@ class Rewindable(Networked):
 
         :raises VmError: as `checkpoint`.
         """
+        self._check_is_open("fork")
         with self._history.noting("state", f"fork of {count}"):
             [template] = self._keeper.maker.freeze_running([self.instance]).templates
         forks: list[Self] = []

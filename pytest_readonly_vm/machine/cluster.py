@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import overload
 
-from pytest_readonly_vm.errors import NetworkError, VmError
+from pytest_readonly_vm.errors import NetworkError, SwitchDied, VmError
 from pytest_readonly_vm.host.cleanup import Cleanup
+from pytest_readonly_vm.machine.member import Member
 from pytest_readonly_vm.machine.moments import Forks, OpenCheckpoints, Returning
-from pytest_readonly_vm.machine.networked import Places, Told, cablings
 from pytest_readonly_vm.machine.networks import Networks
+from pytest_readonly_vm.machine.places import Places, Told, cablings, exchanging
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.instance import Instance
@@ -128,6 +130,7 @@ class Cluster(Sequence[VirtualMachine]):
 
         :raises VmError: something of a machine cannot be saved: some devices, such as nvme, block it.
         """
+        self._check_is_whole()
         moment = self._keeper.maker.freeze_running([vm.instance for vm in self], self.networks)
         for vm in self:
             vm.history.note("state", f"checkpoint of {self.name}")
@@ -152,19 +155,26 @@ class Cluster(Sequence[VirtualMachine]):
         """
         self._go_back("restore", self.checkpoints.meant(checkpoint, of=self.name))
 
+    def _check_is_whole(self) -> None:
+        if closed := ", ".join(name for name, vm in zip(self.names, self, strict=True) if vm.closed):
+            raise VmError(f"{self.name}: it has one moment as long as all of its machines are there; closed: {closed}")
+
     def _go_back(self, how: str, checkpoint: ClusterCheckpoint) -> None:
+        self._check_is_whole()
         loop = self._keeper.maker.resources.loop
-        loop.run(_held(self.networks))  # what the machines say until they end is not said to those that come
         specs = [
             replace(vm.instance.spec, cards=cablings(places))
             for vm, places in zip(self, checkpoint.places, strict=True)
         ]
-        try:
-            instances = self._keeper.maker.clones(specs, checkpoint.moment, self.networks)
-        except BaseException:
-            for network in self.networks:
-                loop.run(network.go_on())
-            raise
+        with exchanging([(vm.places, places) for vm, places in zip(self, checkpoint.places, strict=True)]):
+            try:
+                loop.run(_held(self.networks))  # what the machines say until they end is not said to those that come
+                instances = self._keeper.maker.clones(specs, checkpoint.moment, self.networks)
+            except BaseException:
+                for network in self.networks:
+                    with suppress(SwitchDied):
+                        loop.run(network.go_on())
+                raise
         for vm, instance, places, told in zip(self, instances, checkpoint.places, checkpoint.told, strict=True):
             vm.follow(instance, how, to=checkpoint.taken, places=places, told=told)
 
@@ -175,6 +185,7 @@ class Cluster(Sequence[VirtualMachine]):
 
         :raises VmError: as `checkpoint`.
         """
+        self._check_is_whole()
         machines = list(self)
         moment = self._keeper.maker.freeze_running([vm.instance for vm in machines], self.networks)
         states = [network.state(machines) for network in self.networks]
@@ -240,7 +251,7 @@ def thaw(
     slots = resources.slots([spec.config for spec in specs], owner, spare=spare)
     networks: list[PrivateNetwork] = []
     try:
-        places: list[Places] = [{} for _ in specs]
+        places: list[dict[PrivateNetwork, Member]] = [{} for _ in specs]
         for state in states:
             network, members = keeper.networks.again(state, owner=owner)
             networks.append(network)

@@ -16,8 +16,8 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.machine.cluster import Cluster, ClusterKeeper, Thawed, adopt, thaw
-from pytest_readonly_vm.machine.networked import cablings, take_places
 from pytest_readonly_vm.machine.new_cluster import NewCluster, StartMachine
+from pytest_readonly_vm.machine.places import cablings, take_places
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.instance import Instance

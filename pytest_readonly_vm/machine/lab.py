@@ -25,8 +25,8 @@ from pytest_readonly_vm.machine.checkpoints import Keeper
 from pytest_readonly_vm.machine.cluster import Cluster, ClusterKeeper, Thawed, around, discard
 from pytest_readonly_vm.machine.clusters import Clusters
 from pytest_readonly_vm.machine.made import Boot, LayerMade
-from pytest_readonly_vm.machine.networked import cablings, give_back, take_places
 from pytest_readonly_vm.machine.networks import Networks
+from pytest_readonly_vm.machine.places import cablings, give_back, take_places
 from pytest_readonly_vm.machine.presence import refuse_what_is_not_there
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.machine.vm import VirtualMachine

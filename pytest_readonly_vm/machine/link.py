@@ -33,7 +33,7 @@ class Link:
 
     @property
     def is_up(self) -> bool:
-        """Whether the cable is in; it is in a machine that has been made anew, by `reset` or `restore`."""
+        """Whether the cable is in, as it is in a machine that has been made anew, by `reset`, `restore` or `fork`."""
         return self._pulled is None or not self._pulled.is_on or self._instance is not self._machine.instance
 
     def down(self) -> "PulledCable":
@@ -44,7 +44,7 @@ class Link:
         """
         if not self.is_up:
             raise NetworkError(f"{self._machine.name}: the cable of its card {self._card.mac} is pulled already")
-        self.carry(up=False)
+        self._carry(up=False)
         self._instance = self._machine.instance
         self._pulled = PulledCable(self, self._begin())
         self._on_pull(self._pulled)
@@ -58,17 +58,21 @@ class Link:
         if self._pulled is not None:
             self._pulled.end()
 
-    def carry(self, *, up: bool) -> None:
-        """Have the card's carrier be there or not.
+    def put_in(self) -> None:
+        """Put it in again, unless nobody misses it: its machine has ended or was made anew, or the card was taken out.
 
-        :raises GuestDied: QEMU has ended.
+        :raises VmError: QEMU does not.
         """
-        self._loop.run(set_carrier(self._machine.instance.qmp, self._card, up=up))
+        machine, number = self._instance, self._card.number
+        if machine is self._machine.instance and any(card.number == number for card in machine.cards):
+            try:
+                self._carry(up=True)
+            except GuestDied:
+                if machine.process.returncode is None:
+                    raise
 
-    @property
-    def is_of_dead(self) -> bool:
-        """Whether the machine's QEMU has ended, so that nobody misses the cable."""
-        return self._machine.instance.process.returncode is not None
+    def _carry(self, *, up: bool) -> None:
+        self._loop.run(set_carrier(self._machine.instance.qmp, self._card, up=up))
 
 
 class PulledCable(Undoable):
@@ -79,11 +83,7 @@ class PulledCable(Undoable):
         self._link = link
 
     def _off(self) -> None:
-        try:
-            self._link.carry(up=True)
-        except GuestDied:
-            if not self._link.is_of_dead:
-                raise
+        self._link.put_in()
 
     def look(self) -> None:
         pass

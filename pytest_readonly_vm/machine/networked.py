@@ -1,53 +1,25 @@
 """Owns a machine's places on private networks: its cards there, plugged in and taken out, and what they are called."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable
 
-from pytest_readonly_vm.errors import ChannelError, NetworkError
+from pytest_readonly_vm.errors import ChannelError, NetworkError, VmError
 from pytest_readonly_vm.guest.addresses import BY_ITSELF, set_up_card
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.host.loop import LoopThread, leave
 from pytest_readonly_vm.machine.connections import Reachable
 from pytest_readonly_vm.machine.member import Member
+from pytest_readonly_vm.machine.places import Places, Told, give_back
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
-from pytest_readonly_vm.qemu import card as cards
-from pytest_readonly_vm.qemu.card import Cabling, Card
+from pytest_readonly_vm.qemu.card import Cabling, Card, plug, unplug
 from pytest_readonly_vm.qemu.instance import Instance
 
 _PATIENCE = 60.0
 _LETTING_GO = 15.0
 """Seconds, on a computer that runs guests by itself, until a guest has let go of a card."""
-
-Places = dict[PrivateNetwork, Member]
-"""A machine's places, one on each network."""
-Told = Mapping[PrivateNetwork, str | None]
-"""The names of others that its guest knows, on each network; see `PrivateNetwork.names`."""
-
-
-def take_places(networks: Iterable[PrivateNetwork], host: str) -> Places:
-    """Places for a machine that is to come, which whoever calls gives back if it does not.
-
-    :raises NetworkError: there is none left on one of them.
-    """
-    places: Places = {}
-    try:
-        for network in networks:
-            if network not in places:
-                places[network] = network.join(host, card=len(places) + 1)
-    except BaseException:
-        give_back(places)
-        raise
-    return places
-
-
-def give_back(places: Places) -> None:
-    for network, member in places.items():
-        network.leave(member)
-
-
-def cablings(places: Places) -> tuple[Cabling, ...]:
-    """The cards of a machine that is to come."""
-    return tuple(network.cabling(member) for network, member in places.items())
+_LETTING_GO_OF_VAIN = 6.0
+"""The same of one that could not be set up: of such a card it may know nothing."""
 
 
 class Networked(Reachable):
@@ -55,7 +27,9 @@ class Networked(Reachable):
 
     def __init__(self, instance: Instance, *, loop: LoopThread, progress: Progress) -> None:
         super().__init__(instance, loop=loop, progress=progress)
-        self._places: Places = {}
+        self._places: dict[PrivateNetwork, Member] = {}
+        self._first_places: Places = {}
+        """Those that it was started with."""
         self._host = ""
         self.naming = asyncio.Lock()
 
@@ -131,10 +105,7 @@ class Networked(Reachable):
         """
         member, card = network.member_of(self), self.card(network)
         with self._history.noting("network", f"taken out of {network.name}"):
-            patience = _LETTING_GO * self.instance.spec.slowness
-            work = cards.unplug(self.instance.qmp, card, name=self.name, timeout=patience)
-            self.loop.run(self._liveness.race(work))
-        self.instance.cards.remove(card)
+            self.loop.run(self._unplug(card, patience=_LETTING_GO * self.instance.spec.slowness))
         network.leave(member)
         self._places.pop(network, None)
 
@@ -143,10 +114,16 @@ class Networked(Reachable):
         """Those that it has now, on each network one."""
         return self._places.copy()
 
+    @property
+    def first_places(self) -> Places:
+        """Those that it was started with."""
+        return self._first_places
+
     def settle(self, places: Places, host: str) -> None:
-        """Take the places that were meant for it: cards that it has not yet are plugged in, all are set up."""
+        """Take the places that it is started with: cards that it has not yet are plugged in, all are set up."""
         self._host = host
-        self._places = places.copy()
+        self._first_places = places
+        self._places = dict(places)
         self._take(places)
 
     def _take(self, places: Places) -> None:
@@ -159,14 +136,9 @@ class Networked(Reachable):
         self._host = host
         self.go_back_to(places, {network: member.told for network, member in places.items()})
 
-    def go_back_to_first_places(self) -> None:
-        """It has been made anew, as it was started: the networks that it was plugged into since know it no more."""
-        first = {cabling.card.number for cabling in self.instance.spec.cards}
-        for network, member in self.places.items():
-            if member.card not in first:
-                network.leave(member)
-                del self._places[network]
-        self.settle(self._places, self._host)
+    def settle_again(self) -> None:
+        """It has been made anew, as it was started, and has its places of then, as `exchanging` gave them back."""
+        self.settle(self._first_places, self._host)
 
     @property
     def told(self) -> Told:
@@ -174,14 +146,13 @@ class Networked(Reachable):
         return {network: member.told for network, member in self._places.items()}
 
     def go_back_to(self, places: Places, told: Told) -> None:
-        """It has been made anew with these places, and its guest with all that was set up; of others it knew `told`."""
-        for network, member in self._places.items():
-            if places.get(network) is not member:
-                network.leave(member)
+        """It has been made anew with these places, and its guest with all that was set up; of others it knew `told`.
+
+        The places it has by now, as `exchanging` gave them.
+        """
         for network, member in places.items():
-            network.rejoin(member)
             member.machine, member.told = self, told.get(network)
-        self._places = places.copy()
+        self._places = dict(places)
         for network, member in places.items():
             self.loop.run(network.tell(member))
 
@@ -196,23 +167,37 @@ class Networked(Reachable):
         """Plug in the cards that it has not yet, and set up all."""
         # The guest begins to look for them while QEMU is given them: what it has to start for that takes it a while.
         set_up = asyncio.ensure_future(self._set_up_all(places))
-        there = {card.number for card in self.instance.cards}
+        before = tuple(self.instance.cards)
+        there = {card.number for card in before}
         try:
             for network, member in places.items():
                 if member.card not in there:
                     await self._plug_card(network.cabling(member))
             await set_up
-        except BaseException:
+        except BaseException as error:
             for network, member in places.items():
                 await network.cut(member)
+            if isinstance(error, Exception):
+                await self._take_out([card for card in self.instance.cards if card not in before])
             raise
         finally:
             leave(set_up)
 
+    async def _take_out(self, cards: Iterable[Card]) -> None:
+        """Take out what could not be set up, so that its place is free again; what the guest keeps stays."""
+        for card in cards:
+            with contextlib.suppress(VmError):
+                await self._unplug(card, patience=_LETTING_GO_OF_VAIN * self.instance.spec.slowness)
+
+    async def _unplug(self, card: Card, *, patience: float) -> None:
+        instance = self.instance
+        await self._liveness.race(unplug(instance.qmp, card, name=self.name, timeout=patience))
+        instance.cards.remove(card)
+
     async def _plug_card(self, cabling: Cabling) -> None:
         spec = self.instance.spec
         with await cabling.connect() as line:
-            card = await cards.plug(
+            card = await plug(
                 self.instance.qmp,
                 cabling.card,
                 line.fileno(),

@@ -4,6 +4,7 @@ Each is a virtio-net device whose frames go over a stream to a switch (``-netdev
 be given a descriptor while QEMU runs: in QEMU 7.2 that one connects in a thread, which has no monitor to ask for it).
 """
 
+import asyncio
 import re
 import socket
 from collections.abc import Callable, Coroutine, Mapping
@@ -159,19 +160,31 @@ async def found_place(qmp: Qmp, card: Card, bus: str) -> tuple[str, str]:
 
 
 async def unplug(qmp: Qmp, card: Card, *, name: str, timeout: float) -> None:
-    """Have the guest let go of a card, and take it out; on the loop.
+    """Have the guest let go of a card, and take it out; on the loop. An earlier try is gone on with.
 
     :param timeout: seconds for which the guest may keep it. By PCI Express it takes five from the press of a button.
     :raises NetworkError: the guest does not let go of it.
     """
-    await qmp.command("device_del", {"id": card.device})
+    if await _is_there(qmp, card):
+        try:
+            await qmp.command("device_del", {"id": card.device})
+        except QmpError as refused:
+            if "already in the process of unplug" not in refused.description:
+                raise
     try:
-        await qmp.next_event("DEVICE_DELETED", {"device": card.device}, timeout, of_guest=True)
-    except WaitTimeout:
+        async with asyncio.timeout(timeout):
+            while await _is_there(qmp, card):  # an event may be that of an earlier card of this name
+                await qmp.next_event("DEVICE_DELETED", {"device": card.device}, timeout, of_guest=True)
+    except (TimeoutError, WaitTimeout):
         error = NetworkError(f"{name}: the guest does not let go of its card {card.mac} within {timeout:g} s")
         error.add_note("a kernel that was built without hot-plugging never does: it has nothing in /sys/bus/pci/slots")
         raise error from None
     await qmp.command("netdev_del", {"id": card.line})
+
+
+async def _is_there(qmp: Qmp, card: Card) -> bool:
+    plugged = await qmp.command("qom-list", {"path": "/machine/peripheral"})
+    return any(one["name"] == card.device for one in plugged)
 
 
 async def set_carrier(qmp: Qmp, card: Card, *, up: bool) -> None:

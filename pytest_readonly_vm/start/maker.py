@@ -17,6 +17,7 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.host.watch import Watch, nobody
 from pytest_readonly_vm.image.contents import ContentDigests
+from pytest_readonly_vm.qemu.card import set_carrier
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import InitialState, greet, launch
@@ -172,6 +173,8 @@ class Maker:
                 await look(instance)
             await load_state(instance, state, without_shared_ram=template.ram is not None, what=what)
             await rearm_timers(instance)
+            for card in instance.cards:  # a cable that was out then is in a state as well; see `Link`
+                await set_carrier(instance.qmp, card, up=True)
 
         with self.giving_up(instance), _refusing(instance, what):
             self.resources.loop.run(load())

@@ -11,7 +11,7 @@ import pytest
 from pytest_readonly_vm import GuestPanicked, Lab, NetworkError, QemuDied, SwitchDied, VirtualMachine, VmError
 from pytest_readonly_vm.guest import addresses
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
-from tests.network.card_life import meet
+from tests.network.card_life import cards, meet
 from tests.network.test_machine_types import tiny
 from tests.qemu.waiting import GENEROUS, eventually
 
@@ -106,8 +106,8 @@ def test_a_guest_in_which_no_card_can_be_set_up_is_told_and_leaves_nothing(
         with pytest.raises(NetworkError, match=r"^two: the guest finds no card \(52:54:.*\) within [0-9.]+ s\n"):
             two.plug(lan)
     assert list(lan.hosts) == ["one"]
-    two.run("umount /sys; ip link set eth1 up; ip addr add 10.77.0.50/24 dev eth1", check=False)
-    assert not two.run("ping -c1 -W2 10.77.0.10", check=False)  # its line is cut
+    two.run("umount /sys")
+    assert cards(two) == []
     two.reset()
     two.plug(lan)
     meet(one, two, "one", "two")
