@@ -4,6 +4,7 @@ Nothing of the guest's own does it, so that any image will do; what manages netw
 off. POSIX shell, with iproute2, busybox or ifconfig.
 """
 
+import shlex
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
@@ -47,7 +48,7 @@ while :; do
         read -r index <"$card/ifindex" && grep -q ^I: "/run/udev/data/n$index" && [ -e "$card/device" ] && break 2
     done 2>/dev/null
     [ -n "$slots" ] || {{ echo 1 >/sys/bus/pci/rescan; }} 2>/dev/null
-    sleep 0.02 2>/dev/null || usleep 20000 2>/dev/null || sleep 1
+    sleep 0.05 2>/dev/null || usleep 50000 2>/dev/null || sleep 1  # oftener, it would take the kernel's time for this
 done
 card=${{card##*/}}
 """
@@ -59,7 +60,7 @@ done 2>/dev/null
 if command -v ip >/dev/null; then
     ip link set dev "$card" {mtu}up || exit
     # After a reboot it may have it already, from what the guest has kept.
-    ip addr show dev "$card" | grep -qF ' {ipv4} ' || ip addr add {ipv4} dev "$card" || exit
+    ip addr add {ipv4} dev "$card" || ip addr show dev "$card" | grep -qF ' {ipv4} ' || exit
     [ ! -e "/proc/sys/net/ipv6/conf/$card" ] || ip -6 addr add {ipv6} dev "$card" 2>/dev/null
 {routes}else
     ifconfig "$card" {address} netmask {mask} {mtu}up || exit
@@ -82,8 +83,8 @@ if command -v ip >/dev/null; then ip link set dev "$card" {mtu}up; else ifconfig
 
 # In place, as it may be a file that is mounted; where it cannot be written, over it.
 _NAMES = """\
-names=$(grep -v '# {mark}$' /etc/hosts 2>/dev/null; cat; echo .)
-names=${{names%.}}
+names=$(grep -v '# {mark}$' /etc/hosts 2>/dev/null; echo .)
+names=${{names%.}}{names}
 {{ printf %s "$names" >/etc/hosts; }} 2>/dev/null || {{
     printf %s "$names" >/run/private-hosts && mount --bind /run/private-hosts /etc/hosts
 }} || {{ echo "/etc/hosts cannot be written" >&2; exit 1; }}
@@ -134,11 +135,11 @@ async def set_up_card(
             old_routes=_OLD_ROUTES.format(**routers) if card.router else "",
         )
     if names is not None:
-        script += _NAMES.format(mark=mark)
+        script += _NAMES.format(mark=mark, names=shlex.quote(names))
     script += 'echo "$card"\n'
     late_after = _PATIENCE * slowness
     try:
-        done = await commands.run(script, input=names, timeout=late_after)
+        done = await commands.run(script, timeout=late_after)
     except CommandFailed as failed:
         raise _refused(f"{of}: a card ({card.mac})", failed) from None
     except CommandTimeout:
@@ -154,7 +155,7 @@ async def set_names(commands: Commands, *, names: str, mark: str, timeout: float
     :raises CommandTimeout: the guest has not done so within `timeout` seconds.
     """
     try:
-        await commands.run(_NAMES.format(mark=mark), input=names, timeout=timeout)
+        await commands.run(_NAMES.format(mark=mark, names=shlex.quote(names)), timeout=timeout)
     except CommandFailed as failed:
         raise _refused("names of others", failed) from None
 
