@@ -5,9 +5,10 @@ As a layer is of one machine, so is this of as many as the function asks for, an
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import overload
 
-from pytest_readonly_vm.config.prepared import Files, Prepared, located
+from pytest_readonly_vm.config.prepared import Files, Prepared, home_of, located
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,11 @@ class GuestCluster(Prepared):
     def form(self, new: object) -> object:
         """Form it, by what makes machines and networks; what the function returns."""
         return self.function(new, *self.args, **self.kwargs)
+
+    @property
+    def folder(self) -> Path:
+        """That of the function's file."""
+        return home_of(self.function)
 
 
 @overload

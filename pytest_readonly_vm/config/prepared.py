@@ -56,8 +56,12 @@ class Prepared:
 def located(function: Callable[..., object], files: Files) -> tuple[str, ...]:
     """What a decorator was given of files that its function depends on."""
     several = files if isinstance(files, list | tuple) else (files,)
-    home = Path(inspect.getfile(inspect.unwrap(function))).absolute().parent if several else Path()
-    return tuple(str(home / path) for path in several)
+    return tuple(str(home_of(function) / path) for path in several)
+
+
+def home_of(function: Callable[..., object]) -> Path:
+    """The folder of a function's file."""
+    return Path(inspect.getfile(inspect.unwrap(function))).absolute().parent
 
 
 def code_of(thing: object) -> str:

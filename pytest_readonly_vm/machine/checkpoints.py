@@ -68,10 +68,15 @@ class Rewindable(Networked):
         self.checkpoints = OpenCheckpoints[Checkpoint]()
         self._forked = 0
         self._first: Checkpoint | None = None
+        self._formed_with = ""
 
     def begins_with(self, template: Template) -> None:
         """A test gets it as it was then, and `reset` goes back there; the template outlives the machine."""
         self._first = Checkpoint(self, template, self.places, self.told)
+
+    def was_formed_with(self, others: str) -> None:
+        """It has become what it is together with others, at a moment that is not kept: there is no `reset`."""
+        self._formed_with = others
 
     def _follow(self, old: Instance, new: Instance, how: str, *, to: float = 0.0) -> None:
         new.qmp.history.follow(old.qmp.history)
@@ -84,9 +89,15 @@ class Rewindable(Networked):
         So are the networks that it was plugged into since; it is on those again that it was started with. A clone is
         there at once, a cold start boots anew; see the setting ``start``. Checkpoints stay.
 
-        :raises VmError: the new machine could not be started; the old one lives.
+        :raises VmError: the new machine could not be started, and the old one lives; or it is one of a cluster of which
+            the moment is not kept at which that was formed.
         """
         self._check_is_ready("reset")
+        if self._formed_with:
+            raise VmError(
+                f"{self.name}: the moment at which {self._formed_with} was formed is not kept, and without it this "
+                "machine would be another one; use a checkpoint"
+            )
         old = self.instance
         if self._first is not None:
             self._go_back("reset", self._first)

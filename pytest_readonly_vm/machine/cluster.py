@@ -296,18 +296,28 @@ def adopt(
 
     :param moment: the one from which it has gone on, if that is kept.
     """
-    machines = []
-    for number, (instance, places, host) in enumerate(zip(thawed.instances, thawed.places, names, strict=True)):
-        vm = keeper.adopt(instance)
-        vm.take_over(places, host)
-        if moment is not None:
-            vm.begins_with(moment.templates[number])
-        machines.append(vm)
+    machines: list[VirtualMachine] = []
+    try:
+        for number, (instance, places, host) in enumerate(zip(thawed.instances, thawed.places, names, strict=True)):
+            machines.append(vm := keeper.adopt(instance))
+            vm.take_over(places, host)
+            if moment is not None:
+                vm.begins_with(moment.templates[number])
+            else:
+                vm.was_formed_with(name)
+    except BaseException:
+        for vm in machines:
+            vm.close()
+        discard(keeper, replace(thawed, instances=thawed.instances[len(machines) :]))
+        raise
     return Cluster(name, machines, thawed.networks, keeper, names=names, moment=moment)
 
 
 def around(keeper: ClusterKeeper, network: PrivateNetwork) -> Cluster:
-    """All machines that are on a network, or on one that these are on, as they are now."""
+    """All machines that are on a network, or on one that these are on, as they are now.
+
+    :raises VmError: there are none.
+    """
     machines: dict[VirtualMachine, str] = {}
     networks = [network]
     for one in networks:  # which grow meanwhile
@@ -315,4 +325,6 @@ def around(keeper: ClusterKeeper, network: PrivateNetwork) -> Cluster:
             if isinstance(vm, VirtualMachine) and vm not in machines:
                 machines[vm] = host
                 networks += [other for other in vm.places if other not in networks]
+    if not machines:
+        raise VmError(f"{network.label}: nobody is on it")
     return Cluster(network.label, tuple(machines), networks, keeper, names=tuple(machines.values()))

@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -17,14 +17,14 @@ from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.machine.cluster import Cluster, ClusterKeeper, Thawed, adopt, thaw
 from pytest_readonly_vm.machine.new_cluster import NewCluster, StartMachine
-from pytest_readonly_vm.machine.places import cablings, take_places
+from pytest_readonly_vm.machine.places import cablings, give_back, take_places
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.archive import Archive
-from pytest_readonly_vm.start.cluster_state import ClusterState, MachineState
-from pytest_readonly_vm.start.freeze import freeze
+from pytest_readonly_vm.start.cluster_state import ClusterState, MachineState, NetworkState
+from pytest_readonly_vm.start.freeze import Moment, freeze
 from pytest_readonly_vm.start.frozen import FrozenOnes
 from pytest_readonly_vm.start.key import digest, key_of, keys_of
 from pytest_readonly_vm.start.migration import Unfrozen
@@ -160,50 +160,59 @@ class Clusters:
         assert config.cluster is not None
         maker, began, reads = self._keeper.maker, time.monotonic(), _read(config, self._formed.digests)
         rams: dict[Instance, int | None] = {}
-        new = NewCluster(config, name, self._keeper.networks, lambda *args, **named: start(*args, **named))
-        with ExitStack() as undo, ExitStack() as giving_up:
-            undo.callback(self._end, new)
 
-            def start(config: VmConfig, *, name: str, networks: Sequence[PrivateNetwork], host: str) -> VirtualMachine:
-                places = take_places(networks, host)
+        def start(config: VmConfig, *, name: str, networks: Sequence[PrivateNetwork], host: str) -> VirtualMachine:
+            places = take_places(networks, host)
+            with ExitStack() as undo:
+                undo.callback(give_back, places)
                 spec = replace(self._spec(config, name), cards=cablings(places))
-                instance, ram = self._templates.freezable(spec)
+                instance, ram, read = self._templates.freezable(spec)
                 if ram is not None:
                     undo.callback(os.close, ram)
-                rams[instance] = ram
-                giving_up.enter_context(maker.giving_up(instance))
-                vm = self._handle(instance)
-                vm.on_push = lambda path: reads.setdefault(path, self._formed.digests.digest_or_reason(path))
-                vm.settle(places, host)
-                return vm
+                with maker.giving_up(instance):
+                    vm = self._handle(instance)
+                    vm.on_push = lambda path: reads.setdefault(path, self._formed.digests.digest_or_reason(path))
+                    vm.settle(places, host)
+                undo.pop_all()
+            reads.update(read)
+            rams[instance] = ram
+            return vm
 
-            try:
+        new = NewCluster(config, name, self._keeper.networks, start)
+        try:
+            with _refusing_what_cannot_be_frozen(config):
                 with watched_layer(maker.watch, str(config.cluster), maker.resources.loop):
                     config.cluster.form(new)
-                machines = list(new.machines.values())
-                if not machines:
-                    raise ConfigurationError(f"{config.origin('cluster')}: cluster {config.cluster} makes no machine")
-                states = [network.state(machines) for network in new.networks.values()]
-                instances = [vm.instance for vm in machines]
-                memories = [rams[instance] for instance in instances]
-                moment = maker.resources.loop.run(freeze(instances, memories, list(new.networks.values())))
-            except Unfrozen as unfrozen:
-                raise ConfigurationError(
-                    f"{config.origin('cluster')}: cluster {config.cluster} cannot be frozen: {unfrozen}; use "
-                    "start=cold, by which it is formed for each test"
-                ) from None
-            except BaseException as error:
-                self._on_unformed(config, error)
-                raise
-            giving_up.pop_all()
-            undo.pop_all()
+                states, moment = self._frozen(config, new, rams)
+        except BaseException as error:
+            self._on_unformed(config, error)
+            with Cleanup() as cleanup:
+                for instance, ram in reversed(rams.items()):
+                    with cleanup.step():
+                        maker.give_up(instance, error)
+                    if ram is not None:
+                        os.close(ram)
+                with cleanup.step():
+                    self._end(new)
+            raise
         self._end(new)
         self._on_formed(config, name, time.monotonic() - began)
         kept = [MachineState(name=one, settings=new.settings(one), key="") for one in new.machines]
         keyed = [
             replace(machine, key=key_of(spec)) for machine, spec in zip(kept, self._specs(config, kept), strict=True)
         ]
-        return ClusterState(tuple(keyed), tuple(states), reads, moment)
+        return ClusterState(tuple(keyed), states, reads, moment)
+
+    def _frozen(
+        self, config: VmConfig, new: NewCluster, rams: Mapping[Instance, int | None]
+    ) -> tuple[tuple[NetworkState, ...], Moment]:
+        """The machines of a cluster at one moment, which ends them, and where each was."""
+        _check_there_is_one(config, new)
+        machines, networks = list(new.machines.values()), list(new.networks.values())
+        states = tuple(network.state(machines) for network in networks)
+        instances = [vm.instance for vm in machines]
+        work = freeze(instances, [rams[instance] for instance in instances], networks)
+        return states, self._keeper.maker.resources.loop.run(work)
 
     def _end(self, new: NewCluster) -> None:
         """End the networks between machines that have ended."""
@@ -219,12 +228,15 @@ class Clusters:
         began = time.monotonic()
         try:
             config.cluster.form(new)
+            _check_there_is_one(config, new)
         except BaseException as error:
             self._on_unformed(config, error)
             Cluster(name, tuple(new.machines.values()), tuple(new.networks.values()), self._keeper).close()
             raise
         self._on_formed(config, name, time.monotonic() - began)
         machines, networks = tuple(new.machines.values()), tuple(new.networks.values())
+        for vm in machines:
+            vm.was_formed_with(name)
         return Cluster(name, machines, networks, self._keeper, names=tuple(new.machines))
 
     def _distrust(self, config: VmConfig) -> bool:
@@ -237,6 +249,24 @@ class Clusters:
 
     def close(self) -> None:
         self._formed.close()
+
+
+@contextmanager
+def _refusing_what_cannot_be_frozen(config: VmConfig) -> Iterator[None]:
+    """:raises ConfigurationError: a machine of the cluster cannot be."""
+    try:
+        yield
+    except Unfrozen as unfrozen:
+        raise ConfigurationError(
+            f"{config.origin('cluster')}: cluster {config.cluster} cannot be frozen: {unfrozen}; use start=cold, by "
+            "which it is formed for each test"
+        ) from None
+
+
+def _check_there_is_one(config: VmConfig, new: NewCluster) -> None:
+    """:raises ConfigurationError: the function has made no machine."""
+    if not new.machines:
+        raise ConfigurationError(f"{config.origin('cluster')}: cluster {config.cluster} makes no machine")
 
 
 def with_settings_of(config: VmConfig, machine: MachineState) -> VmConfig:

@@ -27,7 +27,7 @@ from pytest_readonly_vm.machine.clusters import Clusters
 from pytest_readonly_vm.machine.made import Boot, LayerMade
 from pytest_readonly_vm.machine.networks import Networks
 from pytest_readonly_vm.machine.places import cablings, give_back, take_places
-from pytest_readonly_vm.machine.presence import refuse_what_is_not_there
+from pytest_readonly_vm.machine.presence import checked
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.architecture import choose_arch
@@ -97,7 +97,7 @@ class Lab:
         self._clusters = Clusters(
             self._cluster_keeper,
             self._templates,
-            spec=self.spec,
+            spec=lambda config, name, *, is_spare=False: self.spec(checked(config), name, is_spare=is_spare),
             start=self.start,
             handle=self._handle,
             archive=archives.of,
@@ -127,6 +127,7 @@ class Lab:
             for close in (
                 self.networks.close,
                 self._prefetch.close,
+                self._clusters.close,
                 self._templates.close,
                 self._bases.close,
                 self._resources.close,
@@ -149,9 +150,7 @@ class Lab:
         :raises BootTimeout: the guest did not become ready in time.
         :raises NetworkError: it cannot be on one of the networks.
         """
-        config = listed(config)
-        config.check()
-        refuse_what_is_not_there(config)
+        config = checked(config)
         places = take_places(networks, host or name)
         vm = None
         try:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,16 +64,20 @@ class NewCluster:
 
         :param name: what the others know it by, and the test: ``readonly_vm_cluster["n0"]``.
         :param networks: those of `network` that it is on, or their names.
+        :param settings: of paths, those that are relative are so to the folder of the function's file.
         :raises ConfigurationError: the name is taken, or a setting is wrong.
         """
         origin = f"cluster {self.config.cluster}: machine {name!r}"
         with self._lock:
             if name in self._asked:
                 raise ConfigurationError(f"{origin}: there is one of that name already")
-            asked = self._asked[name] = _Asked(told(settings))
+            asked = self._asked[name] = _Asked()
         try:
-            given = {key: Given(value, origin, Path.cwd()) for key, value in settings.items()}
+            assert self.config.cluster is not None
+            folder = self.config.cluster.folder
+            given = {key: Given(value, origin, folder) for key, value in settings.items()}
             config = replace(self.config, cluster=None).with_settings(given)
+            asked.settings = told(settings, config)
             on = [self.network(network) if isinstance(network, str) else network for network in networks]
             asked.vm = self._start(config, name=f"{self._owner} ({name})", networks=on, host=name)
         except BaseException:
@@ -86,18 +90,22 @@ class NewCluster:
 class _Asked:
     """A machine that the function has asked for."""
 
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     vm: VirtualMachine | None = None
     """None until it is ready."""
 
 
-def told(settings: Mapping[str, object]) -> dict[str, Any]:
+def told(settings: Mapping[str, object], config: VmConfig) -> dict[str, Any]:
     """Of settings of a machine those that it still has a use for once it is frozen, as JSON can say them.
 
     Functions are none of them: layers have been made by then, and it was ready.
+
+    :param config: what they came to, with paths that are the same from everywhere.
     """
     found: dict[str, Any] = {}
-    for name, value in settings.items():
+    for name, said in settings.items():
+        came_to = getattr(config, name)
+        value = came_to if isinstance(came_to, Path) else said
         values = list(value) if isinstance(value, list | tuple) else [value]
         if all(isinstance(one, str | int | float | Path | None) for one in values):
             texts = [str(one) if isinstance(one, Path) else one for one in values]

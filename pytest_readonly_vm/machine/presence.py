@@ -5,6 +5,18 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.settings import FILES, VmConfig
 from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.sources.image_list import listed
+
+
+def checked(config: VmConfig) -> VmConfig:
+    """A configuration whose image has been looked up, that makes sense, and of which the computer has what it takes.
+
+    :raises ConfigurationError: it does not, or the computer has not.
+    """
+    config = listed(config)
+    config.check()
+    refuse_what_is_not_there(config)
+    return config
 
 
 def refuse_what_is_not_there(config: VmConfig) -> None:

@@ -79,11 +79,9 @@ async def freeze(instances: Sequence[Instance], rams: Sequence[int | None], wire
     await _all(map(_rested, instances))
     with ExitStack() as kept:
         states, under_way = await _saved(instances, rams, wires, kept, go_on_after=False)
-        templates = []
-        for instance, ram, state, conversation in zip(instances, rams, states, conversations, strict=True):
-            overlays = await _ended(instance, (state, ram))
-            kept.callback(close_all, overlays)
-            templates.append(_template(instance, conversation, ram, state, overlays))
+        memories = zip(states, rams, strict=True)
+        disks = await _all(_ended(one, its, kept) for one, its in zip(instances, memories, strict=True))
+        templates = list(map(_template, instances, conversations, rams, states, disks))
         kept.pop_all()
     for instance in instances:
         instance.remove_folder()
@@ -101,7 +99,7 @@ async def freeze_running(instances: Sequence[Instance], wires: Sequence[Wire] = 
         for state in states:
             seal(state)
         templates = []
-        for instance, state, conversation in zip(instances, states, conversations, strict=True):
+        for instance, conversation, state in zip(instances, conversations, states, strict=True):
             templates.append(_template(instance, conversation, None, state, copies(instance.frozen_overlays)))
         kept.pop_all()
     return Moment(tuple(templates), under_way)
@@ -170,15 +168,13 @@ async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
 
 
 async def _all_kept(work: Sequence[Awaitable[int]], kept: ExitStack) -> list[int]:
-    """The same for descriptors, of which none is lost if some fail."""
-    done = await asyncio.gather(*work, return_exceptions=True)
-    for result in done:
-        if isinstance(result, int):
-            kept.callback(os.close, result)
-    for result in done:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in done if isinstance(result, int)]
+    """The same for descriptors, of which none is lost if some fail, or if nobody waits for all any more."""
+
+    async def keep(one: Awaitable[int]) -> int:
+        kept.callback(os.close, found := await one)
+        return found
+
+    return await _all(map(keep, work))
 
 
 async def _parted(instance: Instance) -> Conversation:
@@ -212,8 +208,8 @@ async def _rested(instance: Instance) -> None:
         before = now
 
 
-async def _ended(instance: Instance, memories: Iterable[int | None]) -> tuple[ImageFile, ...]:
-    """End a machine that was saved, and have nobody change what it leaves; the files of its disk.
+async def _ended(instance: Instance, memories: Iterable[int | None], kept: ExitStack) -> tuple[ImageFile, ...]:
+    """End a machine that was saved, and have nobody change what it leaves; the files of its disk, closed with `kept`.
 
     :raises StartFailed: somebody may.
     """
@@ -231,6 +227,7 @@ async def _ended(instance: Instance, memories: Iterable[int | None]) -> tuple[Im
             why = explain(error) or str(error)
             raise StartFailed(f"{instance.name}: the frozen guest cannot be kept as it is: {why}") from None
         raise
+    kept.callback(close_all, overlays)
     return overlays
 
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -102,10 +102,18 @@ class Maker:
             ExitStack() as giving_up,
             ThreadPoolExecutor(len(specs), thread_name_prefix="readonly-vm clones") as threads,
         ):
-            loads = [threads.submit(self._thawed, spec, one) for spec, one in zip(specs, moment.templates, strict=True)]
-            for load in loads:
-                if load.exception() is None:
-                    giving_up.enter_context(self.giving_up(load.result()))
+
+            def begin(spec: MachineSpec, template: Template) -> Future[Instance]:
+                load = threads.submit(self._thawed, spec, template)
+
+                def end(_: object, error: BaseException | None, __: object) -> None:
+                    if error is not None and load.exception() is None:
+                        self.give_up(load.result(), error)
+
+                giving_up.push(end)
+                return load
+
+            loads = [begin(spec, one) for spec, one in zip(specs, moment.templates, strict=True)]
             instances = [load.result() for load in loads]
 
             async def go_on() -> None:
@@ -248,12 +256,16 @@ class Maker:
         except Unfrozen:  # it runs on, and will be used
             raise
         except BaseException as error:
-            try:
-                if not instance.spec.is_spare:
-                    self._hooks.on_failure(instance, error)
-            finally:
-                self.discard(instance)
+            self.give_up(instance, error)
             raise
+
+    def give_up(self, instance: Instance, error: BaseException) -> None:
+        """End a machine that has not become what was wanted, once whoever wants it has seen it."""
+        try:
+            if not instance.spec.is_spare:
+                self._hooks.on_failure(instance, error)
+        finally:
+            self.discard(instance)
 
     def discard(self, instance: Instance) -> None:
         """End a machine that nobody will use, at once."""

@@ -21,7 +21,7 @@ from pytest_readonly_vm.start.frozen import FrozenOnes
 from pytest_readonly_vm.start.key import keys_of
 from pytest_readonly_vm.start.maker import Maker
 from pytest_readonly_vm.start.migration import Unfrozen
-from pytest_readonly_vm.start.template import Template, new_ram
+from pytest_readonly_vm.start.template import Reads, Template, new_ram
 
 _QUICK = 0.5
 """Seconds: a guest that boots in less is not worth a template."""
@@ -74,8 +74,9 @@ class Templates:
             raise Unfrozen(_NOT_BETTER)
         return self._get(spec, keys, even_if_quick)
 
-    def freezable(self, spec: MachineSpec) -> tuple[Instance, int | None]:
-        """A machine that is ready, has its layers, and is to be frozen by whoever asks; and its RAM, to be closed.
+    def freezable(self, spec: MachineSpec) -> tuple[Instance, int | None, Reads]:
+        """A machine that is ready, has its layers, and is to be frozen by whoever asks; its RAM, to be closed; and what
+        of the host's files its layers have read.
 
         :raises Unfrozen: such a machine cannot be frozen.
         """
@@ -85,7 +86,7 @@ class Templates:
             self._maker.discard(refused.instance)
             raise Unfrozen(str(refused)) from None
         with _memory(_copied(template.ram, spec.config.memory) if template.ram is not None else None) as ram:
-            return self._maker.clone(spec, template, ram=ram, freezable=True), ram
+            return self._maker.clone(spec, template, ram=ram, freezable=True), ram, template.reads
 
     def _get(self, spec: MachineSpec, keys: list[str], even_if_quick: bool) -> Template:
         *below, key = keys

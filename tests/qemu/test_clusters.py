@@ -1,18 +1,23 @@
 """Clusters: formed once, frozen at one moment, and each start goes on from there, with all that was under way."""
 
+import gc
+import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_readonly_vm import ConfigurationError, Lab, QemuDied, VirtualMachine, VmConfig, VmError, cluster
+from pytest_readonly_vm import ConfigurationError, Lab, QemuDied, VirtualMachine, VmConfig, VmError, cluster, layer
 from pytest_readonly_vm.config.cluster import GuestCluster
 from pytest_readonly_vm.machine.cluster import Cluster
 from pytest_readonly_vm.machine.new_cluster import NewCluster
+from pytest_readonly_vm.start import maker
 from tests.accelerator import ACCEL
+from tests.descriptors import descriptors
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.waiting import GENEROUS, eventually
 
@@ -127,8 +132,9 @@ def test_all_go_back_to_one_moment_and_go_on_apart(start: Callable[..., Cluster]
         forks[0]["one"].run("touch /tmp/later")
         assert not forks[1]["one"].run("test -e /tmp/later", check=False).ok
         assert all(is_whole(fork["two"]) for fork in (one, *forks))
-        with pytest.raises(VmError, match="is not kept; use a checkpoint"):
-            forks[0].reset()
+        for what in (forks[0], forks[0]["one"]):
+            with pytest.raises(VmError, match=r"\(fork 1\).*: the moment at which .* is not kept.*; use a checkpoint"):
+                what.reset()
     assert all(vm.closed for fork in forks for vm in fork)
 
 
@@ -171,36 +177,82 @@ def test_another_run_takes_what_was_kept_unless_something_of_it_changed(
     assert len(formed) == count + 2
 
 
+@layer
+def pushing(vm: VirtualMachine, file: Path) -> None:
+    vm.push(file, "/tmp/pushed")
+
+
+@cluster
+def layered(new: NewCluster, *, file: Path) -> None:
+    new.machine("one", layers=[pushing(file)])
+
+
+def test_what_a_layer_of_a_machine_has_read_counts(start: Callable[..., Cluster], tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed"
+    for content in ("first", "second"):
+        pushed.write_text(content)
+        assert start(cluster=layered(file=pushed))["one"].read_text("/tmp/pushed") == content
+
+
 @cluster
 def own(new: NewCluster) -> None:
     formed.append("own")
     guest = tiny_linux()
-    new.machine("one", image=guest.disk, kernel=guest.kernel, initrd=guest.initrd, append=guest.append)
+    kernel = os.path.relpath(guest.kernel, Path(__file__).parent)
+    new.machine("one", image=guest.disk, kernel=kernel, initrd=guest.initrd, append=guest.append)
 
 
-def test_machines_may_have_images_that_only_the_function_names(config: VmConfig) -> None:
+def test_machines_may_have_images_that_only_the_function_names(
+    config: VmConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     alone = replace(config, image=None, kernel=None, initrd=None, append=None, cluster=own)
+    before, lost = descriptors(), list[str]()
     for name in ("first", "second"):
-        with Lab() as lab:
+        with Lab(on_failure=lambda vm, _: lost.append(vm.name)) as lab:
             assert lab.start_cluster(alone, name=name)["one"].run("true").ok
+            gc.collect()
     assert formed.count("own") == 1
+    assert not descriptors() - before
+    assert lost == []
 
 
-@cluster
-def at_once(new: NewCluster) -> None:
-    """Started by threads: the one with a network, whose card is plugged in when it runs, is ready last."""
-    names = ("one", "two", "three")
-    with ThreadPoolExecutor(len(names)) as threads:
-        asked = [threads.submit(new.machine, name, networks=["lan"] * (name == "one")) for name in names]
-        for name, machine in zip(names, asked, strict=True):
-            machine.result().run(f"echo {name} >/tmp/name; sync")
+class Interrupted(ThreadPoolExecutor):
+    """Whoever first waits for what its threads do is interrupted."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._interruptions = iter((interrupt,))
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+        load = super().submit(*args, **kwargs)
+        result = load.result
+        vars(load)["result"] = lambda: next(self._interruptions, result)()
+        return load
 
 
-def test_machines_may_be_started_by_several_threads(start: Callable[..., Cluster]) -> None:
-    found = start(cluster=at_once)
-    assert sorted(found.names) == ["one", "three", "two"]
-    assert [vm.run("cat /tmp/name").stdout.strip() for vm in found] == list(found.names)
-    assert [vm.places for vm in found if vm.places] == [found["one"].places]
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "interruption",
+    [(maker, "ThreadPoolExecutor", Interrupted), (VirtualMachine, "take_over", interrupt)],
+    ids=["while they start", "when they are there"],
+)
+def test_nothing_is_left_of_a_fork_that_was_interrupted(
+    lab: Lab,
+    start: Callable[..., Cluster],
+    monkeypatch: pytest.MonkeyPatch,
+    interruption: tuple[object, str, object],
+) -> None:
+    one = start()
+    before, networks = lab._resources.running.copy(), lab.networks.open
+    with monkeypatch.context() as patched:
+        patched.setattr(*interruption)
+        with pytest.raises(KeyboardInterrupt):
+            one.fork()
+    assert (lab._resources.running, lab.networks.open) == (before, networks)
 
 
 def test_one_that_is_expected_is_there_before_it_is_wanted(config: VmConfig) -> None:
@@ -246,6 +298,11 @@ def wrong(new: NewCluster) -> None:
 
 
 @cluster
+def large(new: NewCluster) -> None:
+    new.machine("one", memory="100T")
+
+
+@cluster
 def unfreezable(new: NewCluster) -> None:
     new.machine("one", disk_interface="nvme")
 
@@ -256,6 +313,7 @@ def unfreezable(new: NewCluster) -> None:
         (nobody, ConfigurationError, "cluster nobody makes no machine"),
         (twice, ConfigurationError, "cluster twice: machine 'one': there is one of that name already"),
         (wrong, ConfigurationError, "cluster wrong: machine 'one': memory: 'much' is not a size"),
+        (large, ConfigurationError, "memory: [0-9]+M is more than this computer has"),
         (unfreezable, ConfigurationError, "cluster unfreezable cannot be frozen: .*; use start=cold, by which"),
         (goes_back, VmError, r"one\): reset\(\) is for a machine that is ready; this one is being made so"),
         (fails, RuntimeError, "by accident"),
@@ -283,4 +341,10 @@ def test_without_copies_it_is_formed_for_each(config: VmConfig) -> None:
             one["one"].run("touch /tmp/later")
         assert not one["one"].run("test -e /tmp/later", check=False).ok
         assert is_whole(one["two"])
+        with pytest.raises(VmError, match=r"test \(one\): the moment at which test was formed is not kept"):
+            one["one"].reset()
+        with pytest.raises(ConfigurationError, match="cluster nobody makes no machine"):
+            lab.start_cluster(config.replace(start="cold", cluster=nobody), name="test")
+        with pytest.raises(VmError, match="network alone: nobody is on it"):
+            lab.networks.make("alone").checkpoint()
     assert len(formed) == count + 1
