@@ -1,5 +1,6 @@
 """The fixture `readonly_vm_cluster` in runs of their own: asked for by markers, on xdist, in reports."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def options(cache: Path) -> list[str]:
 def test_on_two_workers_each_test_has_a_cluster_of_its_own_which_is_formed_once(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_clusters=CLUSTERS)
     # The guest below is that of other tests of this suite; the cluster is of this run alone.
-    result = pytester.runpytest_subprocess("-n2", "--dist=load", *options(templates()))
+    result = pytester.runpytest_subprocess("-n2", "--dist=load", "--vm-capsule=on-failure", *options(templates()))
     result.assert_outcomes(passed=4, failed=1, errors=4)
     assert sorted((pytester.path / "formed").read_text().split()) == ["formed", "other"]
     text = result.stdout.str()
@@ -90,6 +91,11 @@ def test_on_two_workers_each_test_has_a_cluster_of_its_own_which_is_formed_once(
             "*2 clusters formed in*",
         ]
     )
+    for name in ("one", "two"):  # each can be gone on with by itself
+        [capsule] = pytester.path.glob(f"test-results/test_clusters.py-test_fails-*/{name}/*.vmcapsule")
+        code = "import sys; from pytest_readonly_vm.cli import main; sys.exit(main())"
+        resumed = pytester.run(sys.executable, "-c", code, "resume", capsule, "-c", "cat /tmp/word")
+        assert (resumed.ret, resumed.outlines[-1]) == (0, "formed")
 
 
 @pytest.mark.parametrize(
