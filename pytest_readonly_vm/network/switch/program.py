@@ -38,7 +38,7 @@ class Program:
         self._control = control
         self._names: dict[int, str] = {}
         self._forwarding = Forwarding(Capture(limit, self._name_of), self._ask)
-        self._ports: dict[int, Port] = {}  # by their descriptors
+        self._ports: dict[int, Port] = {}  # by their descriptors, the oldest first
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
         self._is_reading = True
@@ -65,13 +65,29 @@ class Program:
                     if event & select.EPOLLOUT:
                         port.push()
                     if event & ~select.EPOLLOUT:
-                        self._read(port)
+                        self._hear(port, event)
             self._forwarding.tick()
             if self._service is not None:
                 self._service.tick()
             self._bound_questions()
 
     # Ports.
+    #
+    # When a machine is made anew, its new QEMU is connected before the old one ends, which runs on if the new one does
+    # not come up. So the older line of a number waits: what its machine says meanwhile stays in its socket.
+
+    def _is_current(self, port: Port) -> bool:
+        return self._forwarding.outlets.get(port.number) is port
+
+    def _current(self) -> list[Port]:
+        """Those that are no older line of a port."""
+        return [port for port in self._ports.values() if self._is_current(port)]
+
+    def _hear(self, port: Port, event: int) -> None:
+        if self._is_current(port):
+            self._read(port)
+        elif event & (select.EPOLLHUP | select.EPOLLERR):
+            self._close(port)
 
     def _read(self, port: Port) -> bool:
         """Take in what has come from a port; whether that was something."""
@@ -88,10 +104,11 @@ class Program:
         return bool(packets)
 
     def _watch(self, port: Port) -> None:
-        """Have epoll tell of what the port is to hear of."""
-        self._poll.modify(
-            port.line, (select.EPOLLIN if self._is_reading else 0) | (select.EPOLLOUT if port.is_waiting else 0)
-        )
+        """Have epoll tell of what the port is to hear of; of its end it tells in any case."""
+        events = 0
+        if self._is_current(port):
+            events = (select.EPOLLIN if self._is_reading else 0) | (select.EPOLLOUT if port.is_waiting else 0)
+        self._poll.modify(port.line, events)
 
     def _bound_questions(self) -> None:
         is_reading = self._forwarding.asking < _MOST_ASKED
@@ -105,7 +122,14 @@ class Program:
         self._poll.unregister(descriptor)
         del self._ports[descriptor]
         port.close()
-        if self._forwarding.outlets.get(port.number) is port:
+        if not self._is_current(port):
+            return
+        older = [one for one in self._ports.values() if one.number == port.number]
+        if older:
+            self._names[port.number] = older[-1].name
+            self._forwarding.outlets[port.number] = older[-1]  # what is under way is for it: it has been there before
+            self._watch(older[-1])
+        else:
             self._forwarding.disconnect(port.number)
 
     # The line to who has started it.
@@ -134,16 +158,17 @@ class Program:
 
     def _do_connect(self, line: int, *, number: int, name: str) -> None:
         port = Port(number, name, socket.socket(fileno=line), self._watch)
-        for old in [old for old in self._ports.values() if old.number == number]:
-            self._close(old)
+        older = [one for one in self._ports.values() if one.number == number]
         self._names[number] = name
         self._connected.setdefault(number, time.time_ns())
         self._ports[line] = port
-        self._poll.register(line, select.EPOLLIN)
+        self._poll.register(line, 0)
         self._forwarding.connect(port)
+        for one in (*older, port):
+            self._watch(one)
 
     def _do_disconnect(self, *, number: int) -> None:
-        for port in [port for port in self._ports.values() if port.number == number]:
+        for port in [port for port in self._ports.values() if port.number == number]:  # the current one at last
             self._close(port)
 
     def _do_serve(self, **facts: Any) -> None:
@@ -223,7 +248,7 @@ class Program:
                 "sent": port.sent,
                 "overflowed": port.overflowed,
             }
-            for port in self._ports.values()
+            for port in self._current()
         ]
 
     def _do_hold(self) -> None:
@@ -231,11 +256,11 @@ class Program:
 
     def _do_unread(self) -> int:
         """The most bytes that are on their way to a card which has not taken them."""
-        return max((port.unread for port in self._ports.values()), default=0)
+        return max((port.unread for port in self._current()), default=0)
 
     def _do_under_way(self, target: BinaryIO) -> int:
         """Write what is held, once all that has come is read."""
-        for port in tuple(self._ports.values()):
+        for port in self._current():
             while self._read(port):
                 pass
         with target:
