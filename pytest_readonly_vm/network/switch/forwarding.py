@@ -56,13 +56,30 @@ class Forwarding:
         """Packets that were dropped, as too much was late or held."""
 
     def connect(self, outlet: Outlet) -> None:
-        """A port from now on; one of the same number gives it its place."""
+        """A port from now on; one of the same number gives it its place, and what is under way to that is lost.
+
+        While the network is held nothing is: several machines are made anew then, and `go_on` says what was under way.
+        """
+        if outlet.number in self.outlets and self._held is None:
+            self._lose(outlet.number)
         self.outlets[outlet.number] = outlet
 
     def disconnect(self, number: int) -> None:
         """No port any more; what is under way to it is lost."""
         self.outlets.pop(number, None)
+        self._lose(number)
         self._places = {address: port for address, port in self._places.items() if port != number}
+
+    def _lose(self, number: int) -> None:
+        """Forget what is under way to a port: late, to be overtaken, or asked about."""
+        self._kept -= sum(len(packet) for _, _, target, packet in self._later if target == number)
+        self._later = [late for late in self._later if late[2] != number]
+        heapq.heapify(self._later)
+        self._overtaken = deque(waiting for waiting in self._overtaken if waiting[2][1] != number)
+        self._asked = {asked: about for asked, about in self._asked.items() if about[1][1] != number}
+        for rule in self.rules.values():
+            rule.held = {pair: waiting for pair, waiting in rule.held.items() if pair[1] != number}
+        self._settle()
 
     def receive(self, source: int, packets: list[bytes]) -> None:
         """Pass on what has come from a port, or keep it while the network is held."""
@@ -263,6 +280,8 @@ class Forwarding:
             self._kept = 0
             self._overtaken.clear()
             self._asked.clear()
+            for rule in self.rules.values():
+                rule.held.clear()
             entries = list(under_way)
         for _, port, seconds, packet in (entry for entry in entries if entry[0] == "to"):
             self._keep(now + seconds, port, packet)
