@@ -29,6 +29,7 @@ class FrameMatch:
         self._questions: queue.SimpleQueue[tuple[int, Frame] | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._asked: Frame | None = None
+        self._is_over = False
         self._thread = threading.Thread(target=self._serve, name=f"{OUR_THREADS} {label}", daemon=True)
         self._thread.start()
 
@@ -38,6 +39,8 @@ class FrameMatch:
 
     def _serve(self) -> None:
         while (question := self._questions.get()) is not None:
+            if self._is_over:  # what waits for an answer has had it by the end of its fault
+                continue
             number, frame = question
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 self._answer(number, self._error is None and self._is_for(frame))
@@ -55,8 +58,9 @@ class FrameMatch:
 
     def end(self) -> BaseException | None:
         """Ask no more. What the function has raised, if it has; or that it has not returned."""
+        self._is_over = True
         self._questions.put(None)
-        if threading.current_thread() is not self._thread and self._asked is not None:
+        if threading.current_thread() is not self._thread:
             self._thread.join(_PATIENCE)
             if self._thread.is_alive() and (frame := self._asked) is not None:
                 return NetworkError(
