@@ -50,7 +50,7 @@ class Membership(Disturbed):
         self._ports = itertools.count(1)
         self._lock = threading.Lock()
         self._members: dict[str, Member] = {}  # never changed, but replaced: others go through them meanwhile
-        self._station = Station(switch, services, subnet, domain=self.domain, mtu=mtu)
+        self._station = Station(switch, services, subnet, domain=self.domain, mtu=mtu, history=self.history)
 
     def __repr__(self) -> str:
         return f"<PrivateNetwork {self.name} {self.subnet} of {', '.join(self._members) or 'nobody'}>"
@@ -86,31 +86,28 @@ class Membership(Disturbed):
             port, name = next(self._ports), self._free_name(host)
             if address is None and self.services.is_router(name):
                 address = str(self._subnet.router)
-            found = self._free_address(port - 1) if address is None else self._address(port - 1, address)
+            found = self._subnet.address(
+                port - 1, address or self._free_address(port - 1), advertised=self.services.dhcp
+            )
             if self._is_taken(found):
                 raise NetworkError(f"{self.label}: {found.ipv4} is another machine's")
+            if self.services.is_any and found.ipv4 == self._subnet.server[0]:
+                raise NetworkError(f"{self.label}: {found.ipv4} is that of the network's own services")
             member = Member(port=port, host=name, address=found, card=card)
             self._members = {**self._members, member.host: member}
             self._hosts[port] = member.host
-        self._tell_station()
+            self._tell_station()
         return member
 
     def _is_taken(self, address: CardAddress) -> bool:
         return any(member.address.ipv4 == address.ipv4 for member in self._members.values())
 
-    def _address(self, card: int, ipv4: str | None = None) -> CardAddress:
-        return self._subnet.address(card, ipv4, advertised=self.services.dhcp)
-
-    def _free_address(self, card: int) -> CardAddress:
-        """That of the n-th card; where there are none left for so many, one that was given back."""
-        try:
-            return self._address(card)
-        except NetworkError:
-            free = (self._address(other) for other in range(card))
-            found = next((address for address in free if not self._is_taken(address)), None)
-            if found is None:
-                raise
-            return found
+    def _free_address(self, card: int) -> str:
+        taken = {member.address.ipv4 for member in self._members.values()}
+        router = self.services.router(self._subnet, self._addresses())
+        if router is not None:
+            taken.add(router.ipv4)
+        return str(self._subnet.free(card, taken))
 
     def _free_name(self, host: str) -> str:
         legal = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in host.lower())
@@ -122,7 +119,7 @@ class Membership(Disturbed):
         """Give a machine's place back."""
         with self._lock:
             self._members = {host: one for host, one in self._members.items() if one is not member}
-        self._tell_station()
+            self._tell_station()
 
     def rejoin(self, member: Member) -> None:
         """Take a place again that was given back.
@@ -130,15 +127,17 @@ class Membership(Disturbed):
         :raises NetworkError: somebody else has its name or its address now.
         """
         with self._lock:
-            others = {host: one for host, one in self._members.items() if one is not member}
-            if member.host in others:
+            if self._members.get(member.host) is member:
+                return
+            if member.host in self._members:
                 raise NetworkError(f"{self.label}: another machine is called {member.host} by now")
-            if any(other.address.ipv4 == member.address.ipv4 for other in others.values()):
+            if self._is_taken(member.address):
                 raise NetworkError(f"{self.label}: {member.address.ipv4} is another machine's by now")
-            self._members = {**others, member.host: member}
-        self._tell_station()
+            self._members = {**self._members, member.host: member}
+            self._tell_station()
 
     def _tell_station(self) -> None:
+        """Under the lock, so that what it is told last is the latest."""
         self._station.tell(self._addresses(), self._loop)
 
     def _addresses(self) -> dict[str, CardAddress]:
@@ -230,8 +229,9 @@ class Membership(Disturbed):
             interface=state.interface,
             told=state.told,
         )
-        self._members = {**self._members, state.host: member}
-        self._tell_station()
-        self._hosts[state.port] = state.host
-        self._ports = itertools.count(max(one.port for one in self._members.values()) + 1)
+        with self._lock:
+            self._members = {**self._members, state.host: member}
+            self._hosts[state.port] = state.host
+            self._ports = itertools.count(max(one.port for one in self._members.values()) + 1)
+            self._tell_station()
         return member

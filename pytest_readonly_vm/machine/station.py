@@ -3,33 +3,62 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from pytest_readonly_vm.errors import NetworkError, WaitTimeout
+from pytest_readonly_vm.channels.history import History
+from pytest_readonly_vm.errors import NetworkError, SwitchDied, WaitTimeout
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.network.services import Services
 from pytest_readonly_vm.network.subnet import CardAddress, Subnet
 from pytest_readonly_vm.network.switch_process import SwitchProcess
 
 
+@dataclass(slots=True)
+class _Expected:
+    """A machine that is waited for."""
+
+    present: asyncio.Future[None]
+    waiting: int = 0
+    """How many wait."""
+
+
 class Station:
     """What the switch answers by itself."""
 
     def __init__(
-        self, switch: SwitchProcess, services: Services, subnet: Subnet, *, domain: str, mtu: int | None
+        self,
+        switch: SwitchProcess,
+        services: Services,
+        subnet: Subnet,
+        *,
+        domain: str,
+        mtu: int | None,
+        history: History,
     ) -> None:
+        """`history` is the network's, which has it when the station could not be told something."""
         self.services = services
         self._switch = switch
         self._subnet = subnet
         self._domain = domain
         self._mtu = mtu
-        self._expected: dict[str, asyncio.Future[None]] = {}  # by MACs
+        self._history = history
+        self._expected: dict[str, _Expected] = {}  # by MACs
         switch.on_present = self._note_present
 
     def tell(self, hosts: Mapping[str, CardAddress], loop: LoopThread) -> None:
         """Have it know who is on the network, before the switch is asked for anything else."""
         if self.services.is_any:
             facts = self.services.facts(self._subnet, self._domain, self._mtu, hosts)
-            asyncio.run_coroutine_threadsafe(self._switch.ask("serve", **facts), loop.loop)
+            asyncio.run_coroutine_threadsafe(self._tell(facts), loop.loop)
+
+    async def _tell(self, facts: Mapping[str, Any]) -> None:
+        try:
+            await self._switch.ask("serve", **facts)
+        except SwitchDied:  # of which the test hears
+            pass
+        except NetworkError as error:
+            self._history.note("network", f"its services were not told who is on it: {error}")
 
     async def wait_for(self, address: CardAddress, *, timeout: float, of: str) -> None:
         """Until a machine answers to the address that the network's DHCP has for it; on the loop.
@@ -39,11 +68,12 @@ class Station:
         :raises SwitchDied: there is no switch any more.
         """
         mac = address.mac
-        present = self._expected.setdefault(mac, asyncio.get_running_loop().create_future())
+        expected = self._expected.setdefault(mac, _Expected(asyncio.get_running_loop().create_future()))
+        expected.waiting += 1
         try:
             await self._switch.ask("expect", mac=mac, is_wanted=True)
             async with asyncio.timeout(timeout):
-                await asyncio.shield(present)
+                await asyncio.shield(expected.present)
         except TimeoutError:
             error = WaitTimeout(f"{of}: nobody answers as {address.ipv4} on {self._switch.label} within {timeout:g} s")
             error.add_note(
@@ -52,11 +82,12 @@ class Station:
             )
             raise error from None
         finally:
-            if self._expected.get(mac) is present:
+            expected.waiting -= 1
+            if not expected.waiting:  # others may wait longer
                 del self._expected[mac]
                 with contextlib.suppress(NetworkError):
                     await self._switch.ask("expect", mac=mac, is_wanted=False)
 
     def _note_present(self, mac: str) -> None:
-        if (present := self._expected.get(mac)) is not None and not present.done():
-            present.set_result(None)
+        if (expected := self._expected.get(mac)) is not None and not expected.present.done():
+            expected.present.set_result(None)

@@ -1,14 +1,17 @@
 """Owns the addresses of one network: which subnets it has, and which address and MAC each card gets. Pure."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from pytest_readonly_vm.errors import NetworkError
+from pytest_readonly_vm.network.switch.mac import interface_of, mac_of
 
 _FIRST = 10
 """The host part of the first card's address; those below are the network's own, and a test's."""
 _LEAST_IPV6 = 112
 """The longest IPv6 prefix that has room for as many cards as an IPv4 one of 16 bits."""
+_SERVER_CARD = 0xFFFF
 
 _ADVERTISED = 64
 """The length of prefixes of which guests make addresses."""
@@ -64,35 +67,46 @@ class Subnet:
     @property
     def server_mac(self) -> str:
         """The MAC of those; no card has it."""
-        return _mac(self.number, 0xFFFF)
+        return _mac(self.number, _SERVER_CARD)
 
     @property
     def router(self) -> IPv4Address:
         """The address that is kept for a machine which is the others' router."""
         return self.ipv4[2]
 
-    def address(self, card: int, ipv4: str | None = None, *, advertised: bool = False) -> CardAddress:
-        """That of the n-th card, from 0 on.
+    def free(self, card: int, taken: Collection[IPv4Address]) -> IPv4Address:
+        """The address of the n-th card, from 0 on; where that is taken the next one that is not, going round.
 
-        :param ipv4: the one that a test wants it to have; the IPv6 address has the same end.
-        :param advertised: whether the guest makes its IPv6 address by itself, of the prefix and its MAC (RFC 4862).
-        :raises NetworkError: that is none of this subnet's, or there is none left.
+        :raises NetworkError: there is none left.
         """
-        host = _FIRST + card
-        if ipv4 is not None:
-            try:
-                host = int(IPv4Address(ipv4)) - int(self.ipv4.network_address)
-            except ValueError as error:
-                raise NetworkError(f"no address for a card: {error}") from None
+        room = min(self.ipv4.num_addresses - 1, self.ipv6.num_addresses) - _FIRST
+        addresses = (self.ipv4[_FIRST + (card + further) % room] for further in range(room))
+        found = next((address for address in addresses if address not in taken), None)
+        if found is None:
+            raise NetworkError(f"{self.ipv4} has no address left")
+        return found
+
+    def address(self, card: int, ipv4: str, *, advertised: bool = False) -> CardAddress:
+        """That of the n-th card, from 0 on, whose MAC no other card has.
+
+        :param ipv4: the one that it is to have; the IPv6 address has the same end.
+        :param advertised: whether the guest makes its IPv6 address by itself, of the prefix and its MAC (RFC 4862).
+        :raises NetworkError: that is none of this subnet's, or there were too many cards for one more MAC.
+        """
+        try:
+            host = int(IPv4Address(ipv4)) - int(self.ipv4.network_address)
+        except ValueError as error:
+            raise NetworkError(f"no address for a card: {error}") from None
         if not 0 < host < self.ipv4.num_addresses - 1:
-            raise NetworkError(
-                f"{ipv4} is none of a machine's in {self.ipv4}" if ipv4 else f"{self.ipv4} has no address left"
-            )
+            raise NetworkError(f"{ipv4} is none of a machine's in {self.ipv4}")
+        if card >= _SERVER_CARD:
+            raise NetworkError(f"{self.ipv4} has had {_SERVER_CARD} cards, and there is no MAC for one more")
         mac = _mac(self.number, card)
         end = host
         if advertised and self.ipv6.prefixlen == _ADVERTISED:
-            octets = bytes.fromhex(mac.replace(":", ""))
-            end = int.from_bytes(bytes([octets[0] ^ 2]) + octets[1:3] + b"\xff\xfe" + octets[3:], "big")
+            end = int.from_bytes(interface_of(mac_of(mac)), "big")
+        if end >= self.ipv6.num_addresses:
+            raise NetworkError(f"{ipv4}: {self.ipv6} has no address with the same end, {host}")
         return CardAddress(mac, self.ipv4[host], self.ipv6[end])
 
 

@@ -285,7 +285,10 @@ def test_an_address_is_awaited_until_its_machine_has_it(served: PrivateNetwork, 
     with pytest.raises(WaitTimeout, match=rf"one: nobody answers as {one.ip} on network lan within 0\.1 s"):
         wait(0.1).result()
     assert one.heard()
-    present = wait(GENEROUS)
+    present, impatient = wait(GENEROUS), wait(0.1)
+    with pytest.raises(WaitTimeout):
+        impatient.result()
+    one.heard()
     [probe] = one.hear(1)
     assert (is_probe(probe), probe[:6], probe[38:42]) == (True, one.mac, ours)
     reply = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 2) + one.mac + ours + SERVER + bytes([10, 77, 0, 1])

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
+from pytest_readonly_vm.network.switch.mac import mac_of
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -42,11 +44,11 @@ class Known:
     def of(cls, facts: dict[str, Any]) -> "Known":
         """Of what is told, in JSON."""
         hosts = [
-            Host(host["name"], _mac(host["mac"]), IPv4Address(host["ipv4"]), IPv6Address(host["ipv6"]))
+            Host(host["name"], mac_of(host["mac"]), IPv4Address(host["ipv4"]), IPv6Address(host["ipv6"]))
             for host in facts["hosts"]
         ]
         return cls(
-            mac=_mac(facts["mac"]),
+            mac=mac_of(facts["mac"]),
             ipv4=IPv4Address(facts["ipv4"]),
             ipv6=IPv6Address(facts["ipv6"]),
             subnet=IPv4Network(facts["subnet"]),
@@ -61,7 +63,3 @@ class Known:
             boot_address=IPv4Address(facts["boot_address"] or 0),
             hosts={host.mac: host for host in hosts},
         )
-
-
-def _mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))

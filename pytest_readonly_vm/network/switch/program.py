@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from pytest_readonly_vm.network.switch.capture import Capture
 from pytest_readonly_vm.network.switch.forwarding import Forwarding
 from pytest_readonly_vm.network.switch.known import Known
+from pytest_readonly_vm.network.switch.mac import mac_of
 from pytest_readonly_vm.network.switch.packet import HEAD, kind_of
 from pytest_readonly_vm.network.switch.port import Broken, Port
 from pytest_readonly_vm.network.switch.rule import Pair, Rule
@@ -183,7 +184,7 @@ class Program:
 
     def _do_expect(self, *, mac: str, is_wanted: bool) -> None:
         if self._service is not None:
-            self._service.expect(bytes.fromhex(mac.replace(":", "")), is_wanted=is_wanted)
+            self._service.expect(mac_of(mac), is_wanted=is_wanted)
 
     def _do_fault(self, *, number: int, **wanted: Any) -> None:
         self._forwarding.rules[number] = Rule(number, wanted, self._name_of)

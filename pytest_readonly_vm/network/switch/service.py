@@ -24,6 +24,7 @@ from pytest_readonly_vm.network.switch.datagram import (
     udp_in,
 )
 from pytest_readonly_vm.network.switch.known import Known
+from pytest_readonly_vm.network.switch.mac import interface_of
 from pytest_readonly_vm.network.switch.packet import HEAD, packet
 
 NUMBER = 0
@@ -183,8 +184,7 @@ class Service:
 
     @property
     def _link_local(self) -> IPv6Address:
-        mac = self.known.mac
-        return IPv6Address(b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:])
+        return IPv6Address(b"\xfe\x80" + bytes(6) + interface_of(self.known.mac))
 
     def _icmp6_reply(self, to: Datagram, source: IPv4Address | IPv6Address, body: bytes) -> bytes:
         is_nobodys = not int(to.source)  # of who only looks whether the address is free
