@@ -11,18 +11,33 @@ import inspect
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
+from itertools import count
+from operator import itemgetter
 from pathlib import Path, PurePath
-from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, Self
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from typing import Any, Generic, Protocol, Self
 
 Files = str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
 """Files and folders, relative to the file that a function is in."""
 
-_IN_THIS_PROCESS = "only in process "
+_IN_THIS_PROCESS = f"only in process {os.urandom(8).hex()} "
 _UNCHANGEABLE = (str, bytes, int, float, complex, tuple, frozenset, PurePath, enum.Enum, type, FunctionType, type(None))
+
+_PLAIN: tuple[object, ...] = (dict, list, tuple, object, Generic, Protocol)
+"""Classes without code of the user's, of whose instances all that they have can be seen."""
+
+_MOST_INSTANCES, _DEEPEST = 10_000, 40
+"""Of what is larger, as a whole program that hangs on an argument is, nothing can be told."""
+
+_untold: dict[int, int] = {}
+"""Numbers of what nothing can be told of, by their ids, while they live: another may have the same place later."""
+_numbers = count()
+_kept: list[object] = []
+"""Those of them whose end nobody would be told of."""
 
 _READING = threading.Lock()
 """`inspect` parses the file of a class, and Python 3.11 takes two threads that do so at once for its own error."""
@@ -69,11 +84,32 @@ def code_of(thing: object) -> str:
 
     Of what has neither a text of its own nor code to be seen, the text is another in every process.
     """
-    return "\0".join(_texts(thing, set()))
+    return "\0".join(_texts(thing, _Seen()))
 
 
-def _texts(thing: Any, seen: set[int] | None) -> Iterator[str]:
-    """The parts of that text; `seen` has the ids of the functions that are in it already, None is for all of them."""
+@dataclass(slots=True)
+class _Seen:
+    """What is in a text already, so that circles end."""
+
+    numbers: dict[int, int] = field(default_factory=dict)
+    """Of functions and instances, by their ids, in the order in which they came."""
+    with_surroundings: bool = True
+    """Whether of functions there is more than their own lines."""
+    depth: int = 0
+    counted: Iterator[int] = field(default_factory=count)
+
+    def has(self, thing: object) -> bool:
+        """Whether it is there already, as it is from now on."""
+        number = len(self.numbers)
+        return self.numbers.setdefault(id(thing), number) != number
+
+    def apart(self) -> "_Seen":
+        """For one of several things whose order means nothing, so that each has a text of its own."""
+        return replace(self, numbers=dict(self.numbers), with_surroundings=False)
+
+
+def _texts(thing: Any, seen: _Seen) -> Iterator[str]:
+    """The parts of that text."""
     match thing:
         case Prepared():
             yield from _texts((thing.function, *thing.args, *sorted(thing.kwargs.items()), *thing.files), seen)
@@ -84,32 +120,73 @@ def _texts(thing: Any, seen: set[int] | None) -> Iterator[str]:
         case partial():
             yield from _texts((thing.func, *thing.args, *sorted(thing.keywords.items())), seen)
         case set() | frozenset():  # which is in another order in every process
-            yield from (type(thing).__qualname__, *sorted("\0".join(_texts(item, None)) for item in thing), "}")
+            items = sorted([*_texts(item, seen.apart())] for item in thing)
+            yield from (type(thing).__qualname__, *(text for item in items for text in item), "}")
         case dict() if type(thing) is dict:
             yield from ("{", *(text for item in thing.items() for text in _texts(item, seen)), "}")
         case list() | tuple() if type(thing) in (list, tuple):
             yield from (type(thing).__name__, *(text for item in thing for text in _texts(item, seen)), ")")
+        case type() if _is_users(thing):
+            yield f"{thing.__qualname__} {_source(thing)}"
         case _:
-            yield _text(thing)
+            text = repr(thing)
+            if inspect.isroutine(thing) or re.search(r" at 0x[0-9a-f]+", text):
+                yield from _instance(thing, seen)
+            else:
+                yield f"{type(thing).__qualname__} {text}"
 
 
-def _text(thing: Any) -> str:
-    kind: Any = type(thing)
-    if issubclass(kind, type) and _is_users(thing):
-        return f"{thing.__qualname__} {_source(thing)}"
-    text = repr(thing)
-    if not inspect.isroutine(thing) and not re.search(r" at 0x[0-9a-f]+", text):
-        return f"{kind.__qualname__} {text}"
-    return _source(kind) or f"{_IN_THIS_PROCESS}{os.getpid()}: {text}"
+def _instance(thing: Any, seen: _Seen) -> Iterator[str]:
+    """The classes that it is of, and what it has in it, as its own text does not tell that."""
+    kind = type(thing)
+    classes = [one for one in kind.__mro__ if one not in _PLAIN]
+    is_small = seen.depth < _DEEPEST and next(seen.counted) < _MOST_INSTANCES
+    if not (classes and all(map(_source, classes)) and is_small):
+        yield _only_here(thing)
+        return
+    if seen.has(thing):
+        yield f"{kind.__qualname__} {seen.numbers[id(thing)]}"
+        return
+    seen.depth += 1
+    for one in classes:
+        yield f"{one.__qualname__} {_source(one) if _is_users(one) else one.__module__}"
+    items = dict.items(thing) if isinstance(thing, dict) else thing if isinstance(thing, list | tuple) else ()
+    yield from _texts([*items, *sorted(_fields(thing), key=itemgetter(0))], seen)
+    seen.depth -= 1
 
 
-def _function(function: FunctionType, seen: set[int] | None) -> Iterator[str]:
+def _fields(thing: Any) -> Iterator[tuple[str, Any]]:
+    """What it has by name, in a dictionary or in slots, but for what is worked out of the rest when it is wanted."""
+    for name, value in getattr(thing, "__dict__", {}).items():
+        if not isinstance(inspect.getattr_static(type(thing), name, None), cached_property):
+            yield name, value
+    for kind in type(thing).__mro__:
+        for name, slot in vars(kind).items():
+            if isinstance(slot, MemberDescriptorType):
+                with contextlib.suppress(AttributeError):  # it has nothing in it yet
+                    yield name, slot.__get__(thing)
+
+
+def _only_here(thing: object) -> str:
+    """A text that one thing has in this process, and no other ever."""
+    if id(thing) not in _untold:
+        _untold[id(thing)] = next(_numbers)
+        try:
+            weakref.finalize(thing, _untold.pop, id(thing)).atexit = False
+        except TypeError:
+            _kept.append(thing)
+    return f"{_IN_THIS_PROCESS}{os.getpid()} {_untold[id(thing)]}: {thing!r}"
+
+
+def _function(function: FunctionType, seen: _Seen) -> Iterator[str]:
     """Its own lines, the variables around it, what is given to it by default, and what it names of its module's."""
     yield function.__qualname__
-    yield _source(function.__code__) or f"{_IN_THIS_PROCESS}{os.getpid()}: {function!r}"
-    if seen is None or id(function) in seen:
+    yield _source(function.__code__) or _only_here(function)
+    if not seen.with_surroundings:
         return
-    seen.add(id(function))
+    if seen.has(function):
+        yield str(seen.numbers[id(function)])
+        return
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # it has nothing in it yet
             yield from (name, *_texts(cell.cell_contents, seen))
@@ -127,7 +204,7 @@ def _function(function: FunctionType, seen: set[int] | None) -> Iterator[str]:
             yield _as_first_seen(function, name)
 
 
-def _stable(thing: object, seen: set[int] | None) -> list[str]:
+def _stable(thing: object, seen: _Seen) -> list[str]:
     """Its texts, but for those that would be others in every process: that it is named alone is no harm."""
     return [text for text in _texts(thing, seen) if not text.startswith(_IN_THIS_PROCESS)]
 
@@ -135,7 +212,7 @@ def _stable(thing: object, seen: set[int] | None) -> list[str]:
 @cache
 def _as_first_seen(function: FunctionType, name: str) -> str:
     """What can be changed in place counts as it was: the layer itself may be what changes it."""
-    return "\0".join(_stable(function.__globals__[name], None))
+    return "\0".join(_stable(function.__globals__[name], _Seen(with_surroundings=False)))
 
 
 @cache
@@ -166,6 +243,6 @@ def _is_users(thing: Any) -> bool:
     folders = [str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))]
     try:
         path = Path(inspect.getfile(thing)).absolute()
-    except TypeError:  # it is built in
+    except (TypeError, OSError):  # it is built in, or of no file
         return False
     return not any(path.is_relative_to(folder) for folder in folders)

@@ -4,6 +4,10 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,8 +72,92 @@ def test_other_code_is_another_layer(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_has_no_text_of_its_own_is_never_the_same_in_another_process() -> None:
-    assert str(id(thing := object())) not in code_of("text")
-    assert hex(id(thing))[2:] in code_of(thing)
+    program = "from pytest_readonly_vm.config.prepared import code_of; print(code_of(object()).partition(':')[0])"
+    texts = {subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout for _ in range(2)}
+    assert len(texts) == 2
+
+
+class Plain:
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    @cached_property
+    def twice(self) -> list[object]:
+        return [self.value] * 2
+
+
+class Slotted:
+    __slots__ = ("__value", "unset")
+
+    def __init__(self, value: object) -> None:
+        self.__value = value
+
+
+class Listed(list[object]):
+    def __init__(self, value: object) -> None:
+        super().__init__([value])
+
+    __repr__ = object.__repr__
+
+
+def around_nothing() -> None: ...
+
+
+@dataclass(frozen=True)
+class Fields:
+    value: object
+    then: object = around_nothing  # a function, so that its own text has a place in memory
+
+
+def around(value: object) -> Plain:
+    """What has itself in it."""
+    one = Plain(value)
+    one.value = {"itself": one, "value": value, "set": {Plain(one), Plain(value)}}
+    return one
+
+
+OF_THE_USERS: list[Callable[[object], object]] = [
+    Plain,
+    Slotted,
+    Listed,
+    Fields,
+    around,
+    lambda value: Plain(value).__init__,  # type: ignore[misc]
+    lambda value: {Plain(value), "text"},
+    lambda value: [one := Plain(1), two := Plain(2), one if value == 2 else two],
+]
+
+
+@pytest.mark.parametrize("make", OF_THE_USERS)
+def test_what_an_argument_has_in_it_tells_it_from_others(make: Callable[[object], object]) -> None:
+    assert installed(make(2)).key() == installed(make(2)).key()
+    assert installed(make(2)).key() != installed(make(3)).key()
+    assert not code_of(make(2)).count("only in process")
+
+
+def test_what_is_worked_out_of_an_argument_is_no_part_of_it() -> None:
+    one = Plain(2)
+    before = code_of(one)
+    assert one.twice
+    assert code_of(one) == before
+
+
+@pytest.mark.parametrize("make", [object, threading.Lock, lambda: Plain(threading.Lock()), lambda: chain(5_000)])
+def test_what_cannot_be_told_is_itself_alone(make: Callable[[], object]) -> None:
+    one, other = make(), make()
+    assert code_of(one) == code_of(one) != code_of(other)
+    text = code_of(one)
+    assert "only in process" in text
+    del one
+    assert code_of(make()) != text, "another may have its place"
+
+
+def chain(length: int) -> object:
+    """So many things, each in the next."""
+    one = Plain(None)
+    for _ in range(length):
+        one = Plain(one)
+    return one
 
 
 @pytest.mark.parametrize(
@@ -102,6 +190,11 @@ from pytest_readonly_vm import layer
 PACKAGES = ["nginx"]
 VERSION = 1
 ran = []
+
+class Options:
+    def __init__(self, value):
+        self.value = value
+        self.same = {self}
 
 def install(vm, name):
     fetch(vm, name)
@@ -176,7 +269,8 @@ def test_what_it_does_to_what_it_names_does_not(tmp_path: Path, monkeypatch: pyt
 
 def test_it_is_the_same_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = prepared(tmp_path, monkeypatch)
-    program = f"import {module.__name__} as m; print(m.one([{{'a', 'b', 'c', 'd'}}, m.other], a=m.other).key())"
+    given = "[{'a', 'b', 'c', 'd'}, m.other, m.Options({'a', 'b'})], a=m.other"
+    program = f"import {module.__name__} as m; print(m.one({given}).key())"
     keys = set()
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
