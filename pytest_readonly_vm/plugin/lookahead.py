@@ -18,7 +18,8 @@ class Lookahead:
 
     def ran(self, item: pytest.Item, config: VmConfig) -> None:
         """A test had a machine of its own of this configuration."""
-        self._known[likeness(item)] = config
+        if (like := likeness(item)) is not None:  # else it asked while it ran, which nothing tells of others before
+            self._known[like] = config
 
     def go_on_to(self, item: pytest.Item | None) -> None:
         """This test will come after the one that is about to run."""
