@@ -45,15 +45,23 @@ class Prefetch(Generic[T]):
                     self._coming[one] = self._threads.submit(self._start, *one)
 
     def take(self, config: VmConfig, name: str, *, is_wanted: Callable[[], bool]) -> T | None:
-        """The machine that was expected, once it is there; None if none was, it could not be had or is not wanted."""
+        """The machine that was expected, once it is there; None if none was, it could not be had or is not wanted.
+
+        Raises what `is_wanted` does; nobody has the machine then.
+        """
         with self._lock:
             found = self._coming.pop((config, name), None)
         # One that has not been begun waits behind others. What has failed, if only in a layer, is tried by the test.
         if found is None or found.cancel() or found.exception() is not None:
             return None
         ahead = found.result()
-        if ahead.is_alive and is_wanted():
-            return ahead
+        try:
+            if ahead.is_alive and is_wanted():
+                return ahead
+        except BaseException:
+            with contextlib.suppress(VmError):  # that it does not end well is not what went wrong
+                self._discard(ahead)
+            raise
         self._discard(ahead)
         return None
 
