@@ -69,6 +69,8 @@ class Rewindable(Networked):
         self._forked = 0
         self._first: Checkpoint | None = None
         self._formed_with = ""
+        self.on_reset: list[Callable[[], object]] = []
+        """Called when the machine is again as a test gets it."""
 
     def begins_with(self, template: Template) -> None:
         """A test gets it as it was then, and `reset` goes back there; the template outlives the machine."""
@@ -107,7 +109,13 @@ class Rewindable(Networked):
             self._follow(old, new, "reset")
             self._end(old)
             self.settle_again()
+        self.was_reset()
+
+    def was_reset(self) -> None:
+        """It is again as a test gets it: see that it is, and tell who wants to know."""
         self.prove_pristine()
+        for call in self.on_reset:
+            call()
 
     def _check_is_open(self, what: str) -> None:
         if self.closed:

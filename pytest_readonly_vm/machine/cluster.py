@@ -147,6 +147,8 @@ class Cluster(Sequence[VirtualMachine]):
         if self._first is None:
             raise VmError(f"{self.name}: the moment at which it was formed is not kept; use a checkpoint")
         self._go_back("reset", self._first)
+        for vm in self:
+            vm.was_reset()
 
     def restore(self, checkpoint: ClusterCheckpoint | None = None) -> None:
         """Go back to a checkpoint, the latest by default, as often as wanted. Connections between machines live on.

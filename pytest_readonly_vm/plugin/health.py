@@ -5,8 +5,9 @@ Machines whose setting ``health`` is empty are left alone.
 """
 
 from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import pytest
 
@@ -44,7 +45,14 @@ class Gates:
                 mark = begin(vm)
             if mark is not None:
                 self._marks[vm] = mark
+                if vm not in self._earlier:
+                    # What the guest says then may be of an earlier time by its clock than what this one has said.
+                    vm.on_reset.append(partial(self._begin_anew, ref(vm)))
                 self._earlier.setdefault(vm, []).append(mark)
+
+    def _begin_anew(self, vm: "ref[VirtualMachine]") -> None:
+        if (found := vm()) is not None:
+            self._begin(found)
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Before the fixtures. The machines that the test shares are there; those of its own come when they start."""

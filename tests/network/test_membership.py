@@ -8,7 +8,7 @@ import pytest
 from pytest_readonly_vm import Lab
 from pytest_readonly_vm.errors import NetworkError
 from pytest_readonly_vm.network.services import Services
-from tests.network.plugs import ask
+from tests.qemu.waiting import eventually
 
 
 def test_addresses_are_given_again_when_there_are_none_left(lab: Lab) -> None:
@@ -95,7 +95,7 @@ def test_that_a_station_could_not_be_told_is_in_the_history(lab: Lab) -> None:
 
     kept, served._switch.ask = served._switch.ask, refuse  # type: ignore[method-assign, assignment]
     served.join("one", card=1)
+    eventually(served.history.entries, "it is noted")
     served._switch.ask = kept  # type: ignore[method-assign]
-    ask(served, "ports")
     assert [entry.what for entry in served.history.entries()] == ["its services were not told who is on it: cannot"]
     lab.networks.end(served)

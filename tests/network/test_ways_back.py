@@ -93,7 +93,7 @@ def test_who_cannot_go_back_stays_where_it_is(
         two.restore(there)
     assert cards(two) == []
     assert (list(lan.hosts), dict(two.places)) == (["one", "three"], {})
-    assert reaches(one, three, lan)
+    assert reaches(three, one, lan)  # of which the other hears whose the address is now
 
 
 async def _refuse(*_: object, **__: object) -> None:
