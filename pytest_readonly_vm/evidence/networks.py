@@ -48,6 +48,8 @@ def describe(network: "PrivateNetwork") -> str:
     lines = [f"network {network.name}: {network.subnet}, {network.subnet6}: {hosts}", *network.told()]
     try:
         lines.append(network.talk_table() or "nobody has sent anything")
+        if dropped := network.dropped():
+            lines.append(dropped)
     except VmError as error:
         lines.append(str(error))
     return note("\n".join(lines))

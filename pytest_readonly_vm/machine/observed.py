@@ -15,7 +15,7 @@ from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.machine.network_capture import Capture
 from pytest_readonly_vm.machine.undoable import Undoable
 from pytest_readonly_vm.network.switch_process import SwitchProcess
-from pytest_readonly_vm.network.talk import Talk, table, talks
+from pytest_readonly_vm.network.talk import Talk, dropped, table, talks
 
 T = TypeVar("T", bound=Undoable)
 
@@ -36,6 +36,14 @@ class Observed:
         self._done: list[Undoable] = []
         """What the present test has done, whether it is on or not."""
         self._is_told = False
+        self._cut: list[str] = []
+        """Machines whose lines the switch has cut during the present test, and why."""
+        switch.on_port_end = self._note_port_end
+
+    def _note_port_end(self, port: int, why: str) -> None:
+        if why:  # else its machine has ended, of which others tell
+            entry = self.history.note("network", f"the line to {self._hosts.get(port, port)} is cut: {why}")
+            self._cut.append(entry.what)
 
     @property
     def label(self) -> str:
@@ -79,6 +87,13 @@ class Observed:
         """
         return table(self.talk())
 
+    def dropped(self) -> str:
+        """How many frames the switch itself has dropped during the present test, and why; nothing if none.
+
+        :raises SwitchDied: there is no switch any more.
+        """
+        return dropped(**self._loop.run(self._switch.ask("dropped")))
+
     def write_remembered(self, file: BinaryIO) -> int:
         """Write the last frames, up to 4 MiB of them, as pcapng; how many they are. The file is a real one.
 
@@ -110,7 +125,7 @@ class Observed:
         for one in self._done:
             with contextlib.suppress(VmError):
                 one.look()
-        return [str(one) for one in self._done]
+        return [*map(str, self._done), *self._cut]
 
     def end_test(self, *, failed: bool) -> Iterator[BaseException]:
         """A test is over: end what it has begun and left on; what went wrong with that, each as an error.
@@ -137,6 +152,7 @@ class Observed:
     def begin_test(self) -> None:
         """Another test may begin: what is told of the network is that test's from now on."""
         self._done.clear()
+        self._cut.clear()
         if self.death is None:
             with contextlib.suppress(VmError):
                 self._loop.run(self._switch.ask("forget_talk"))

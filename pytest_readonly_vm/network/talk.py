@@ -1,4 +1,4 @@
-"""Owns who talked to whom on a network: a row for each way, and all of it as a table. Pure."""
+"""Owns who talked to whom on a network: a row for each way, all of it as a table, what was dropped. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,6 +40,18 @@ def table(found: Iterable[Talk]) -> str:
         f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}".rstrip()
         for row in rows
     )
+
+
+def dropped(to: Iterable[tuple[str, int]], late: int) -> str:
+    """What a switch says of frames that it dropped, for people; nothing if there are none.
+
+    :param to: machines that were too slow to take them, and how many.
+    :param late: how many for which there was no room, as too many were late or held.
+    """
+    found = [f"{frames} frames to {name}, whose card does not take them fast enough" for name, frames in to]
+    if late:
+        found.append(f"{late} frames on their way, as too many were late or held")
+    return f"dropped: {'; '.join(found)}" if found else ""
 
 
 def _size(count: int) -> str:

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import re
 import select
 import signal
 import socket
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_readonly_vm.evidence.networks import describe
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.network.switch import forwarding, port
 from tests.network.frames import BROADCAST, frame, mac
@@ -134,6 +136,9 @@ def test_who_never_reads_loses_frames_and_holds_up_nobody(plugs: Plugs) -> None:
     dropped = three.counters()["overflowed"]
     assert 300 < dropped < 400  # a few are in the socket and in what waits for it
     assert two.counters()["overflowed"] == 0
+    assert describe(plugs.lan).endswith(
+        f"\ndropped: {dropped} frames to three, whose card does not take them fast enough"
+    )
     assert resident(plugs.lan) - before < port.WAITING + (16 << 20)
     sent = three.counters()["sent"]
     assert all(len(heard) == len(payload) + 14 for heard in three.heard()[-sent:][4:])  # no frame is cut in two
@@ -241,6 +246,9 @@ def test_what_is_held_or_late_for_a_flood_has_an_end(plugs: Plugs) -> None:
         one.send(*(frame(two.mac, one.mac, bytes(60_000)) for _ in range(10)))  # 120 MB
     plugs.settle()
     assert resident(plugs.lan) - before < forwarding._MOST_KEPT + (24 << 20)
+    assert re.search(r"^dropped: \d+ frames on their way, as too many", describe(plugs.lan), re.M)
+    plugs.lan.begin_test()
+    assert plugs.lan.dropped() == ""
     talk(two, plugs["three"])
     ask(plugs.lan, "hold")
     for _ in range(200):

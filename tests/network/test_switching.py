@@ -2,6 +2,7 @@
 
 import socket
 
+from pytest_readonly_vm.evidence.networks import describe
 from tests.network.frames import BROADCAST, frame, mac
 from tests.network.plugs import Plug, Plugs, ask, on_loop
 from tests.qemu.waiting import GENEROUS
@@ -36,6 +37,9 @@ def test_a_card_that_sends_what_is_no_frame_is_cut_off_and_no_other(plugs: Plugs
     one.send(frame(two.mac, one.mac))
     assert len(two.hear(1)) == 1
     assert len(ask(plugs.lan, "ports")) == 2
+    cut = "the line to three is cut: its card sent a frame of 4294967295 bytes"
+    assert [entry.what for entry in plugs.lan.history.entries()] == [cut]
+    assert cut in describe(plugs.lan)
 
 
 def another_line(plug: Plug) -> socket.socket:

@@ -27,6 +27,8 @@ from pytest_readonly_vm.network.switch.under_way import read_under_way, write_un
 _LARGEST_REQUEST = 1 << 20
 _ROWS, _PROTOCOLS = 200, 8
 """How much of who talks to whom an answer has room for; a guest may call itself a thousand."""
+_NO_ROOM = -1
+"""In the place of a port, for frames that were dropped on their way."""
 _MOST_ASKED = 64
 """Packets that may wait for answers; then the switch waits, too, as the line to who answers has its bounds."""
 
@@ -45,6 +47,9 @@ class Program:
         self._is_reading = True
         self._service: Service | None = None
         self._talk_since = 0
+        self._dropped = Counter[int]()
+        """Frames that cards were too slow for whose lines have ended, by their ports."""
+        self._dropped_before = Counter[int]()
         self._connected: dict[int, int] = {}
         """When ports had their first lines, in nanoseconds since the epoch."""
 
@@ -122,6 +127,7 @@ class Program:
         descriptor = port.line.fileno()
         self._poll.unregister(descriptor)
         del self._ports[descriptor]
+        self._dropped[port.number] += port.overflowed
         port.close()
         if not self._is_current(port):
             return
@@ -240,6 +246,24 @@ class Program:
     def _do_forget_talk(self) -> None:
         self._forwarding.talk.clear()
         self._talk_since = time.time_ns()
+        self._dropped_before = self._all_dropped()
+
+    def _all_dropped(self) -> Counter[int]:
+        """Frames that were dropped, by the ports that were too slow for them, and those for which no room was left."""
+        dropped = self._dropped.copy()
+        for port in self._ports.values():
+            dropped[port.number] += port.overflowed
+        dropped[_NO_ROOM] = self._forwarding.overflowed
+        return dropped
+
+    def _do_dropped(self) -> dict[str, object]:
+        """Those since `forget_talk`: to which machines, and how many as too much was late or held."""
+        dropped = self._all_dropped() - self._dropped_before
+        no_room = dropped.pop(_NO_ROOM, 0)
+        return {
+            "to": [[self._name_of(number), frames] for number, frames in dropped.most_common(_ROWS)],
+            "late": no_room,
+        }
 
     def _do_ports(self) -> list[dict[str, object]]:
         return [
