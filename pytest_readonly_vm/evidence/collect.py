@@ -21,7 +21,6 @@ from pytest_readonly_vm.config.values import secret
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.evidence import complaints
 from pytest_readonly_vm.evidence.capsule.save import SUFFIX, save_capsule
-from pytest_readonly_vm.evidence.networks import whereabouts
 from pytest_readonly_vm.evidence.redaction import (
     HIDDEN,
     answer_without_secrets,
@@ -252,7 +251,6 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
     facts["start"] = f"{vm.manner}, {ready}"
     if vm.reason:
         facts["not cloned"] = vm.reason
-    facts |= whereabouts(vm.places)
     facts["channel"] = vm.channel or "none has answered"
     facts["QEMU"] = f"process {vm.pid}, {instance.process.verdict()}"
     if (trouble := None if vm.closed else vm.trouble) is not None:

@@ -3,7 +3,7 @@
 import abc
 import itertools
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, cast
 
 from pytest_readonly_vm.channels.history import HistoryEntry
@@ -195,7 +195,7 @@ class Disturbed(Observed):
         return pairs
 
     def _found(self, who: Who | Sequence[Who], what: str) -> list[Member]:
-        machines: list[Who] = [*who] if isinstance(who, list | tuple | set | frozenset) else [cast(Who, who)]
+        machines: list[Who] = [*cast(Sequence[Who], who)] if _is_several(who) else [cast(Who, who)]
         if not machines:
             raise NetworkError(f"{self.label}: {what}: no machine")
         return list(dict.fromkeys(self.member_of(machine) for machine in machines))
@@ -218,6 +218,10 @@ class Disturbed(Observed):
 
             link = self._links[member] = Link(found, card, self._loop, begin, self.note_done)
         return link
+
+
+def _is_several(who: object) -> bool:
+    return isinstance(who, Sequence | Set) and not isinstance(who, str)
 
 
 def _names(members: Iterable[Member]) -> str:

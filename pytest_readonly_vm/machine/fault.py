@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,8 @@ from pytest_readonly_vm.machine.frame_match import FrameMatch, Match
 from pytest_readonly_vm.machine.undoable import Undoable
 from pytest_readonly_vm.network.faults import FaultCounts
 from pytest_readonly_vm.network.frame import Frame
+from pytest_readonly_vm.network.switch_process import Ask
 from pytest_readonly_vm.network.talk import Talk
-
-Ask = Callable[..., Coroutine[Any, Any, Any]]
-"""Asks the network's switch, on the loop; see `SwitchProcess.ask`."""
 
 
 class Fault(Undoable):

@@ -116,13 +116,17 @@ class Membership(Disturbed):
         return next(name for name in names if name not in self._members)
 
     def leave(self, member: Member) -> None:
-        """Give a machine's place back."""
+        """Give a machine's place back; if it lives on without it, the others know its name no more."""
         with self._lock:
             self._members = {host: one for host, one in self._members.items() if one is not member}
             self._tell_station()
+        if (machine := member.machine) is None or not machine.instance.is_alive:
+            return
+        if all(card.number != member.card for card in machine.instance.cards):  # else it is about to end
+            self._loop.run(self.introduce(member))
 
     def rejoin(self, member: Member) -> None:
-        """Take a place again that was given back.
+        """Take a place again that was given back; nothing is done if it was not.
 
         :raises NetworkError: somebody else has its name or its address now.
         """
@@ -135,6 +139,7 @@ class Membership(Disturbed):
                 raise NetworkError(f"{self.label}: {member.address.ipv4} is another machine's by now")
             self._members = {**self._members, member.host: member}
             self._tell_station()
+        self._loop.run(self.introduce(member))  # to those that have been told that it has left
 
     def _tell_station(self) -> None:
         """Under the lock, so that what it is told last is the latest."""
@@ -162,7 +167,7 @@ class Membership(Disturbed):
         return "".join(lines)
 
     async def introduce(self, newcomer: Member) -> None:
-        """Tell the others of a machine that has come; on the loop. Who cannot hear hears it with the next one."""
+        """Tell the others of a machine that has come or gone; on the loop. Who cannot hear does with the next."""
         # Those that are being set up tell themselves in the end, of all that came meanwhile.
         others = [member for member in self._members.values() if member is not newcomer and member.interface]
         await asyncio.gather(*map(self.tell, others))

@@ -3,18 +3,14 @@
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 from pytest_readonly_vm.channels.history import HistoryEntry
 from pytest_readonly_vm.errors import NetworkError
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.machine.undoable import Undoable
-
-Ask = Callable[..., Coroutine[Any, Any, Any]]
-"""Asks the network's switch, on the loop; see `SwitchProcess.ask`."""
+from pytest_readonly_vm.network.switch_process import Ask
 
 
 class Capture(Undoable):
@@ -72,8 +68,6 @@ class Capture(Undoable):
             with self._file:
                 self.frames = self._loop.run(self._ask("end_capture", number=self._number))
         except OSError as error:
-            if isinstance(error, NetworkError):
-                raise
             raise self._unwritten(error) from None
 
     def look(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pytest_readonly_vm.errors import NetworkError, VmError
 from pytest_readonly_vm.guest.addresses import GuestCard
+from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.machine.member import Member
 from pytest_readonly_vm.machine.membership import Membership
 from pytest_readonly_vm.machine.moments import Forks, Returning, Rewound
@@ -62,9 +63,13 @@ class PrivateNetwork(Membership):
     async def connect(self, member: Member) -> socket.socket:
         """QEMU's end of a new line to a machine's port; the one before, if there is one, is cut. On the loop.
 
+        :raises NetworkError: this process has no descriptors left for it.
         :raises SwitchDied: there is no switch any more.
         """
-        ours, qemus = socket.socketpair()
+        try:
+            ours, qemus = socket.socketpair()
+        except OSError as error:
+            raise NetworkError(f"{self.label}: no line to {member.host}: {explain(error) or error}") from None
         with ours:
             try:
                 qemus.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)

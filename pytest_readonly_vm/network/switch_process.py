@@ -11,12 +11,13 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from pytest_readonly_vm.errors import NetworkError, SwitchDied
+from pytest_readonly_vm.errors import NetworkError, StartFailed, SwitchDied
 from pytest_readonly_vm.host.loop import LoopThread
+from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.host.process import Process, Spawner
 from pytest_readonly_vm.host.seal import Bounds, landlock_abi
 
@@ -30,6 +31,8 @@ _ANSWERS = 1000
 _PATIENCE = 30.0
 _FULL = 0.001
 
+Ask = Callable[..., Coroutine[Any, Any, Any]]
+"""Asks a switch, on the loop; see `SwitchProcess.ask`."""
 Asked = Callable[[int, int, tuple[int, int], bytes], None]
 """Hears that the switch waits for an answer: its number, the fault's, the way of a frame, the frame."""
 
@@ -56,7 +59,10 @@ class SwitchProcess:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._answers: list[tuple[int, bool]] = []
         self._answering: asyncio.Task[None] | None = None
-        self._line, its_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._line, its_line = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise StartFailed(f"{label}: its switch could not be started: {explain(error) or error}") from None
         with its_line:
             try:
                 self.process = _spawn(spawner, label, its_line.fileno(), run_folder, remembered)

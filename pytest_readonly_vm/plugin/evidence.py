@@ -66,6 +66,8 @@ class _Attempt:
     complaints: list[str] = field(default_factory=list)
     networks: "dict[PrivateNetwork, list[Path]]" = field(default_factory=dict)
     """What was saved of networks, or was to be."""
+    names: "dict[PrivateNetwork, str]" = field(default_factory=dict)
+    """What the files of networks are called."""
     logs: "dict[VirtualMachine, BinaryIO]" = field(default_factory=dict)
     """What the consoles of machines that have ended had said."""
 
@@ -188,6 +190,11 @@ class EvidenceKeeper:
         about = {"test": attempt.item.nodeid, "attempt": str(attempt.number + 1), "failed in": failure}
         machines = [vm for vm in machines if vm not in attempt.saved]
         networks = {network: vm for vm in machines for network in vm.places}
+        if networks:
+            from pytest_readonly_vm.evidence.networks import name_for, whereabouts
+
+            for network in networks:
+                attempt.names.setdefault(network, name_for(network, attempt.names.values()))
         for vm in machines:
             self._is_saving = True
             try:
@@ -197,7 +204,7 @@ class EvidenceKeeper:
                     evidence = collect(
                         vm,
                         self._folder(attempt, vm, is_alone=len(machines) == 1),
-                        about=about,
+                        about=about | (whereabouts(vm.places, attempt.names) if networks else {}),
                         console=attempt.logs.get(vm),
                         capsule=capsule and vm.config.capsule == "on-failure",
                     )
@@ -224,7 +231,7 @@ class EvidenceKeeper:
         try:
             with self._stopwatch.part(Part.EVIDENCE):
                 folder = attempt.folders[self._output(vm.config)]
-                attempt.networks[network] = collect_network(network, folder, self._output_guard)
+                attempt.networks[network] = collect_network(network, folder, attempt.names[network], self._output_guard)
         except (Exception, pytest.fail.Exception) as error:
             attempt.complaints.append(f"no frames of {network.name} are saved: {_first_line(str(error))}")
         finally:

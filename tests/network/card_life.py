@@ -44,6 +44,7 @@ def live(lab: Lab, config: VmConfig, *, unplugs: bool = True) -> None:
         there = two.checkpoint()
         if unplugs:
             two.unplug(lan)
+            assert " two # " not in one.read_text("/etc/hosts")
             assert cards(two) == []
             with pytest.raises(NetworkError, match="network lan: two is not on it; one is"):
                 two.address(lan)

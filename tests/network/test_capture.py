@@ -10,6 +10,7 @@ from scapy.utils import PcapNgReader
 
 from pytest_readonly_vm import Lab, VmConfig
 from pytest_readonly_vm.errors import NetworkError
+from pytest_readonly_vm.evidence.networks import collect_network, name_for, whereabouts
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.network.talk import table
 from tests.network.frames import frame
@@ -100,6 +101,19 @@ def test_a_capture_writes_no_file_that_machines_read_and_none_that_it_cannot(
             lan.capture(path)
     assert image.read_bytes() == b"x" * 512
     assert not list(lan.end_test(failed=False))
+
+
+def test_the_frames_of_two_networks_of_one_name_are_found(lab: Lab, lan: PrivateNetwork, tmp_path: Path) -> None:
+    other = lab.networks.make("lan")
+    names: dict[PrivateNetwork, str] = {}
+    for network in (lan, other):
+        names[network] = name_for(network, names.values())
+    places = {network: network.join("one", card=1) for network in names}
+    told = whereabouts(places, names)["networks"].split(", ")
+    saved = [collect_network(network, tmp_path, names[network], lab.output_guard) for network in names]
+    assert [sentence.split()[-1] for sentence in told if "frames" in sentence] == [path.name for _, path in saved]
+    assert [path.name for _, path in saved] == ["network-lan.pcapng", "network-lan-2.pcapng"]
+    lab.networks.end(other)
 
 
 def test_a_full_disk_ends_the_capture_and_not_the_network(lan: PrivateNetwork, plugs: Plugs) -> None:

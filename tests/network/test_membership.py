@@ -1,5 +1,6 @@
 """Each machine of a network has a MAC and addresses of its own, whatever addresses a test has said."""
 
+import asyncio
 import threading
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from pytest_readonly_vm import Lab
 from pytest_readonly_vm.errors import NetworkError
 from pytest_readonly_vm.network.services import Services
-from tests.qemu.waiting import eventually
+from tests.network.plugs import on_loop
 
 
 def test_addresses_are_given_again_when_there_are_none_left(lab: Lab) -> None:
@@ -95,7 +96,7 @@ def test_that_a_station_could_not_be_told_is_in_the_history(lab: Lab) -> None:
 
     kept, served._switch.ask = served._switch.ask, refuse  # type: ignore[method-assign, assignment]
     served.join("one", card=1)
-    eventually(served.history.entries, "it is noted")
+    on_loop(served, lambda: asyncio.sleep(0))  # which comes after it
     served._switch.ask = kept  # type: ignore[method-assign]
     assert [entry.what for entry in served.history.entries()] == ["its services were not told who is on it: cannot"]
     lab.networks.end(served)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import UserList
 from collections.abc import Callable
 
 import pytest
@@ -60,6 +61,13 @@ def test_what_a_seed_loses_depends_on_nothing_but_names_and_the_sequence(
             heard = [one for one in moved["two"].heard() if one[6:12] == moved["one"].mac]
     lab.networks.end(other)
     assert numbers(heard) == first
+
+
+def test_machines_are_said_in_any_sequence(lan: PrivateNetwork, plugs: Plugs) -> None:
+    """As a cluster is one."""
+    with lan.partition(UserList(["one"]), ["two"]), lan.drop(between=UserList(["one", "three"])):
+        assert passed(plugs, "one", "two", 1) == []
+        assert passed(plugs, "one", "three", 1) == []
 
 
 def test_a_partition_is_counted_to_the_frame_and_heals(lan: PrivateNetwork, plugs: Plugs) -> None:

@@ -1,6 +1,7 @@
 """The switch is a process that can do nothing but pass frames on, and is gone when the one that started it is."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -11,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import Lab, SwitchDied
+from pytest_readonly_vm import Lab, NetworkError, StartFailed, SwitchDied
 from pytest_readonly_vm.host.seal import landlock_abi
 from pytest_readonly_vm.host.workspace import COOKIE
 from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.network import switch_process
 from tests.descriptors import descriptors
 from tests.network.frames import frame, mac
-from tests.network.plugs import Plugs, ask, plugged
+from tests.network.plugs import Plugs, ask, on_loop, plugged
 from tests.qemu.waiting import GENEROUS, eventually
 
 SOON = 2.0
@@ -126,6 +127,23 @@ def test_what_brings_a_switch_to_its_end_is_in_the_error(lab: Lab, monkeypatch: 
         ask(network, "ports")
     assert caught.value.__notes__ == ["the switch's stderr:\nno such thing here"]
     lab.networks.end(network)
+
+
+def test_that_there_are_no_descriptors_left_is_told(
+    lab: Lab, lan: PrivateNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    member = lan.join("one", card=1)
+    with monkeypatch.context() as without:
+        without.setattr(socket, "socketpair", refuse)
+        with pytest.raises(
+            StartFailed, match=r"^network other: its switch could not be started: this process may have"
+        ):
+            lab.networks.make("other")
+        with pytest.raises(NetworkError, match=r"^network lan of \w+: no line to one: this process may have no more"):
+            on_loop(lan, lambda: lan.connect(member))
 
 
 @contextlib.contextmanager
