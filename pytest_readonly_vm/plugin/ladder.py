@@ -217,7 +217,8 @@ def factory(request: pytest.FixtureRequest, vm_config: VmConfig, network: Networ
                 elif isinstance(networks, str) or not isinstance(networks, Sequence):
                     networks = (networks,)
                 on = [network(one) if isinstance(one, str) else one for one in networks]
-                return machines.enter_context(run.machine(wanted, request.node, label, on))
+                host = name or f"vm{label}"
+                return machines.enter_context(run.machine(wanted, request.node, label, on, host=host))
 
         yield boot
 

@@ -124,12 +124,14 @@ class Run:
 
     @contextlib.contextmanager
     def machine(
-        self, config: VmConfig, node: Any, label: str, networks: "Sequence[PrivateNetwork]" = ()
+        self, config: VmConfig, node: Any, label: str, networks: "Sequence[PrivateNetwork]" = (), host: str = "vm"
     ) -> Iterator["VirtualMachine"]:
-        """A booted machine that belongs to a node of the collection tree and ends when this is left."""
+        """A booted machine that belongs to a node of the collection tree and ends when this is left.
+
+        :param host: what others on its networks know it by, whatever it is called here.
+        """
         asked = time.time()
         name = f"{node.name or 'session'}{f' ({label})' if label else ''}"
-        host = f"vm{label}" if label.isdecimal() else "vm" if label in ("", *SCOPES) else label
         with self._starting(config, node, label):
             vm = self.lab.start(config, name=name, networks=networks, host=host)
             self._take_over(config, vm)

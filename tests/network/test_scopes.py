@@ -108,9 +108,10 @@ def test_machines_that_are_shared_are_on_networks_that_are_and_others_come_and_g
                 assert is_gone(request.config.stash[key][0])
 
             def test_by_name(readonly_vm_factory, vm_private_network):
-                one = readonly_vm_factory(name="one", networks=["lan", "other"])
-                two = readonly_vm_factory(name="two", networks="lan")
-                two.run("ping -c1 -W60 one")
+                one = readonly_vm_factory(name="session", networks=["lan", "other"])
+                two = readonly_vm_factory(name="2", networks="lan")
+                assert list(vm_private_network("lan").hosts) == ["session", "2"]
+                two.run("ping -c1 -W60 session")
                 assert one.address(vm_private_network("other")) != one.address(vm_private_network("lan"))
         """
     )
