@@ -1,5 +1,7 @@
 """Owns the overlays that outlive their machines: where each goes, and which there are."""
 
+import itertools
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +23,38 @@ class KeptOverlays:
         self._config = config
         self._output_guard = output_guard
         self._kept: list[dict[str, Any]] = []
+        self._taken: dict[str, object] = {}
 
-    def destination(self, config: VmConfig, node: Any, label: str) -> Path:
-        """Where the overlay of a node's machine is to go."""
-        folder = Path(self._config.invocation_params.dir) / config.output / folder_name(node.nodeid or "session")
-        return folder / f"{folder_name(label) if label else 'overlay'}.qcow2"
+    def place(self, config: VmConfig, node: Any, label: str) -> Path | None:
+        """Where the overlay of a node's machine is to go if it is kept, and no other's of that node; None if never.
 
-    def refuse(self, config: VmConfig, node: Any, label: str) -> None:
-        """Now that it is known what the base image consists of, which may be an overlay that was kept before.
+        Asked when it is known what the base image consists of, which may be an overlay that was kept before.
 
-        :raises ConfigurationError: the overlay is to be kept in a place of what this run reads.
+        :raises ConfigurationError: it is a place of what this run reads.
         """
-        destination = self.destination(config, node, label)
-        if config.keep != "never" and (why := self._output_guard.why_not(destination)):
+        if config.keep == "never":
+            return None
+        destination = self._free(config, node, label)
+        if why := self._output_guard.why_not(destination):
             raise ConfigurationError(
                 f"{config.origin('keep')}: keep: the overlay would go to {destination}, and {why}; nothing was "
                 "written; copy or move that image, or choose another folder by --vm-output"
             )
+        return destination
+
+    def _free(self, config: VmConfig, node: Any, label: str) -> Path:
+        """The first such name that no other machine has until the node is left; a test that is repeated has it again.
+
+        Several threads of a test may ask at once.
+        """
+        folder = Path(self._config.invocation_params.dir) / config.output / folder_name(node.nodeid or "session")
+        name, mine = folder_name(label) if label else "overlay", object()
+        for number in itertools.count(1):
+            path = folder / f"{name}{f'-{number}' if number > 1 else ''}.qcow2"
+            if self._taken.setdefault(str(path), mine) is mine:
+                node.addfinalizer(partial(self._taken.pop, str(path), None))
+                return path
+        raise AssertionError("unreachable")
 
     def note(self, vm: "VirtualMachine", path: Path) -> None:
         """The overlay of a machine that has ended is there."""

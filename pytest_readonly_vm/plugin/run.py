@@ -157,7 +157,7 @@ class Run:
         """A machine is a node's, until this is left, and it ends."""
         config = vm.config
         try:
-            self._overlays.refuse(config, node, label)
+            overlay = self._overlays.place(config, node, label)
         except ConfigurationError:
             vm.close()
             raise
@@ -173,7 +173,7 @@ class Run:
             yield
         finally:
             wanted = config.keep == "always" or (config.keep == "on-failure" and vm in self._failed)
-            destination = self._overlays.destination(config, node, label) if wanted else None
+            destination = overlay if wanted else None
             self._failed.discard(vm)
             del self._labels[vm]
             self.evidence.ends(vm, self.current)

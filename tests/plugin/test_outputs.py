@@ -100,6 +100,20 @@ def test_an_output_folder_that_is_a_file(pytester: pytest.Pytester, image: Path,
     )  # fmt: skip
 
 
+def test_each_overlay_is_kept_whatever_the_machines_are_called(pytester: pytest.Pytester, image: Path) -> None:
+    pytester.makepyfile("""
+        def test_it(readonly_vm, readonly_vm_factory):
+            for vm in (readonly_vm, *(readonly_vm_factory(name=name) for name in ("overlay", "x", "x"))):
+                vm.kill()
+    """)
+    pytester.makeini(f"[pytest]\nvm_image = {image}")
+    options = (*SMALL, *PLAIN, "--vm-snapshot=overlay", "--vm-keep=always")
+    for _ in range(2):  # in another run they are the same
+        pytester.runpytest_subprocess(*options, timeout=120).assert_outcomes(passed=1)
+        kept = (pytester.path / "test-results").rglob("*.qcow2")
+        assert sorted(path.name for path in kept) == ["overlay-2.qcow2", "overlay.qcow2", "x-2.qcow2", "x.qcow2"]
+
+
 def test_an_overlay_is_not_kept_over_the_kept_one_that_is_the_base_now(pytester: pytest.Pytester, image: Path) -> None:
     pytester.makepyfile("""
         import pathlib
