@@ -279,13 +279,15 @@ class _Obstacle:
             f"{sum(other.memory for other in self.held) >> 20} of {budget.memory >> 20} MiB and "
             f"{sum(other.cpus for other in self.held)} of {budget.cpus} CPUs are in use"
         )
-        machines = Counter(other.pid for other in self.held)
-        if machines:
+        memory: Counter[int] = Counter()
+        for other in self.held:  # each of which may be for several machines
+            memory[other.pid] += other.memory >> 20
+        if memory:
             holders = (
-                f"{pid} ({n} machine{'s' if n > 1 else ''}{'; it is stopped' if pid in stopped else ''})"
-                for pid, n in sorted(machines.items())
+                f"{pid} ({size} MiB{'; it is stopped' if pid in stopped else ''})"
+                for pid, size in sorted(memory.items())
             )
-            sentence += f" by pytest process{'es' if len(machines) > 1 else ''} {', '.join(holders)}"
+            sentence += f" by pytest process{'es' if len(memory) > 1 else ''} {', '.join(holders)}"
         return sentence + (f"; {len(self.before)} asked before" if self.before else "")
 
 

@@ -137,8 +137,8 @@ def test_what_fits_is_taken_at_once_and_leaves_nothing(slots: Slots, folder: Pat
 def test_what_does_not_fit_waits_and_says_for_whom(other: Callable[..., Other]) -> None:
     one, two, third = other(), other(), other()
     assert one.told("take 512 1") == one.told("take 256 1") == two.told("take 128 2") == "taken"
-    holders = {one.process.pid: "2 machines", two.process.pid: "1 machine"}
-    told = ", ".join(f"{pid} ({machines})" for pid, machines in sorted(holders.items()))
+    holders = {one.process.pid: 768, two.process.pid: 128}
+    told = ", ".join(f"{pid} ({size} MiB)" for pid, size in sorted(holders.items()))
     assert third.told("take 256 1") == (
         f"web: waiting for 256 MiB and 1 CPU: 896 of 1024 MiB and 4 of 8 CPUs are in use by pytest processes {told}"
     )
@@ -158,7 +158,7 @@ def test_cpus_are_counted_too(other: Callable[..., Other]) -> None:
 def test_a_killed_process_has_nothing_any_more(folder: Path, other: Callable[..., Other]) -> None:
     holder, waiter = other(), other()
     assert holder.told("take 512 1") == holder.told("take 512 1") == "taken"
-    assert "2 machines" in waiter.told("take 1024 1")
+    assert "(1024 MiB)" in waiter.told("take 1024 1")
     holder.process.kill()
     assert waiter.says() == "taken"
     assert len(list(folder.iterdir())) == 1, "what the killed process left was not removed"
@@ -167,8 +167,8 @@ def test_a_killed_process_has_nothing_any_more(folder: Path, other: Callable[...
 def test_a_small_request_does_not_overtake_a_big_one(slots: Slots, other: Callable[..., Other]) -> None:
     holder, big, small = other(), other(), other()
     assert holder.told("take 768 1") == "taken"
-    assert big.told("take 1024 1").endswith("(1 machine)")
-    assert small.told("take 128 1").endswith("(1 machine); 1 asked before")
+    assert big.told("take 1024 1").endswith("(768 MiB)")
+    assert small.told("take 128 1").endswith("(768 MiB); 1 asked before")
     assert small.is_silent
     assert slots.take_spare(128 * MIB, 1) is None
     assert holder.told("release") == "released"
@@ -209,9 +209,9 @@ def test_who_waits_for_one_that_is_stopped_is_told_and_has_its_turn_when_that_go
     holder, waiter = other(), other()
     assert holder.told("take 768 1") == "taken"
     waiting = waiter.told("take 512 1")
-    assert waiting.endswith(f"in use by pytest process {holder.process.pid} (1 machine)")
+    assert waiting.endswith(f"in use by pytest process {holder.process.pid} (768 MiB)")
     holder.process.send_signal(signal.SIGSTOP)
-    assert waiter.says() == waiting.replace("(1 machine)", "(1 machine; it is stopped)")
+    assert waiter.says() == waiting.replace("(768 MiB)", "(768 MiB; it is stopped)")
     assert waiter.is_silent
     holder.process.send_signal(signal.SIGCONT)
     assert holder.told("release") == "released"
@@ -267,7 +267,7 @@ def test_a_spare_is_taken_only_from_what_is_free(slots: Slots, folder: Path, oth
         spare = slots.take_spare(512 * MIB, 1)
         assert spare
         waiter = other()
-        assert f"by pytest process {os.getpid()} (2 machines)" in waiter.told("take 512 1")
+        assert f"by pytest process {os.getpid()} (1024 MiB)" in waiter.told("take 512 1")
         spare.release()
         spare.release()
         assert waiter.says() == "taken"
@@ -334,7 +334,7 @@ def test_a_forked_child_does_not_keep_what_its_killed_parent_had(folder: Path, o
     holder, waiter = other(), other()
     assert holder.told("take 1024 1") == "taken"
     assert holder.told("fork") == "forked"
-    assert "(1 machine)" in waiter.told("take 1024 1")
+    assert "(1024 MiB)" in waiter.told("take 1024 1")
     assert waiter.is_silent
     holder.process.kill()
     assert waiter.says() == "taken"
