@@ -17,10 +17,10 @@ from pytest_readonly_vm.cli.settings import given_settings
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.host.accel import PROVABLE, choose, prove
+from pytest_readonly_vm.host.budget import Budget
 from pytest_readonly_vm.host.firmware import find_firmware
 from pytest_readonly_vm.host.qemu_binary import Qemu, find_qemu, find_qemu_img
 from pytest_readonly_vm.host.seal import Bounds, Landlock, landlock_abi
-from pytest_readonly_vm.host.slots import Budget
 from pytest_readonly_vm.printable import count
 from pytest_readonly_vm.qemu.board import machine_type
 from pytest_readonly_vm.sources import store as image_store

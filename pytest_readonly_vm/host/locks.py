@@ -11,7 +11,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,6 +19,12 @@ from typing import Self
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02
 _STOPPED = 3.0
 _STOPPED_STATES = ("T", "t")  # proc(5): by Ctrl-Z or SIGSTOP, and by a debugger
+
+Room = Callable[[], tuple[Set[int], Set[int]]]
+"""Tells which processes have room to build in, and which wait for some, by their ids."""
+
+_building: set[Path] = set()
+"""The locks of what this process builds at the moment."""
 
 
 class Lock:
@@ -177,17 +183,20 @@ def is_stopped(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def build_lock(path: Path, what: str, *, on_wait: Callable[[str], None], patience: float) -> Iterator[bool]:
+def build_lock(
+    path: Path, what: str, *, on_wait: Callable[[str], None], patience: float, room: Room = lambda: (set(), set())
+) -> Iterator[bool]:
     """Wait while another process builds `what`, and say whether it is for this one to build now, alone.
 
     It is not, if the other stands still, or takes longer than `patience`, in seconds; and it is where locks cannot be
     had. `on_wait` is told that there is waiting, and that there is no more.
 
     Nobody waits without end: who builds may have been stopped by Ctrl-Z, or be at a breakpoint in a layer, for as long
-    as its user is away. What is built is no more than a help, so others go on without it then.
+    as its user is away. Or it waits for room, by its `room`, that comes only when this one goes on. What is built is no
+    more than a help, so others go on without it then.
     """
     try:
-        lock = try_lock(path, make=0o600) or _wait_for_builder(path, what, on_wait, patience)
+        lock = try_lock(path, make=0o600) or _wait_for_builder(path, what, on_wait, patience, room)
     except OSError:
         yield True
         return
@@ -195,26 +204,41 @@ def build_lock(path: Path, what: str, *, on_wait: Callable[[str], None], patienc
         yield False
         return
     lock.sign()
+    _building.add(path)
     try:
         yield True
     finally:
+        _building.discard(path)
         lock.remove()
 
 
-def _wait_for_builder(path: Path, what: str, on_wait: Callable[[str], None], patience: float) -> Lock | None:
+def _wait_for_builder(
+    path: Path, what: str, on_wait: Callable[[str], None], patience: float, room: Room
+) -> Lock | None:
     last_going = time.monotonic()
+
+    def may_wait_for_us(pid: int) -> bool:
+        """For our room, or for that of one that waits for what we build."""
+        having, waiting = room()
+        return pid in waiting and (os.getpid() in having or bool(_building))
 
     def stands_still() -> bool:
         nonlocal last_going
-        if not is_stopped(holder_of(path).pid):
+        pid = holder_of(path).pid
+        if not (is_stopped(pid) or may_wait_for_us(pid)):
             last_going = time.monotonic()
         return time.monotonic() > last_going + _STOPPED
 
     on_wait(f"waiting for {_builder(path)}, which has been making {what} for {_age(path)} s")
     lock = wait_for_lock(path, make=0o600, patience=patience, give_up=stands_still)
     if lock is None:
-        stopped = is_stopped(holder_of(path).pid)
-        reason = "is stopped, by Ctrl-Z or a debugger" if stopped else f"has been at it for {_age(path)} s"
+        pid = holder_of(path).pid
+        if is_stopped(pid):
+            reason = "is stopped, by Ctrl-Z or a debugger"
+        elif may_wait_for_us(pid):
+            reason = "waits for room, maybe for that of this process"
+        else:
+            reason = f"has been at it for {_age(path)} s"
         on_wait(f"{_builder(path)} {reason}: going on without {what}")
     return lock
 

@@ -11,47 +11,23 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 from pytest_readonly_vm.errors import HostError
+from pytest_readonly_vm.host.budget import Budget
 from pytest_readonly_vm.host.locks import Lock, is_stopped, try_lock, wait_for_lock
 from pytest_readonly_vm.host.os_errors import explain
 
 T = TypeVar("T")
 
-_SHARE_OF_MEMORY = 0.8
-_GUEST_CPUS_PER_CPU = 4
-
 _NAME = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)\.([0-9]+)\.(held|waiting)")
 _GLANCE = 0.02
 _GLANCES_PER_LOOK = 5
 _STOPPED = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What all machines together may have: bytes of memory, and CPUs as guests count them."""
-
-    memory: int
-    cpus: int
-
-    @classmethod
-    def of_host(cls, root: Path = Path("/")) -> Self:
-        """Four fifths of the memory and four guest CPUs for each CPU, of what this process may use of the host.
-
-        Of all memory: what is available shrinks with every machine that is counted already. The last fifth is for QEMU
-        itself, pytest and others. Guests idle a lot: with a worker for each CPU (``-n auto``), each with a machine in
-        use and the next in preparation, of two CPUs each, at four CPUs hold nobody up and memory decides.
-
-        :param root: below it ``proc`` and ``sys`` are looked for.
-        """
-        memory = min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_memory_limits(root)])
-        cpus = min([len(os.sched_getaffinity(0)), *_cpu_limits(root)])
-        return cls(int(memory * _SHARE_OF_MEMORY), max(1, int(cpus * _GUEST_CPUS_PER_CPU)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,38 +267,14 @@ class _Obstacle:
         return sentence + (f"; {len(self.before)} asked before" if self.before else "")
 
 
-def _memory_limits(root: Path) -> list[int]:
-    """Those of the control groups of this process, of both versions, in bytes."""
-    files = ("memory.max", "memory.limit_in_bytes")
-    words = [_read(group / name).strip() for group in _groups(root, "memory") for name in files]
-    return [int(word) for word in words if word.isdecimal()]
+def processes_in(folder: Path) -> tuple[set[int], set[int]]:
+    """Those that have something of the budget, and those that wait for it, by the names in such a folder alone.
 
-
-def _cpu_limits(root: Path) -> list[float]:
-    """The same in CPUs: a quota of time for each period of time."""
-    files = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
-    words = [" ".join(_read(group / name) for name in files).split() for group in _groups(root, "cpu")]
-    return [int(found[0]) / int(found[1]) for found in words if found and found[0].isdecimal()]
-
-
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the control groups that this process is in, and of all above them, whose limits bind it too.
-
-    See cgroups(7). A container may not see its group under the name that it is told, but sees its limits at the top.
+    One that has just died may be among them.
     """
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers or controller in controllers.split(","):
-            top = root / "sys/fs/cgroup" / (controller if controllers else "")
-            group = top / path.lstrip("/")
-            yield group
-            while group != top:
-                group = group.parent
-                yield group
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    having, waiting = set[int](), set[int]()
+    with contextlib.suppress(OSError):  # nobody has asked for anything yet
+        for path in folder.iterdir():
+            if match := _NAME.fullmatch(path.name):
+                (having if match[5] == "held" else waiting).add(int(match[2]))
+    return having, waiting

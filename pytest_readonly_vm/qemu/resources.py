@@ -10,13 +10,14 @@ from typing import TypeVar
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.values import size
 from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.budget import Budget
 from pytest_readonly_vm.host.folders import make_private
 from pytest_readonly_vm.host.hypervisor import Hypervisor, find_hypervisor
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.process import Spawner
 from pytest_readonly_vm.host.qemu_binary import find_qemu_img
-from pytest_readonly_vm.host.slots import Budget, Slot, Slots
+from pytest_readonly_vm.host.slots import Slot, Slots, processes_in
 from pytest_readonly_vm.host.ssh_key import make_key
 from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.host.workspace import Workspace
@@ -126,8 +127,17 @@ class Resources:
         self._opened.close()
 
 
+def in_the_budget() -> tuple[set[int], set[int]]:
+    """The processes of this user that have room for machines, and those that wait for some; see `processes_in`."""
+    return processes_in(_folder())
+
+
+def _folder() -> Path:
+    return _PLACE / f"pytest-readonly-vm-{os.getuid()}.slots"
+
+
 def _slots(budget: str) -> Slots:
-    folder = _PLACE / f"pytest-readonly-vm-{os.getuid()}.slots"
+    folder = _folder()
     make_private(folder, advice="use --vm-budget=off")
     return Slots(folder, _budget(budget))
 

@@ -14,6 +14,7 @@ from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.card import Card
+from pytest_readonly_vm.qemu.resources import in_the_budget
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache, default_folder
 from pytest_readonly_vm.start.cluster_state import ClusterState
@@ -37,9 +38,10 @@ class Archive:
     def lock(self, key: str, *, patience: float) -> AbstractContextManager[bool]:
         """Nobody else makes or loads the template of this key meanwhile, in whatever process, if this gives True.
 
-        Others are waited for; not those that stand still, and none for longer than `patience`, in seconds.
+        Others are waited for; not those that stand still, nor those that may wait for room that this process has, and
+        none for longer than `patience`, in seconds.
         """
-        return self._cache.lock(key, on_wait=self._tell, patience=patience)
+        return self._cache.lock(key, on_wait=self._tell, patience=patience, room=in_the_budget)
 
     def load(self, key: str, *, is_current: Callable[[Reads], bool], new_folder: Callable[[], Path]) -> Template | None:
         """The template of a key, if it is there, whole, and made of files that are still the same; else it is removed.

@@ -27,7 +27,7 @@ from typing import Any
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.entries import discard, half_made, is_name, sweep
 from pytest_readonly_vm.host.folders import make_private, user_cache
-from pytest_readonly_vm.host.locks import build_lock, is_still
+from pytest_readonly_vm.host.locks import Room, build_lock, is_still
 from pytest_readonly_vm.host.os_errors import is_lack
 from pytest_readonly_vm.image import sparse
 
@@ -135,7 +135,7 @@ class TemplateCache:
         sweep(self.folder)
 
     def lock(
-        self, key: str, *, on_wait: Callable[[str], None], patience: float
+        self, key: str, *, on_wait: Callable[[str], None], patience: float, room: Room = lambda: (set(), set())
     ) -> contextlib.AbstractContextManager[bool]:
         """Be the only one that makes an entry, after waiting for another that does; see `build_lock`.
 
@@ -143,7 +143,7 @@ class TemplateCache:
         the last one stays.
         """
         what = f"the frozen guest {key[:12]}"
-        return build_lock(self.folder / f"{key}.lock", what, on_wait=on_wait, patience=patience)
+        return build_lock(self.folder / f"{key}.lock", what, on_wait=on_wait, patience=patience, room=room)
 
     def find(self, key: str) -> Entry | None:
         """The entry, which counts as used now, or None. One that is damaged or of another format is removed."""

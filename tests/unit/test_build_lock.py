@@ -5,12 +5,18 @@ import fcntl
 import os
 import re
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from pytest_readonly_vm.host import locks as module
+from pytest_readonly_vm.host.budget import Budget
 from pytest_readonly_vm.host.locks import build_lock
+from pytest_readonly_vm.host.slots import Slots
+from pytest_readonly_vm.qemu import resources
+from pytest_readonly_vm.start.archive import Archive
+from pytest_readonly_vm.start.cache import TemplateCache
 from tests.unit.programs import program, says
 
 BUILDS = (
@@ -18,6 +24,23 @@ BUILDS = (
     "from pytest_readonly_vm.host.locks import build_lock\n"
     "with build_lock(pathlib.Path(sys.argv[1]), 'it', on_wait=print, patience=60):\n"
     "    print('builds', flush=True); sys.stdin.read()"
+)
+
+HAS_ROOM = (
+    "import pathlib, sys\n"
+    "from pytest_readonly_vm.host.budget import Budget\n"
+    "from pytest_readonly_vm.host.slots import Slots\n"
+    "with Slots(pathlib.Path(sys.argv[1]), Budget(1, 1)).take(1, 1, label='a', on_wait=print):\n"
+    "    print('has room', flush=True); sys.stdin.read()"
+)
+WAITS_FOR_ROOM = (
+    "import pathlib, sys\n"
+    "from pytest_readonly_vm.host.budget import Budget\n"
+    "from pytest_readonly_vm.host.locks import build_lock\n"
+    "from pytest_readonly_vm.host.slots import Slots\n"
+    "with build_lock(pathlib.Path(sys.argv[2]), 'it', on_wait=print, patience=60):\n"
+    "    tell = lambda sentence: print(sentence, flush=True)\n"
+    "    Slots(pathlib.Path(sys.argv[1]), Budget(1, 1)).take(1, 1, label='b', on_wait=tell)"
 )
 
 
@@ -45,6 +68,33 @@ def test_one_that_stands_still_is_not_waited_for_without_end(
     assert re.fullmatch(rf"process {builder.pid} {state}: going on without it", told[1])
     with build_lock(path, "it", on_wait=pytest.fail, patience=60) as is_ours:
         assert is_ours
+
+
+@pytest.mark.parametrize(("has", "goes_on"), [("room", True), ("a build", True), ("nothing", False)])
+def test_one_that_waits_for_room_is_not_waited_for_by_who_may_be_in_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: str, goes_on: bool
+) -> None:
+    """Else each would wait for the other, or for one that waits for it."""
+    monkeypatch.setattr(module, "_STOPPED", 0.2)
+    monkeypatch.setattr(resources, "_PLACE", tmp_path)
+    folder, cache = tmp_path / f"pytest-readonly-vm-{os.getuid()}.slots", tmp_path / "cache"
+    told: list[str] = []
+    archive = Archive(TemplateCache(cache, limit=1), told.append)
+    folder.mkdir()
+    with ExitStack() as opened:
+        # Of room there is some for one.
+        if has == "room":
+            opened.enter_context(Slots(folder, Budget(1, 1)).take(1, 1, label="ours", on_wait=pytest.fail))
+        else:
+            assert says(opened.enter_context(program(HAS_ROOM, folder))) == "has room"
+        if has == "a build":
+            assert opened.enter_context(archive.lock("another", patience=60))
+        builder = opened.enter_context(program(WAITS_FOR_ROOM, folder, cache / "key.lock"))
+        assert says(builder).startswith("b: waiting for 0 MiB and 1 CPU")
+        with archive.lock("key", patience=60 if goes_on else 0.5) as is_ours:
+            assert not is_ours
+    why = r"waits for room, maybe for that of this process" if goes_on else r"has been at it for \d+ s"
+    assert re.fullmatch(rf"process {builder.pid} {why}: going on without the frozen guest key", told[-1])
 
 
 def test_who_waits_is_told_once_and_builds_when_the_other_is_killed(path: Path) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import HostError
-from pytest_readonly_vm.host.slots import Budget, Slots
+from pytest_readonly_vm.host.budget import Budget
+from pytest_readonly_vm.host.slots import Slots
 from tests.mount_namespace import own_mounts
 
 MIB = 1 << 20
@@ -24,7 +25,8 @@ MIB = 1 << 20
 OTHER = """
 import os, signal, sys, threading
 from pathlib import Path
-from pytest_readonly_vm.host.slots import Budget, Slots
+from pytest_readonly_vm.host.budget import Budget
+from pytest_readonly_vm.host.slots import Slots
 
 def say(sentence):
     os.write(1, f"{sentence}\\n".encode())
@@ -299,7 +301,8 @@ def test_interrupts_at_any_moment_stop_nobody_else(slots: Slots, folder: Path) -
     code = (
         "import random, signal, sys\n"
         "from pathlib import Path\n"
-        "from pytest_readonly_vm.host.slots import Budget, Slots\n"
+        "from pytest_readonly_vm.host.budget import Budget\n"
+        "from pytest_readonly_vm.host.slots import Slots\n"
         "def interrupt(number, frame):\n"
         "    raise KeyboardInterrupt\n"
         "signal.signal(signal.SIGALRM, interrupt)\n"
@@ -377,7 +380,8 @@ def test_a_full_disk_is_told(folder: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from pytest_readonly_vm.host.slots import Budget, Slots\n"
+        "from pytest_readonly_vm.host.budget import Budget\n"
+        "from pytest_readonly_vm.host.slots import Slots\n"
         "Slots(Path(sys.argv[1]), Budget(1, 1)).take(1, 1, label='db', on_wait=print)\n"
     )
     mounted = 'mount -t tmpfs -o nr_inodes=1 slots "$1" && shift && exec "$@"'
@@ -391,7 +395,8 @@ def test_many_processes_never_have_more_than_there_is(folder: Path, tmp_path: Pa
     code = (
         "import random, sys\n"
         "from pathlib import Path\n"
-        "from pytest_readonly_vm.host.slots import Budget, Slots\n"
+        "from pytest_readonly_vm.host.budget import Budget\n"
+        "from pytest_readonly_vm.host.slots import Slots\n"
         "folder, inside = map(Path, sys.argv[1:])\n"
         "slots = Slots(folder, Budget(3, 100))\n"
         "for _ in range(15):\n"
