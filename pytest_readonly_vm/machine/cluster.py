@@ -163,12 +163,9 @@ class Cluster(Sequence[VirtualMachine]):
 
     def _go_back(self, how: str, checkpoint: ClusterCheckpoint) -> None:
         self._check_is_whole()
-        loop = self._keeper.maker.resources.loop
-        specs = [
-            replace(vm.instance.spec, cards=cablings(places))
-            for vm, places in zip(self, checkpoint.places, strict=True)
-        ]
-        with exchanging([(vm.places, places) for vm, places in zip(self, checkpoint.places, strict=True)]):
+        loop, both = self._keeper.maker.resources.loop, list(zip(self, checkpoint.places, strict=True))
+        specs = [replace(vm.instance.spec, cards=cablings(places)) for vm, places in both]
+        with exchanging((vm.places, places) for vm, places in both):
             try:
                 loop.run(_held(self.networks))  # what the machines say until they end is not said to those that come
                 instances = self._keeper.maker.clones(specs, checkpoint.moment, self.networks)
