@@ -10,7 +10,7 @@ from pytest_readonly_vm.cli.warned import warnings_said
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.setting import Given, Part
 from pytest_readonly_vm.config.settings import VmConfig, settings_in
-from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.errors import ConfigurationError, VmError
 from pytest_readonly_vm.evidence.capsule.opened import Capsule, open_capsule
 from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
 from pytest_readonly_vm.host.terminal import Terminal
@@ -28,6 +28,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
         "--image", metavar="IMAGE", help="the base image, if it is not where it was: a path, a name, a URL"
     )
     parser.add_argument("--cdrom", metavar="IMAGE", help="the image of its CD, likewise")
+    parser.add_argument(
+        "--disk", metavar="NAME=IMAGE", action="append", default=[], help="that of a further disk, likewise; repeatable"
+    )
     parser.add_argument("-c", dest="script", metavar="COMMAND", help="run this by the guest's sh, and exit as it does")
     parser.add_argument("--run", action="store_true", help="let a guest go on that was paused or had panicked")
     parser.add_argument(
@@ -50,6 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
                 capsule,
                 image=_image(arguments.image, "--image"),
                 cdrom=_image(arguments.cdrom, "--cdrom"),
+                disks=_disks(arguments.disk),
                 run=arguments.run,
                 allow_qemu_args=arguments.allow_qemu_args,
                 network=arguments.network,
@@ -70,6 +74,19 @@ def _local(*, monitor: bool) -> VmConfig:
     """The settings of this computer, from the environment, as in a run of pytest."""
     environment = given_settings(argparse.Namespace(), settings_in(Part.RESUME))
     return VmConfig(monitor=monitor).with_settings(environment)
+
+
+def _disks(given: list[str]) -> dict[str, Path | ImageReference]:
+    """:raises ConfigurationError: one is not of the form NAME=IMAGE; otherwise as `_image`."""
+    disks = {}
+    for one in given:
+        name, equals, written = one.partition("=")
+        if not (name and equals and written):
+            raise ConfigurationError(f"--disk: {one!r} is not of the form NAME=IMAGE")
+        found = _image(written, "--disk")
+        assert found is not None
+        disks[name] = found
+    return disks
 
 
 def _image(written: str | None, option: str) -> Path | ImageReference | None:

@@ -12,10 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
+from pytest_readonly_vm.config import disk as given_disk
 from pytest_readonly_vm.config import image_reference as given_image
 from pytest_readonly_vm.config import values as read
 from pytest_readonly_vm.config.architectures import architecture
 from pytest_readonly_vm.config.cluster import GuestCluster
+from pytest_readonly_vm.config.disk import Disk
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.config.qemu_args import objection
@@ -40,7 +42,7 @@ class VmConfig:
     image: Path | ImageReference | None = setting(
         _TESTS, None, given_image.image, reads="the base image", locate=given_image.located_image
     )
-    format: str | None = setting(_MACHINE, None, read.one_of("qcow2", "raw", "qed", "vmdk", "vdi", "vhdx", "vpc"))
+    format: str | None = setting(_MACHINE, None, read.one_of(*given_disk.FORMATS))
     cdrom: Path | ImageReference | None = setting(_MACHINE, None, given_image.image, reads=_OTHERS.format("CD"))
     memory: int = setting(_MACHINE | Part.CAPSULE, 1 << 30, read.size, qemu_options=("m",))
     cpus: int = setting(_MACHINE | Part.CAPSULE, 1, read.cpus, qemu_options=("smp",))
@@ -60,9 +62,8 @@ class VmConfig:
         _MACHINE | Part.CAPSULE | Part.KEY, None, read.path, reads=_OTHERS.format("initrd"), qemu_options=("initrd",)
     )
     append: str | None = setting(_MACHINE | Part.CAPSULE, None, read.text, qemu_options=("append",))
-    disk_interface: str = setting(
-        _MACHINE | Part.CAPSULE, "virtio", read.one_of("virtio", "scsi", "sata", "ide", "nvme", "usb")
-    )
+    disk_interface: str = setting(_MACHINE | Part.CAPSULE, "virtio", read.one_of(*given_disk.INTERFACES))
+    disks: tuple[Disk, ...] = setting(_MACHINE, (), given_disk.disks, locate=given_disk.located_disks)
     network: str = setting(_MACHINE | Part.CAPSULE, "user", read.one_of("user", "restricted", "none"))
     networks: tuple[str, ...] = setting(_TESTS, (), read.names)
     qemu_args: tuple[str, ...] = setting(_MACHINE | Part.CAPSULE, (), read.arguments)

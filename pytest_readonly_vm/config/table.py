@@ -78,6 +78,13 @@ OPTIONS = {
     "disk_interface": Option(
         "NAME", "how the guest sees its disk: virtio, scsi, sata, ide, nvme, usb (default: virtio)"
     ),
+    "disks": Option(
+        "NAME:SIZE",
+        "a further disk, blank and of a size, or NAME:IMAGE, with the content of an image; ,interface= ,serial= and "
+        ",format= may follow; repeatable",
+        repeatable=True,
+        separator=" ",
+    ),
     "network": Option(
         "NAME",
         "user: outward connections through QEMU, nothing listens on the host; restricted: a network card of which no "

@@ -28,7 +28,7 @@ from pytest_readonly_vm.evidence.redaction import (
     option_without_secrets,
     text_without_secrets,
 )
-from pytest_readonly_vm.evidence.replay import Started, script
+from pytest_readonly_vm.evidence.replay import Started, opened_as, script
 from pytest_readonly_vm.host.loop import within
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.printable import line, shown
@@ -209,9 +209,10 @@ def _script(vm: "VirtualMachine") -> str:
             name=vm.name,
             argv=instance.process.argv,
             folder=instance.folder,
-            layers=[(layer.descriptor, layer.path, layer.format) for layer in instance.spec.chain],
+            disks={disk.name: opened_as(disk.chain) for disk in instance.spec.disks if disk.chain},
+            blank={disk.name: disk.size for disk in instance.spec.disks if disk.size is not None},
             cdrom=(cd.descriptor, cd.path) if (cd := instance.spec.cd) else None,
-            firmware=[(file.descriptor, file.path, file.format) for file in instance.spec.firmware.files],
+            firmware=opened_as(instance.spec.firmware.files),
             credentials=smbios.read_text() if smbios.exists() else None,
             is_copy=vm.manner == "clone",
         )

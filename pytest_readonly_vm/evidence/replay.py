@@ -8,15 +8,18 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.evidence.redaction import option_without_secrets
-from pytest_readonly_vm.qemu.command_line import BELOW, CDROM, DISK, TPM
+from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.qemu.command_line import CDROM, TPM
+from pytest_readonly_vm.qemu.drive import below, drive_of
 
 _BY_DESCRIPTOR = re.compile(r"socket,id=(\w+),fd=(\d+)")
 _MEMORY = re.compile(r",?memory-backend=ram\b")
+_DRIVE = re.compile(r"if=none,id=([\w-]+),")
 _FLASH = re.compile(r"if=pflash,unit=(\d+)")
 _SEED = "seed0"
 
@@ -29,8 +32,10 @@ class Started:
     argv: Sequence[str]
     folder: Path
     """The machine's own, which goes with it."""
-    layers: Sequence[tuple[int, Path, str]] = ()
-    """The files of the base image, the topmost first: descriptor, path, format."""
+    disks: Mapping[str, Sequence[tuple[int, Path, str]]] = field(default_factory=dict)
+    """The files of the image of each disk, by its name, the topmost first: descriptor, path, format."""
+    blank: Mapping[str, int] = field(default_factory=dict)
+    """The sizes of the disks without one, in bytes."""
     cdrom: tuple[int, Path] | None = None
     """The image of a CD: descriptor, path."""
     firmware: Sequence[tuple[int, Path, str]] = ()
@@ -39,6 +44,11 @@ class Started:
     """The text for systemd in the guest, if there is one."""
     is_copy: bool = False
     """Whether the guest did not boot but went on from a frozen one."""
+
+
+def opened_as(files: Iterable[ImageFile]) -> list[tuple[int, Path, str]]:
+    """Of files that QEMU was given: descriptor, path, format."""
+    return [(file.descriptor, file.path, file.format) for file in files]
 
 
 def script(started: Started) -> str:
@@ -80,7 +90,7 @@ def _pairs(words: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 def _options(started: Started, notes: list[str]) -> Iterator[tuple[str, ...]]:
     if started.is_copy:
         notes.append("The machine was a copy of a frozen guest, the script boots anew.")
-    files = (*started.layers, *started.firmware)
+    files = (*(file for layers in started.disks.values() for file in layers), *started.firmware)
     known: Mapping[int, tuple[Path, str]] = {number: (path, kind) for number, path, kind in files}
     if started.cdrom is not None:
         known = {**known, started.cdrom[0]: (started.cdrom[1], "CD")}
@@ -91,6 +101,21 @@ def _options(started: Started, notes: list[str]) -> Iterator[tuple[str, ...]]:
             yield from changed
         else:
             yield option, option_without_secrets(option, value)
+
+
+def _names(started: Started) -> tuple[str, ...]:
+    return (*started.disks, *started.blank)
+
+
+def _drives(started: Started) -> dict[str, str]:
+    """What each disk had in it, by QEMU's names for them: the topmost file of its image, or nothing."""
+    found = {}
+    for name, layers in started.disks.items():
+        _, path, kind = layers[0]
+        found[drive_of(name)] = f"format={kind},file={escaped(str(path))}"
+    for name, size in started.blank.items():
+        found[drive_of(name)] = f"driver=null-co,read-zeroes=on,size={size}"
+    return found
 
 
 def _changed(
@@ -118,10 +143,9 @@ def _changed(
         _, path, kind = started.firmware[int(unit[1])]
         access = "readonly=on" if ",readonly=on," in value else "snapshot=on"
         return [("-drive", f"if=pflash,unit={unit[1]},{access},format={kind},file={escaped(str(path))}")]
-    elif option == "-drive" and f"id={DISK}," in value and started.layers:
-        _, path, kind = started.layers[0]
-        return [("-drive", f"if=none,id={DISK},snapshot=on,format={kind},file={escaped(str(path))}")]
-    elif option == "-blockdev" and f'"node-name":"{BELOW}"' in value:
+    elif option == "-drive" and (disk := _DRIVE.match(value)) and disk[1] in (drives := _drives(started)):
+        return [("-drive", f"if=none,id={disk[1]},snapshot=on,{drives[disk[1]]}")]
+    elif option == "-blockdev" and any(f'"node-name":"{below(name)}"' in value for name in _names(started)):
         return []
     elif option == "-blockdev" and f'"node-name":"{CDROM}"' in value and started.cdrom is not None:
         file = {"driver": "file", "filename": str(started.cdrom[1])}

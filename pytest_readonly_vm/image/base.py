@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from pytest_readonly_vm.config.disk import Disk
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, ImageError
@@ -149,8 +150,8 @@ class Bases:
         :raises ImageError: one is refused.
         :raises BaseImageChanged: one was found changed earlier in this run.
         """
-        base = self._get(config, "image", format=config.format, called="base image", qemu_img=qemu_img)
-        cdrom = self._get(config, "cdrom", format="raw", called="CD", qemu_img=qemu_img)
+        base = self._get(config.image, config, "image", format=config.format, called="base image", qemu_img=qemu_img)
+        cdrom = self._get(config.cdrom, config, "cdrom", format="raw", called="CD", qemu_img=qemu_img)
         if cdrom is not None and not cdrom.is_cd:
             raise ImageError(
                 f"CD {config.cdrom} (from {config.origin('cdrom')}) is not the image of a CD or DVD; a disk is given "
@@ -169,10 +170,23 @@ class Bases:
             )
         return None, base
 
+    def get_disk(self, disk: Disk, config: VmConfig, *, qemu_img: Path) -> BaseImage | None:
+        """The image of a further disk; None for a blank one. Raises as `get`."""
+        assert not isinstance(disk.image, str)  # which is read with the setting
+        return self._get(
+            disk.image, config, "disks", format=disk.format, called=f"image of the disk {disk.name}", qemu_img=qemu_img
+        )
+
     def _get(
-        self, config: VmConfig, setting: str, *, format: str | None, called: str, qemu_img: Path
+        self,
+        image: Path | ImageReference | None,
+        config: VmConfig,
+        setting: str,
+        *,
+        format: str | None,
+        called: str,
+        qemu_img: Path,
     ) -> BaseImage | None:
-        image: Path | ImageReference | None = getattr(config, setting)
         if image is None:
             return None
         origin = config.origin(setting)
@@ -191,7 +205,8 @@ class Bases:
 
     def has(self, config: VmConfig) -> bool:
         """Whether what `get` returns can be had at once: it need not be downloaded or unpacked."""
-        return all(image is None or self._sources.has(image, config) for image in (config.image, config.cdrom))
+        images = (config.image, config.cdrom, *(disk.image for disk in config.disks))
+        return all(not image or isinstance(image, str) or self._sources.has(image, config) for image in images)
 
     def get_parts(
         self, parts: tuple[tuple[Path, str], ...], *, what: str, origin: str, verify: str

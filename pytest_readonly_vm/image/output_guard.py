@@ -23,6 +23,9 @@ def _layer(image: Path | None) -> str:
     return f"a layer of the base image {image}"
 
 
+_OF_A_DISK = "the image of a disk that machines are started with"
+
+
 class OutputGuard:
     """What a run must not touch, and how it writes all the rest. Several threads may use it."""
 
@@ -50,6 +53,12 @@ class OutputGuard:
             what = SETTINGS["image"].reads if layer is layers[0] else _layer(layers[0].path)
             self._opened.setdefault(known, what)
         self._unopened.discard(config.image if layers else None)
+
+    def protect_files(self, layers: Sequence[ImageFile]) -> None:
+        """Keep the files of the image of a further disk."""
+        for layer in layers:
+            known = layer.fingerprint.device, layer.fingerprint.inode
+            self._opened.setdefault(known, _OF_A_DISK)
 
     def why_not(self, path: Path, *, is_link: bool = False) -> str | None:
         """Why nothing may be written at a path, as the end of a sentence; None if there is no reason.

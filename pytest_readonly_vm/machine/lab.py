@@ -32,6 +32,7 @@ from pytest_readonly_vm.machine.private_network import PrivateNetwork
 from pytest_readonly_vm.machine.vm import VirtualMachine
 from pytest_readonly_vm.qemu.architecture import choose_arch
 from pytest_readonly_vm.qemu.board import refuse_what_it_has_not
+from pytest_readonly_vm.qemu.disk_spec import disk_specs
 from pytest_readonly_vm.qemu.firmware import Firmware, Firmwares
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.resources import Resources
@@ -213,11 +214,14 @@ class Lab:
         refuse_what_it_has_not(config, arch)
         hypervisor = self._resources.hypervisor(config, arch)
         self.output_guard.protect(config, base.chain if base else (), cdrom.chain if cdrom else ())
+        disks = disk_specs(config, base, self._bases, qemu_img=qemu_img)
+        for disk in disks:
+            self.output_guard.protect_files(disk.chain)
         return MachineSpec(
             config=config,
             name=name,
             hypervisor=hypervisor,
-            base=base,
+            disks=disks,
             cdrom=cdrom,
             firmware=firmware or self._firmwares.get(config, hypervisor, base, cdrom),
             usual_channel=self._usual_channels.get((config.image, config.kernel)),

@@ -3,24 +3,28 @@
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_readonly_vm.channels.history import History
+from pytest_readonly_vm.config.disk import DISK
 from pytest_readonly_vm.errors import ChannelLost, GuestShutDown, VmError
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.machine.checkpoints import Keeper, Rewindable
 from pytest_readonly_vm.machine.expected_panic import Panic, expecting_panic
-from pytest_readonly_vm.qemu.disk import export_disk, keep_overlay
+from pytest_readonly_vm.machine.virtual_disk import VirtualDisk
+from pytest_readonly_vm.qemu.disk import keep_overlay
+from pytest_readonly_vm.qemu.disk_spec import close_all, copies
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.start.template import close_all, copies
 
 
 class VirtualMachine(Rewindable):
     """A guest that runs, and QEMU around it.
 
     Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `screen`, its
-    display and keyboard; `boot_seconds`, from the start of QEMU until the guest was ready, and `boot_phases`, the same
-    in parts where systemd tells them, for a copy those of the guest that booted; `closed`, whether `close` was called;
+    display and keyboard; `disks`, each by its name; `boot_seconds`, from the start of QEMU until the guest was ready,
+    and `boot_phases`, the same in parts where systemd tells them, for a copy those of the guest that booted; `closed`,
+    whether `close` was called;
     `folder`, the machine's own on the host, the only one that a sealed QEMU may write to, and gone when it is closed.
     After `reset` and `restore`, `qmp`, `console`, `screen` and `folder` are others.
     """
@@ -31,6 +35,7 @@ class VirtualMachine(Rewindable):
         self.handed_over = 0.0
         """When the present test got it, in seconds since the epoch."""
         self.closed = False
+        self.disks: Mapping[str, VirtualDisk] = {disk.name: VirtualDisk(self, disk.name) for disk in instance.disks}
 
     def _enter(self, instance: Instance) -> None:
         super()._enter(instance)
@@ -63,6 +68,16 @@ class VirtualMachine(Rewindable):
     def pid(self) -> int:
         """Process id of QEMU."""
         return self.instance.process.pid
+
+    @property
+    def disk(self) -> VirtualDisk:
+        """Its first disk: that of the setting ``image``, else the first of ``disks``.
+
+        :raises VmError: it has none.
+        """
+        for disk in self.disks.values():
+            return disk
+        raise VmError(f"{self.name}: the machine has no disk; see the settings image and disks")
 
     @property
     def overlay(self) -> Path | None:
@@ -174,25 +189,8 @@ class VirtualMachine(Rewindable):
         return expecting_panic(self.instance, self.loop, timeout)
 
     def export(self, path: str | os.PathLike[str], *, format: str = "qcow2", timeout: float = 600.0) -> None:
-        """Write the disk, as it is at this moment, to a new image that needs no other; the guest runs on meanwhile.
-
-        What the guest has not yet written is not in it, as after a loss of power; have it run ``sync`` before.
-
-        :param format: ``qcow2`` or another format that QEMU writes, such as ``raw``.
-        :param timeout: seconds that it may take.
-        :raises VmError: `path` exists, or cannot be written.
-        :raises WaitTimeout: it took longer.
-        :raises GuestDied: QEMU ended meanwhile.
-        """
-        export_disk(
-            self.loop,
-            self.qmp,
-            Path(path).absolute(),
-            format=format,
-            timeout=timeout,
-            name=self.name,
-            qemu_img=self.instance.spec.hypervisor.qemu_img,
-        )
+        """Write the first disk to a new image; see `VirtualDisk.export`."""
+        self.disk.export(path, format=format, timeout=timeout)
 
     def close(self, *, keep_overlay_as: Path | None = None) -> None:
         """End the machine and remove its files; a second call does nothing.
@@ -211,11 +209,11 @@ class VirtualMachine(Rewindable):
         self.leave_networks()
         instance = self.instance
         try:
-            lower = copies(instance.frozen_overlays) if keep_overlay_as is not None else ()
+            lower = copies(instance.frozen_overlays) if keep_overlay_as is not None else {}
             try:
                 self.loop.run(instance.end(powerdown=keep_overlay_as is not None))
                 if keep_overlay_as is not None and instance.overlay is not None:
-                    keep_overlay(instance, keep_overlay_as, lower)
+                    keep_overlay(instance, keep_overlay_as, lower.get(DISK, ()))
             finally:
                 close_all(lower)
         except TimeoutError as error:

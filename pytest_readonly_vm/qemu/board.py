@@ -14,15 +14,23 @@ _MACHINES = {
 }
 """By architecture; of others QEMU's own default is taken."""
 
-DISKS = {
-    "virtio": ("virtio-blk-{bus},drive=disk0",),
-    "scsi": ("virtio-scsi-{bus},id=scsi0", "scsi-hd,drive=disk0,bus=scsi0.0"),
-    "sata": ("ich9-ahci,id=sata0", "ide-hd,drive=disk0,bus=sata0.0"),
-    "ide": ("ide-hd,drive=disk0,bus=ide.0",),
-    "nvme": ("nvme,drive=disk0,serial=disk0",),
-    "usb": ("qemu-xhci,id=usb0", "usb-storage,drive=disk0,bus=usb0.0"),
+_DISKS = {
+    "virtio": ("virtio-blk-{bus}",),
+    "scsi": ("virtio-scsi-{bus},id=scsi0", "scsi-hd,bus=scsi0.0"),
+    "sata": ("ich9-ahci,id=sata0", "ide-hd"),
+    "ide": ("ide-hd",),
+    "nvme": ("nvme",),
+    "usb": ("qemu-xhci,id=usb0", "usb-storage,bus=usb0.0"),
 }
-"""The devices of each disk interface."""
+"""The devices of each disk interface: its controller, if disks share one, and a disk."""
+
+_IDE = {"q35": ("ide.0", "ide.1", "ide.3", "ide.4", "ide.5")}
+_OTHER_IDE = ("ide.0", "ide.0", "ide.1")
+_SATA = tuple(f"sata0.{number}" for number in range(6))
+"""Where disks can be, but for the place of the CD-ROM drive."""
+_USB = 4  # as many ports has QEMU's controller
+_MANY = 16
+"""Disks of an interface that has as many as one likes: of PCI devices there is room for some twenty in all."""
 
 _CD_DRIVES = {"pc": ("ide-cd,bus=ide.1",), "isapc": ("ide-cd,bus=ide.1",), "q35": ("ide-cd,bus=ide.2",)}
 _OTHER_CD_DRIVE = ("virtio-scsi-{bus},id=cdrom-bus", "scsi-cd,bus=cdrom-bus.0")
@@ -92,15 +100,41 @@ def has_power_button(arch: str) -> bool:
     return arch not in ("riscv64", "riscv32")
 
 
+def _disk_buses(interface: str, config: VmConfig, arch: str) -> tuple[str, ...]:
+    """The places for disks of an interface on which each has one of its own."""
+    if interface == "ide":
+        return _IDE.get(family(config, arch), _OTHER_IDE)
+    return _SATA if interface == "sata" else ()
+
+
+def disk_devices(interface: str, number: int, config: VmConfig, arch: str) -> tuple[str, ...]:
+    """The devices of the disk of this number, from 0 on, among those of its interface: controller, if new, and disk."""
+    *controllers, disk = (device.format(bus=virtio_bus(config, arch)) for device in _DISKS[interface])
+    buses = _disk_buses(interface, config, arch)
+    return (*([] if number else controllers), f"{disk},bus={buses[number]}" if buses else disk)
+
+
 def refuse_what_it_has_not(config: VmConfig, arch: str) -> None:
-    """:raises ConfigurationError: a disk is asked for that this machine type cannot have."""
+    """:raises ConfigurationError: disks are asked for that this machine type cannot have."""
     kind = family(config, arch)
-    has = _INTERFACES.get(kind, tuple(DISKS))
-    if config.disk_interface not in has and config.image is not None:
-        raise ConfigurationError(
-            f"{config.origin('disk_interface')}: disk_interface={config.disk_interface} is none of those that machines "
-            f"of the type {kind} ({arch}) have: {', '.join(has)}"
-        )
+    has = _INTERFACES.get(kind, tuple(_DISKS))
+    wanted = [("disk_interface", config.disk_interface)] if config.image is not None else []
+    wanted += [("disks", disk.interface or config.disk_interface) for disk in config.disks]
+    used: dict[str, int] = {}
+    for setting, interface in wanted:
+        origin = config.origin(setting)
+        if interface not in has:
+            what = f"disk_interface={interface}" if setting == "disk_interface" else f"disks: the interface {interface}"
+            raise ConfigurationError(
+                f"{origin}: {what} is none of those that machines of the type {kind} ({arch}) have: {', '.join(has)}"
+            )
+        used[interface] = used.get(interface, 0) + 1
+        most = _USB if interface == "usb" else len(_disk_buses(interface, config, arch)) or _MANY
+        if used[interface] > most:
+            raise ConfigurationError(
+                f"{origin}: disks: machines of the type {kind} ({arch}) have room for {most} disks of the interface "
+                f"{interface}"
+            )
 
 
 def cpu_model(config: VmConfig, arch: str, accelerator: str, features: Features) -> str | None:

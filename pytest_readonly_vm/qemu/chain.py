@@ -18,15 +18,18 @@ class DiskImage:
     """Whether it is a file of our own that nobody writes any more, though a QEMU may still hold it for writing."""
 
 
-def chain(files: Sequence[DiskImage], name: str | None = None) -> str:
+def chain(files: Sequence[DiskImage], name: str | None = None, *, size: int | None = None) -> str:
     """A chain of files as QEMU's block layer has it, each by its descriptor set, with its format and its end stated.
 
     Without them QEMU opens what is below a file by the name in that file's header, and guesses its format. So the
     last one has nothing below it whatever its header says, for which only JSON has a word.
 
     :param name: of the topmost node, if it is to have one.
+    :param size: bytes of zeros that are below all of them; None if nothing is.
     """
     node: dict[str, object] | None = None
+    if size is not None:
+        node = {"driver": "null-co", "size": size, "read-zeroes": True}
     for one in reversed(files):
         locking = {"locking": "off"} if one.is_frozen else {}
         file = {"driver": "file", "filename": f"/dev/fdset/{one.descriptor}", **locking}

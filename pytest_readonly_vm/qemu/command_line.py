@@ -11,16 +11,11 @@ from pytest_readonly_vm.host.seal import SANDBOX_ARGUMENT
 from pytest_readonly_vm.qemu import board
 from pytest_readonly_vm.qemu.card import CardWire, card_arguments
 from pytest_readonly_vm.qemu.chain import DiskImage, chain
+from pytest_readonly_vm.qemu.drive import DriveWire, drive_arguments
 from pytest_readonly_vm.qemu.flash import FlashWire, flash_arguments
 
-DISK = "disk0"
-"""QEMU's name for the drive that has the base image below it."""
-
 TPM = "tpm"
-"""Its name for the line to the TPM."""
-
-BELOW = "below"
-"""Its name for what an overlay is above."""
+"""QEMU's name for the line to the TPM."""
 
 CDROM = "cdrom0"
 """Its name for the image of a CD."""
@@ -66,8 +61,7 @@ class Wiring:
 
     monitor: int
     console: int
-    chain: tuple[DiskImage, ...] = ()
-    overlay: Path | None = None
+    drives: tuple[DriveWire, ...] = ()
     cdrom: DiskImage | None = None
     ram: RamWire | None = None
     waits_for_state: bool = False
@@ -122,7 +116,7 @@ def command_line(
         *flash_arguments(wiring.flash, wiring.rom, has_smm=wiring.has_smm),
         *_tpm(wiring.tpm),
         *_direct_boot(config, wiring.append),
-        *_disk(config, wiring, bus),
+        *drive_arguments(wiring.drives, config, arch, boots=_must_know_what_boots(wiring)),
         *wiring.provision,
         *_cdrom(wiring.cdrom, board.cd_drive(config, arch), bus),
         *_network(config, bus),
@@ -194,26 +188,14 @@ def _direct_boot(config: VmConfig, append: str | None) -> tuple[str, ...]:
     return tuple(arguments)
 
 
-def _disk(config: VmConfig, wiring: Wiring, bus: str) -> tuple[str, ...]:
-    if not wiring.chain:
-        return ()
-    arguments: list[str] = []
-    for one in wiring.chain:
-        arguments += ["-add-fd", f"fd={one.descriptor},set={one.descriptor}"]
-    if wiring.overlay is None:
-        arguments += ["-drive", f"if=none,id={DISK},snapshot=on,file={escaped('json:' + chain(wiring.chain))}"]
-    else:
-        # A machine's end decides whether its overlay is kept; nothing needs to be on the disk before. Its name is not
-        # said in JSON, which has none for bytes that are no UTF-8.
-        overlay = f"if=none,id={DISK},cache=unsafe,format=qcow2,file={escaped(str(wiring.overlay))},backing={BELOW}"
-        arguments += ["-blockdev", chain(wiring.chain, BELOW), "-drive", overlay]
-    *controllers, disk = (device.format(bus=bus) for device in board.DISKS[config.disk_interface])
-    # Firmware does not agree on what comes first, and UEFI's goes on to the network when it finds nothing here, for
-    # minutes. 0 is taken by a kernel of a direct boot.
-    is_told = wiring.cdrom or wiring.flash or wiring.rom is not None or any(wire.card.boots for wire in wiring.cards)
-    for device in (*controllers, f"{disk},bootindex=1" if is_told else disk):
-        arguments += ["-device", device]
-    return tuple(arguments)
+def _must_know_what_boots(wiring: Wiring) -> bool:
+    """Whether the firmware is told what comes first.
+
+    They do not agree on it, and UEFI's goes on to the network when it finds nothing here, for minutes. 0 is taken by a
+    kernel of a direct boot.
+    """
+    is_one_of_several = len(wiring.drives) > 1 or wiring.cdrom or any(wire.card.boots for wire in wiring.cards)
+    return bool(is_one_of_several or wiring.flash or wiring.rom is not None)
 
 
 def _cdrom(image: DiskImage | None, drive: Sequence[str], bus: str) -> tuple[str, ...]:

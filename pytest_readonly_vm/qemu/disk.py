@@ -14,7 +14,7 @@ from pytest_readonly_vm.host.qemu_binary import run_qemu_img
 from pytest_readonly_vm.image import sparse
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.image.image_file import ImageFile
-from pytest_readonly_vm.qemu.command_line import DISK
+from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
 from pytest_readonly_vm.qemu.instance import Instance
 
 _MERGE_PATIENCE = 600.0
@@ -36,26 +36,31 @@ def create_overlay(path: Path, above: BaseImage | int, *, qemu_img: Path, name: 
 
 
 def export_disk(
-    loop: LoopThread, qmp: Qmp, path: Path, *, format: str, timeout: float, name: str, qemu_img: Path
+    loop: LoopThread,
+    qmp: Qmp,
+    disk: AttachedDisk,
+    path: Path,
+    *,
+    format: str,
+    timeout: float,
+    name: str,
+    qemu_img: Path,
 ) -> None:
     """Write the disk as it is at this moment to a new file.
 
     QEMU gets the file as an open descriptor, as its seal lets it open none outside of its own folder for writing.
 
-    :raises VmError: there is no disk, the file is there already, or it cannot be written.
+    :raises VmError: the file is there already, or it cannot be written.
     :raises WaitTimeout: it took longer than `timeout` seconds.
     """
-    disks = [device for device in qmp.execute("query-block") if device["device"] == DISK]
-    if not disks:
-        raise VmError(f"{name}: there is no disk to export")
     _require_nothing(path, name)
-    size = str(disks[0]["inserted"]["image"]["virtual-size"])
+    size = str(loop.run(disk.virtual_sizes(qmp))[0])
     try:
         with atomic_file(path) as file:
             descriptor = file.fileno()
             create = ("create", "-q", "-f", format, f"/proc/self/fd/{descriptor}", size)
             run_qemu_img(qemu_img, create, failure=f"{name}: {path} cannot be made", pass_fds=(descriptor,))
-            loop.run(_copy(qmp, descriptor, format=format, timeout=timeout, name=name))
+            loop.run(_copy(qmp, disk, descriptor, format=format, timeout=timeout, name=name))
             _require_nothing(path, name)  # somebody may have put something there meanwhile
     except OSError as error:
         raise VmError(f"{name}: {path} cannot be made: {error.strerror}") from None
@@ -96,14 +101,15 @@ def keep_overlay(instance: Instance, destination: Path, between: Sequence[ImageF
             sparse.copy(source.fileno(), target.fileno())
 
 
-async def _copy(qmp: Qmp, target: int, *, format: str, timeout: float, name: str) -> None:
+async def _copy(qmp: Qmp, disk: AttachedDisk, target: int, *, format: str, timeout: float, name: str) -> None:
     job = f"export-{secrets.token_hex(4)}"
     fdset = await qmp.hand_over(target)
     try:
         file = {"driver": "file", "filename": f"/dev/fdset/{fdset}"}
         await qmp.command("blockdev-add", {"driver": format, "node-name": job, "file": file})
         try:
-            await qmp.command("blockdev-backup", {"job-id": job, "device": DISK, "target": job, "sync": "full"})
+            backup = {"job-id": job, "device": await disk.node(qmp), "target": job, "sync": "full"}
+            await qmp.command("blockdev-backup", backup)
             completed = await qmp.next_event("BLOCK_JOB_COMPLETED", {"device": job}, timeout)
         finally:
             # A job that is still there holds the node; cancelling one that is not is refused, and so be it.

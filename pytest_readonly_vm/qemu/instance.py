@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import re
 import shutil
 import socket
@@ -17,14 +16,16 @@ from pytest_readonly_vm.channels.network import Network
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.channels.ssh import Ssh
+from pytest_readonly_vm.config.disk import DISK
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError, WaitTimeout
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.process import Process
-from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
 from pytest_readonly_vm.qemu.board import has_power_button, virtio_bus
 from pytest_readonly_vm.qemu.card import Card, found_place
+from pytest_readonly_vm.qemu.disk_spec import Overlays, close_all
 from pytest_readonly_vm.qemu.spec import MachineSpec
 
 _POWERDOWN_PATIENCE = 30.0
@@ -68,10 +69,8 @@ class Instance:
     """Its own; it goes with it."""
     output_guard: OutputGuard
     """The way to places of the user's."""
-    frozen_overlays: tuple[ImageFile, ...] = ()
-    """The files between those and the one that the guest writes to; their descriptors are closed at the end."""
-    overlay: Path | None
-    """The named file that takes the guest's writes; None when they go to one without a name."""
+    disks: tuple[AttachedDisk, ...]
+    """That of the image first; descriptors of frozen overlays are closed at the end."""
     human_monitor: Path | None
     ssh_key: Path | None
     """The key that the guest was given when it booted."""
@@ -97,6 +96,16 @@ class Instance:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def frozen_overlays(self) -> Overlays:
+        """Of each disk, the files between those of its image and the one that the guest writes to."""
+        return {disk.name: disk.frozen_overlays for disk in self.disks}
+
+    @property
+    def overlay(self) -> Path | None:
+        """The named file that takes what the guest writes to the image's disk; None for one without a name."""
+        return next((disk.overlay for disk in self.disks if disk.name == DISK), None)
 
     @property
     def is_alive(self) -> bool:
@@ -200,10 +209,11 @@ class Instance:
             for hang_up in (self.monitor.close, self.console.close, *(line.close for line in self.lines.values())):
                 with cleanup.step():
                     hang_up()
-            overlays, self.frozen_overlays = self.frozen_overlays, ()
-            for file in overlays:
-                with cleanup.step():
-                    os.close(file.descriptor)
+            overlays = self.frozen_overlays
+            for disk in self.disks:
+                disk.frozen_overlays = ()
+            with cleanup.step():
+                close_all(overlays)
             while self.on_end:
                 with cleanup.step():
                     self.on_end.pop()()

@@ -8,7 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pytest_readonly_vm.channels.port import SHELL_PORT, Port, Shell
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.channels.screen import Screen
 from pytest_readonly_vm.channels.ssh import Ssh
+from pytest_readonly_vm.config.disk import DISK
 from pytest_readonly_vm.config.qemu_args import may_use_tcp
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import GuestDied, StartFailed
@@ -29,11 +30,12 @@ from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.host.seal import Bounds
 from pytest_readonly_vm.host.ssh_key import public_key
-from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
 from pytest_readonly_vm.qemu.card import Card, CardWire
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.command_line import PortWire, RamWire, TpmWire, Wiring
 from pytest_readonly_vm.qemu.disk import create_overlay
+from pytest_readonly_vm.qemu.disk_spec import DiskSpec, Overlays, close_all
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
@@ -49,10 +51,10 @@ _CHANNELS: dict[str, Callable[[Port, str], Channel]] = {"agent": Agent, "shell":
 class InitialState:
     """From what a machine comes to be: the files below its disk, and for one that does not boot its RAM and state."""
 
-    overlays: tuple[ImageFile, ...] = ()
-    """Above those of the base; `launch` takes the descriptors over."""
+    overlays: Overlays = field(default_factory=dict)
+    """Above those of the disks' images; `launch` takes the descriptors over."""
     named_overlay: bool = False
-    """Whether the guest's writes go to a file with a name, in the machine's folder."""
+    """Whether the guest's writes go to files with names, in the machine's folder."""
     cards: tuple[Card, ...] | None = None
     """On private networks, those that the frozen guest has; None for those that are wanted."""
     ram: RamWire | None = None
@@ -73,13 +75,12 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
     """
     config, name, loop = spec.config, spec.name, resources.loop
     with ExitStack() as undo, ExitStack() as sockets:
-        for file in initial.overlays:
-            undo.callback(os.close, file.descriptor)
+        undo.callback(close_all, initial.overlays)
         slot = spec.slot or resources.slots([config], name, spare=spec.is_spare)[0]
         undo.callback(slot.release)
         folder = resources.new_folder(config)
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        overlay = _overlay(spec, folder) if spec.base and initial.named_overlay else None
+        disks = tuple(_disk(disk, spec, initial, folder) for disk in spec.disks)
         ssh_key = initial.ssh_key or (resources.ssh_key(config) if config.channel == "ssh" else None)
         given = spec.provision(folder, key=public_key(ssh_key) if ssh_key and config.channel == "ssh" else None)
         given.write_files()
@@ -99,12 +100,8 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
         wiring = Wiring(
             monitor=qemu_monitor.fileno(),
             console=qemu_console.fileno(),
-            chain=(
-                *(DiskImage(file.descriptor, file.format, is_frozen=True) for file in initial.overlays),
-                *(DiskImage(file.descriptor, file.format) for file in spec.chain),
-            ),
+            drives=tuple(disk.spec.wire(disk.frozen_overlays, disk.overlay) for disk in disks),
             cdrom=DiskImage(spec.cd.descriptor, spec.cd.format) if spec.cd else None,
-            overlay=overlay,
             ram=initial.ram,
             waits_for_state=from_state,
             flash=spec.firmware.wires(folder, from_state=from_state),
@@ -132,8 +129,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
             transcript=initial.transcript,
             ssh_key=ssh_key,
             monitor=monitor.dup(),
-            frozen_overlays=initial.overlays,
-            overlay=overlay,
+            disks=disks,
             human_monitor=wiring.human_monitor,
             has_named_ram=initial.ram is not None,
             cards=[wire.card for wire in cards],
@@ -230,7 +226,8 @@ def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path
     argv = spec.command_line(wiring)
     ports = (port.descriptor for port in wiring.ports)
     ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
-    descriptors = (*(file.descriptor for file in wiring.chain), *(file.descriptor for file in spec.images))
+    files = (file.descriptor for drive in wiring.drives for file in drive.chain)
+    descriptors = (*files, *(file.descriptor for file in spec.images))
     tpm = (wiring.tpm.descriptor,) if wiring.tpm else ()
     cards = (card.descriptor for card in wiring.cards if card.descriptor is not None)
     inherited = (wiring.monitor, wiring.console, *ports, *descriptors, *ram, *tpm, *cards, *extra)
@@ -274,9 +271,15 @@ def _cards(
     return tuple(wires)
 
 
-def _overlay(spec: MachineSpec, folder: Path) -> Path:
-    """A file for the guest's writes. Its header names the base, which is right when all between is merged into it."""
-    assert spec.base is not None
-    path = folder / "overlay.qcow2"
-    create_overlay(path, spec.base, qemu_img=spec.hypervisor.qemu_img, name=spec.name)
-    return path
+def _disk(disk: DiskSpec, spec: MachineSpec, initial: InitialState, folder: Path) -> AttachedDisk:
+    """A disk with a file for the guest's writes, if that is to have a name.
+
+    Its header names the base, which is right when all between is merged into it.
+    """
+    overlay = None
+    if initial.named_overlay:
+        overlay = folder / ("overlay.qcow2" if disk.name == DISK else f"overlay-{disk.name}.qcow2")
+        above = disk.size if disk.base is None else disk.base
+        assert above is not None
+        create_overlay(overlay, above, qemu_img=spec.hypervisor.qemu_img, name=spec.name)
+    return AttachedDisk(disk, tuple(initial.overlays.get(disk.name, ())), overlay)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_readonly_vm.config.disk import DISK
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.host.slots import Slot
@@ -11,6 +12,7 @@ from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.board import virtio_bus
 from pytest_readonly_vm.qemu.card import Cabling
 from pytest_readonly_vm.qemu.command_line import Wiring, command_line
+from pytest_readonly_vm.qemu.disk_spec import DiskSpec
 from pytest_readonly_vm.qemu.firmware import Firmware
 from pytest_readonly_vm.qemu.provision import Provision, provision
 
@@ -22,7 +24,8 @@ class MachineSpec:
     config: VmConfig
     name: str
     hypervisor: Hypervisor
-    base: BaseImage | None
+    disks: tuple[DiskSpec, ...]
+    """That of the image first, if there is one."""
     firmware: Firmware
     cdrom: BaseImage | None = None
     cards: tuple[Cabling, ...] = ()
@@ -34,6 +37,11 @@ class MachineSpec:
     """The channel that such a machine had before."""
     is_spare: bool = False
     """Whether it is wanted before its time: nobody waits for it, and it is no loss."""
+
+    @property
+    def base(self) -> BaseImage | None:
+        """The base image."""
+        return next((disk.base for disk in self.disks if disk.name == DISK), None)
 
     @property
     def chain(self) -> tuple[ImageFile, ...]:
@@ -48,7 +56,8 @@ class MachineSpec:
     @property
     def images(self) -> tuple[ImageFile, ...]:
         """All files that it reads and never writes."""
-        return (*self.chain, *((self.cd,) if self.cd else ()), *self.firmware.files)
+        files = (file for disk in self.disks for file in disk.chain)
+        return (*files, *((self.cd,) if self.cd else ()), *self.firmware.files)
 
     @property
     def slowness(self) -> float:

@@ -9,16 +9,17 @@
     firmware = "uefi"       # and any other setting
 """
 
+import dataclasses
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_readonly_vm.config.digest import Digest
 from pytest_readonly_vm.config.image_reference import ImageReference, image, is_url
 from pytest_readonly_vm.config.setting import Given
-from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.settings import VmConfig, parse
 from pytest_readonly_vm.errors import ConfigurationError
 
 FILE_NAME = "vm-images.toml"
@@ -102,18 +103,51 @@ def listed(config: VmConfig) -> VmConfig:
 
     :raises ConfigurationError: there is no such name; the message has the nearest ones. Or the list is wrong.
     """
-    reference = config.image
-    if not isinstance(reference, ImageReference) or not isinstance(reference.place, str):
+    origin = config.origin("cdrom")
+    if (found := _found(config.cdrom, origin)) is not None:
+        config = config.with_settings({"cdrom": found.given(origin)})
+    disks, origin = [], config.origin("disks")
+    for disk in config.disks:
+        if (found := _found(disk.image, origin)) is not None:
+            given = parse("image", found.given(origin))
+            assert isinstance(given, Path | ImageReference)
+            format = disk.format or found.entry.settings.get("format")
+            disk = dataclasses.replace(disk, image=given, format=None if format is None else str(format))
+        disks.append(disk)
+    if tuple(disks) != config.disks:
+        config = config.with_settings({"disks": Given(tuple(disks), origin)})
+    origin = config.origin("image")
+    if (found := _found(config.image, origin)) is None:
         return config
-    name, origin = reference.place, config.origin("image")
-    missing = f"{origin}: {reference.folder / name}: No such file or directory"
-    path = find_list(reference.folder)
+    return found.images.applied(config, found.entry.name, origin=f"{origin}, ")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    images: ImageList
+    entry: ListedImage
+
+    def given(self, origin: str) -> Given:
+        path = self.images.path
+        return Given(_image(self.entry, path), f"{origin}, {path.name}: {self.entry.name}", path.parent)
+
+
+def _found(image: Path | ImageReference | str | None, origin: str) -> _Found | None:
+    """What a list says of an image that is named as one of a list.
+
+    :raises ConfigurationError: there is no such name, or no list.
+    """
+    if not isinstance(image, ImageReference) or not isinstance(image.place, str):
+        return None
+    name = image.place
+    missing = f"{origin}: {image.folder / name}: No such file or directory"
+    path = find_list(image.folder)
     if path is None:
         raise ConfigurationError(f"{missing}, and no {FILE_NAME} in that folder or above it, which could list the name")
     images = ImageList.read(path)
     if name not in images.images:
         raise ConfigurationError(f"{missing}, and {path} lists no {name!r}; {images.known(name)}")
-    return images.applied(config, name, origin=f"{origin}, ")
+    return _Found(images, images.images[name])
 
 
 def _image(entry: ListedImage, path: Path) -> object:
@@ -130,7 +164,9 @@ def _image(entry: ListedImage, path: Path) -> object:
         digest = Digest.parse(entry.digest) if entry.digest is not None else found.place.digest
     except ValueError as error:
         raise ConfigurationError(f"{path}: {entry.name}: {error}") from None
-    return replace(found, place=found.place.pinned(digest, says=str(path)), folder=path.parent, label=entry.name)
+    return dataclasses.replace(
+        found, place=found.place.pinned(digest, says=str(path)), folder=path.parent, label=entry.name
+    )
 
 
 def _entry(path: Path, name: str, entry: object) -> ListedImage:

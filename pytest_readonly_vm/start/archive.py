@@ -14,6 +14,7 @@ from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.card import Card
+from pytest_readonly_vm.qemu.drive import drive_of
 from pytest_readonly_vm.qemu.resources import in_the_budget
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache, default_folder
@@ -23,7 +24,7 @@ from pytest_readonly_vm.start.template import Reads, Template
 
 T = TypeVar("T")
 
-_RAM, _STATE, _CONSOLE, _KEY, _DISK = "ram", "state", "console", "ssh-key", "disk{}"
+_RAM, _STATE, _CONSOLE, _KEY, _DISK = "ram", "state", "console", "ssh-key", "{}-{}"
 _UNDER_WAY = "network{}"
 
 
@@ -128,7 +129,7 @@ def _description(spec: MachineSpec) -> dict[str, str]:
 
 def _facts(template: Template) -> dict[str, Any]:
     return {
-        "layers": len(template.overlays),
+        "layers": {name: len(files) for name, files in template.overlays.items()},
         "has_named_ram": template.has_named_ram,
         "cards": [dataclasses.asdict(card) for card in template.cards],
         "unread": template.transcript.unread,
@@ -147,7 +148,8 @@ def _files(template: Template, spec: MachineSpec, prefix: str, opened: ExitStack
     if spec.config.channel == "ssh" and template.ssh_key is not None:
         files[_KEY] = _memory(template.ssh_key.read_bytes(), opened)
         files[f"{_KEY}.pub"] = _memory(template.ssh_key.with_suffix(".pub").read_bytes(), opened)
-    files |= {_DISK.format(number): file.descriptor for number, file in enumerate(template.overlays)}
+    for name, overlays in template.overlays.items():
+        files |= {_DISK.format(drive_of(name), number): file.descriptor for number, file in enumerate(overlays)}
     return {f"{prefix}{name}": descriptor for name, descriptor in files.items()}
 
 
@@ -179,12 +181,14 @@ def _template(
         opened.callback(os.close, descriptor)
         return descriptor
 
-    overlays = []
-    for number in range(facts["layers"]):
-        name = f"{prefix}{_DISK.format(number)}"
+    def overlay(name: str) -> ImageFile:
         descriptor = kept(entry.open_verified(name))
-        fingerprint = Fingerprint.of(os.fstat(descriptor))
-        overlays.append(ImageFile(entry.folder / name, "qcow2", descriptor, fingerprint))
+        return ImageFile(entry.folder / name, "qcow2", descriptor, Fingerprint.of(os.fstat(descriptor)))
+
+    overlays = {
+        name: tuple(overlay(f"{prefix}{_DISK.format(drive_of(name), number)}") for number in range(count))
+        for name, count in facts["layers"].items()
+    }
     key = None
     if f"{prefix}{_KEY}" in entry.digests:
         key = new_folder() / _KEY
@@ -195,7 +199,7 @@ def _template(
     return Template(
         ram=kept(entry.load_sealed(f"{prefix}{_RAM}")) if f"{prefix}{_RAM}" in entry.digests else None,
         state=kept(entry.load_sealed(f"{prefix}{_STATE}")),
-        overlays=tuple(overlays),
+        overlays=overlays,
         has_named_ram=bool(facts["has_named_ram"]),
         cards=tuple(Card.of(card) for card in facts["cards"]),
         transcript=Transcript(_content(entry.load_sealed(f"{prefix}{_CONSOLE}")), str(facts["unread"])),

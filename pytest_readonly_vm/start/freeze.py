@@ -14,13 +14,13 @@ from typing import Any, Protocol, TypeVar
 
 from pytest_readonly_vm.errors import StartFailed
 from pytest_readonly_vm.host.os_errors import explain
-from pytest_readonly_vm.image.image_file import ImageFile
-from pytest_readonly_vm.qemu.command_line import DISK
+from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
 from pytest_readonly_vm.qemu.disk import create_overlay
+from pytest_readonly_vm.qemu.disk_spec import Overlays, close_all, copies
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.start.migration import InterruptPending, go_on, save_state
 from pytest_readonly_vm.start.repair import prepare
-from pytest_readonly_vm.start.template import Template, close_all, copies, frozen_overlay, seal, written_file
+from pytest_readonly_vm.start.template import Template, frozen_overlay, seal, written_file
 
 T = TypeVar("T")
 
@@ -119,7 +119,8 @@ async def _saved(
             try:
                 async with _standing_still(instances, wires, attempt, go_on_after=go_on_after) as under_way:
                     if go_on_after:
-                        await _all(_put_overlay_on_top(instance) for instance in instances if instance.spec.chain)
+                        disks = [(instance, disk) for instance in instances for disk in instance.disks]
+                        await _all(_put_overlay_on_top(*one) for one in disks)
                     saves = [
                         save_state(instance, without_shared_ram=ram is not None)
                         for instance, ram in zip(instances, rams, strict=True)
@@ -208,16 +209,17 @@ async def _rested(instance: Instance) -> None:
         before = now
 
 
-async def _ended(instance: Instance, memories: Iterable[int | None], kept: ExitStack) -> tuple[ImageFile, ...]:
-    """End a machine that was saved, and have nobody change what it leaves; the files of its disk, closed with `kept`.
+async def _ended(instance: Instance, memories: Iterable[int | None], kept: ExitStack) -> Overlays:
+    """End a machine that was saved, and have nobody change what it leaves; the files of its disks, closed with `kept`.
 
     :raises StartFailed: somebody may.
     """
-    overlays = copies(instance.frozen_overlays)
+    overlays = dict(copies(instance.frozen_overlays))
     try:
         await instance.end()
-        if instance.overlay is not None:
-            overlays = (frozen_overlay(instance.overlay), *overlays)
+        for disk in instance.disks:
+            if disk.overlay is not None:
+                overlays[disk.name] = (frozen_overlay(disk.overlay), *overlays[disk.name])
         for memory in memories:
             if memory is not None:
                 await asyncio.to_thread(seal, memory)
@@ -236,7 +238,7 @@ def _template(
     conversation: Conversation,
     ram: int | None,
     state: int,
-    overlays: tuple[ImageFile, ...],
+    overlays: Overlays,
 ) -> Template:
     return Template(
         ram=ram,
@@ -252,21 +254,17 @@ def _template(
     )
 
 
-async def _put_overlay_on_top(instance: Instance) -> None:
+async def _put_overlay_on_top(instance: Instance, disk: AttachedDisk) -> None:
     """From now on the guest writes to a new file; what it wrote to so far becomes one of its frozen overlays."""
     qmp = instance.qmp
-    [disk] = [device for device in await qmp.command("query-block") if device["device"] == DISK]
-    node = f"overlay{len(instance.frozen_overlays) + 1}"
+    below = await disk.node(qmp)
+    node = f"{disk.drive}-overlay{len(disk.frozen_overlays) + 1}"
     path = instance.folder / f"{node}.qcow2"
-    size = int(disk["inserted"]["image"]["virtual-size"])
+    [size, *_] = await disk.virtual_sizes(qmp)
     qemu_img = instance.spec.hypervisor.qemu_img
     await asyncio.to_thread(create_overlay, path, size, qemu_img=qemu_img, name=instance.name)
-    written = written_file(instance)
+    written = await written_file(instance, disk)
     file = {"driver": "file", "filename": str(path), "locking": "off"}
     await qmp.command("blockdev-add", {"driver": "qcow2", "node-name": node, "file": file, "backing": None})
-    await qmp.command("blockdev-snapshot", {"node": disk["inserted"]["node-name"], "overlay": node})
-    instance.frozen_overlays = (frozen_overlay(written), *instance.frozen_overlays)
-    if instance.overlay is None:
-        path.unlink()
-    else:
-        instance.overlay = path
+    await qmp.command("blockdev-snapshot", {"node": below, "overlay": node})
+    disk.write_to(node, path, frozen=frozen_overlay(written))

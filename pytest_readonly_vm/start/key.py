@@ -18,11 +18,12 @@ from pytest_readonly_vm.config.settings import FILES, settings_in
 from pytest_readonly_vm.image.image_file import Fingerprint
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.command_line import PortWire, TpmWire, Wiring
+from pytest_readonly_vm.qemu.drive import DriveWire
 from pytest_readonly_vm.qemu.launch import port_names
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.qemu.tpm import tpm_device
 
-_FORMAT = 3
+_FORMAT = 4
 """To be raised when a template of before can no longer be used."""
 
 _FOLDER = Path("/machine")
@@ -37,8 +38,8 @@ def key_of(spec: MachineSpec) -> str:
     wiring = Wiring(
         monitor=0,
         console=0,
-        chain=tuple(DiskImage(number, layer.format) for number, layer in enumerate(spec.chain)),
-        cdrom=DiskImage(len(spec.chain), spec.cd.format) if spec.cd else None,
+        drives=tuple(_without_descriptors(disk.wire((), None)) for disk in spec.disks),
+        cdrom=DiskImage(0, spec.cd.format) if spec.cd else None,
         flash=tuple(
             replace(wire, code=wire.code and replace(wire.code, descriptor=0))
             for wire in firmware.wires(_FOLDER, from_state=False)
@@ -66,6 +67,10 @@ def key_of(spec: MachineSpec) -> str:
         [_file(path) for path in (*files, *_files_of(config.qemu_args)) if path],
         {name: code_of(getattr(config, name)) for name in settings_in(Part.KEY) if name not in FILES},
     )
+
+
+def _without_descriptors(drive: DriveWire) -> DriveWire:
+    return replace(drive, chain=tuple(DiskImage(number, one.format) for number, one in enumerate(drive.chain)))
 
 
 def keys_of(spec: MachineSpec) -> list[str]:

@@ -19,6 +19,7 @@ from pytest_readonly_vm.host.watch import Watch, nobody
 from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.qemu.card import set_carrier
 from pytest_readonly_vm.qemu.command_line import RamWire
+from pytest_readonly_vm.qemu.disk_spec import copies
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.launch import InitialState, greet, launch
 from pytest_readonly_vm.qemu.resources import Resources
@@ -27,7 +28,7 @@ from pytest_readonly_vm.start.freeze import Moment, Wire, freeze_running
 from pytest_readonly_vm.start.migration import Unfrozen, load_state
 from pytest_readonly_vm.start.repair import align_clocks, resume
 from pytest_readonly_vm.start.riscv_timers import rearm_timers
-from pytest_readonly_vm.start.template import Reads, Template, copies
+from pytest_readonly_vm.start.template import Reads, Template
 from pytest_readonly_vm.start.watched import watched_boot, watched_layer
 
 

@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.sparse import ALL_SEALS
+from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
 from pytest_readonly_vm.qemu.card import Card
+from pytest_readonly_vm.qemu.disk_spec import Overlays, close_all
 from pytest_readonly_vm.qemu.instance import Instance
 
 Reads = Mapping[str, str]
@@ -39,8 +41,8 @@ class Template:
     """Descriptor of its RAM; None when that is in `state` as well."""
     state: int
     """Descriptor of what QEMU has written of its devices."""
-    overlays: tuple[ImageFile, ...]
-    """The files of its disk that are above those of the base, the topmost first."""
+    overlays: Overlays
+    """The files of its disks that are above those of the images."""
     has_named_ram: bool
     cards: tuple[Card, ...]
     """On private networks, each with its place."""
@@ -61,15 +63,16 @@ class Template:
 
     def difference(self) -> str | None:
         """What happened to the files of the disk since the freeze, or None. RAM and state are the kernel's to keep."""
-        for file in self.overlays:
+        for file in (file for files in self.overlays.values() for file in files):
             if found := file.fingerprint.difference_of_content(Fingerprint.of(os.fstat(file.descriptor))):
                 return f"the template's {file.path.name} {found}"
         return None
 
     def close(self) -> None:
-        for descriptor in (self.ram, self.state, *(file.descriptor for file in self.overlays)):
+        for descriptor in (self.ram, self.state):
             if descriptor is not None:
                 os.close(descriptor)
+        close_all(self.overlays)
 
 
 @host_errors("a guest's memory cannot be had")
@@ -102,26 +105,16 @@ def frozen_overlay(path: Path) -> ImageFile:
     return ImageFile(path, "qcow2", descriptor, Fingerprint.of(os.fstat(descriptor)))
 
 
-@host_errors("a frozen guest cannot be used")
-def copies(overlays: tuple[ImageFile, ...]) -> tuple[ImageFile, ...]:
-    """The same files, by descriptors that live and are closed on their own."""
-    return tuple(replace(file, descriptor=os.dup(file.descriptor)) for file in overlays)
+async def written_file(instance: Instance, disk: AttachedDisk) -> Path:
+    """The file that takes a guest's writes; one without a name is reached through the process that has it open.
 
-
-def close_all(overlays: tuple[ImageFile, ...]) -> None:
-    for file in overlays:
-        os.close(file.descriptor)
-
-
-def written_file(instance: Instance) -> Path:
-    """The file that takes a guest's writes; one without a name is reached through the process that has it open."""
-    if instance.overlay is not None:
-        return instance.overlay
-    known = {file.fingerprint.inode for file in instance.frozen_overlays}
+    :raises VmError: it cannot be found.
+    """
+    await disk.node(instance.qmp)
+    if disk.overlay is not None:
+        return disk.overlay
     for link in Path(f"/proc/{instance.process.pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            found = link.stat()
-            ours = link.readlink().is_relative_to(instance.folder) and found.st_ino not in known
-            if ours and stat.S_ISREG(found.st_mode) and not found.st_nlink:
+            if str(link.readlink()) == f"{disk.written} (deleted)" and stat.S_ISREG(link.stat().st_mode):
                 return link
-    raise VmError(f"{instance.name}: the file with the guest's writes cannot be found")
+    raise VmError(f"{instance.name}: the file with the guest's writes to {disk.name} cannot be found")

@@ -204,7 +204,8 @@ def _copied(ram: int, size: int) -> int:
 
 
 def without_name(instance: Instance) -> None:
-    """Take the name of a machine's overlay away, as a temporary snapshot's file has none."""
-    if instance.overlay is not None:
-        instance.overlay.unlink()
-        instance.overlay = None
+    """Take the names of a machine's overlays away, as a temporary snapshot's file has none."""
+    for disk in instance.disks:
+        if disk.overlay is not None:
+            disk.overlay.unlink()
+            disk.overlay = None

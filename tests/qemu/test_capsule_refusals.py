@@ -121,12 +121,12 @@ class TestACapsuleFromElsewhere:
         [
             ({"devices": ["-device nvme"]}, r"would build otherwise \(-device nvme, .*\); it was saved by version 0"),
             ({"settings": {"memory": 1 << 50}}, "1073741824M of memory, which is more than this computer has"),
-            ({"sizes": {"state": 2 << 30, "disk0.qcow2": 1}}, "its state is larger than the machine"),
+            ({"sizes": {"state": 2 << 30, "disk0-0.qcow2": 1}}, "its state is larger than the machine"),
             (
                 {"cpu": ["avx1024", "sse2"]},
                 rf"whose processor could do what none can here \(avx1024\); .* {ACCEL} of QEMU ",
             ),
-            ({"base": []}, "has a manifest that makes no sense: .* which do not go with 0 files of a base image"),
+            ({"disks": []}, r"has a manifest that makes no sense: the files of its 0 disks .*: disk0-0\.qcow2"),
         ],
     )
     def test_what_this_computer_cannot_resume_is_refused(
@@ -185,12 +185,14 @@ class TestACapsuleFromElsewhere:
             there = str(tmp_path / "fifo")
             os.mkfifo(there)
         with CapsuleReader(quick) as reader:
-            base = json.loads(reader.content("manifest.json", limit=1 << 20))["base"]
+            [disk] = json.loads(reader.content("manifest.json", limit=1 << 20))["disks"]
         complaint = (
             rf"{there}.* (is no file|is not the base image of .*: it has \d+ bytes.*); name it with --image=PATH"
         )
         with pytest.raises(ImageError, match=complaint):
-            resumed(lab, repacked(quick, tmp_path / "it", base=[base[0] | {"path": there}]))
+            resumed(
+                lab, repacked(quick, tmp_path / "it", disks=[disk | {"image": [disk["image"][0] | {"path": there}]}])
+            )
 
     def test_a_state_that_is_none_is_refused(self, lab: Lab, quick: Path, tmp_path: Path) -> None:
         repacked(quick, tmp_path / "it", state=os.urandom(4096))

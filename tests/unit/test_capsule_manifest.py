@@ -13,13 +13,13 @@ from pytest_readonly_vm.config.settings import settings_in
 from pytest_readonly_vm.errors import CapsuleRefused
 from pytest_readonly_vm.evidence.capsule.manifest import (
     EMBEDDED,
-    BaseLayer,
     Manifest,
     SavedFirmware,
     devices_of,
     parse_manifest,
     settings_of,
 )
+from pytest_readonly_vm.evidence.capsule.saved_disk import BaseLayer, SavedDisk
 from pytest_readonly_vm.qemu.card import Card, CardWire, card_arguments
 
 CONFIG = VmConfig().replace(
@@ -33,7 +33,12 @@ CARD = Card(number=2, mac="52:54:00:01:00:02", mtu=9000, boots=False, place=("sp
 def manifest(**changes: Any) -> Manifest:
     known: dict[str, Any] = {
         "settings": settings_of(CONFIG),
-        "base": (BaseLayer("/images/base.qcow2", "qcow2", 1 << 20, 1 << 30, "ab" * 32),),
+        "disks": (
+            SavedDisk(
+                "disk0", "virtio", "disk0", 0, (BaseLayer("/images/base.qcow2", "qcow2", 1 << 20, 1 << 30, "ab" * 32),)
+            ),
+            SavedDisk("data", "scsi", "S-1", 64 << 20, ()),
+        ),
         "qemu": "7.2.22",
         "arch": "x86_64",
         "accelerator": "tcg",
@@ -47,7 +52,7 @@ def manifest(**changes: Any) -> Manifest:
         "firmware": SavedFirmware("uefi", (3653632, 540672), needs_smm=False),
         "conversation": ("shell", {"folder": "/tmp/x", "number": 3}),
         "unread": 10,
-        "sizes": {"state": 100, "disk0.qcow2": 200, "disk1.qcow2": 300, "kernel": 400},
+        "sizes": {"state": 100, "disk0-0.qcow2": 200, "disk0-1.qcow2": 300, "disk-data-0.qcow2": 50, "kernel": 400},
         "name": "readonly_vm",
         "test": "tests/test_a.py::test_b",
         "saved": "2026-11-23T17:26:16+00:00",
@@ -58,10 +63,11 @@ def manifest(**changes: Any) -> Manifest:
 def test_it_comes_back_as_it_was() -> None:
     found = parse_manifest(manifest().to_json(), shown="x")
     assert found == manifest()
-    assert found.disks == 2
+    assert found.overlays("disk0") == 2
+    assert found.overlays("data") == 1
     with_cd = manifest(cdrom=BaseLayer("/images/install.iso", "raw", 1 << 20, 1 << 20, "cd" * 32))
     assert parse_manifest(with_cd.to_json(), shown="x") == with_cd
-    without = manifest(conversation=None, firmware=None, base=(), sizes={"state": 100})
+    without = manifest(conversation=None, firmware=None, disks=(), sizes={"state": 100})
     assert parse_manifest(without.to_json(), shown="x") == without
 
 
@@ -120,6 +126,7 @@ def test_cards_on_private_networks_are_not_among_the_devices_that_are_compared()
 
 CARD_TOLD = dataclasses.asdict(CARD)
 LAYER = {"path": "/base", "format": "raw", "size": 1, "virtual_size": 1, "sha256": "ab" * 32}
+DISK_TOLD = {"name": "disk0", "interface": "virtio", "serial": "disk0", "size": 0, "image": [LAYER]}
 
 
 @pytest.mark.parametrize(
@@ -147,16 +154,24 @@ LAYER = {"path": "/base", "format": "raw", "size": 1, "virtual_size": 1, "sha256
         {"settings": {"qemu_args": ["-name", "\x1b[2J"]}},
         {"settings": {"qemu_args": "-device evil"}},
         {"settings": {"qemu_args": [1]}},
-        {"base": [LAYER | {"path": "relative"}]},
-        {"base": [LAYER | {"sha256": "short"}]},
-        {"base": [LAYER | {"format": "nbd"}]},
-        {"base": [LAYER | {"size": 1 << 100}]},
-        {"base": [LAYER | {"virtual_size": -1}]},
-        {"base": [{"path": "/base"}]},
-        {"base": [LAYER] * 1000},
-        {"base": {"path": "/base"}},
-        {"base": ["/base"]},
-        {"base": []},
+        {"disks": [DISK_TOLD | {"image": [LAYER | {"path": "relative"}]}]},
+        {"disks": [DISK_TOLD | {"image": [LAYER | {"sha256": "short"}]}]},
+        {"disks": [DISK_TOLD | {"image": [LAYER | {"format": "nbd"}]}]},
+        {"disks": [DISK_TOLD | {"image": [LAYER | {"size": 1 << 100}]}]},
+        {"disks": [DISK_TOLD | {"image": [LAYER | {"virtual_size": -1}]}]},
+        {"disks": [DISK_TOLD | {"image": [{"path": "/base"}]}]},
+        {"disks": [DISK_TOLD | {"image": [LAYER] * 1000}]},
+        {"disks": [DISK_TOLD | {"image": {"path": "/base"}}]},
+        {"disks": [DISK_TOLD | {"image": ["/base"]}]},
+        {"disks": [DISK_TOLD | {"image": []}]},
+        {"disks": [DISK_TOLD, DISK_TOLD]},
+        {"disks": [DISK_TOLD] * 1000},
+        {"disks": []},
+        {"disks": "disk0"},
+        {"disks": [DISK_TOLD | {"name": "disk1", "serial": "x,drive=other"}]},
+        {"disks": [DISK_TOLD | {"name": "data,x"}]},
+        {"disks": [DISK_TOLD | {"interface": "floppy"}]},
+        {"disks": [DISK_TOLD | {"name": "data", "image": [], "size": 1}]},
         {"cdrom": LAYER | {"path": "relative"}},
         {"cdrom": LAYER | {"sha256": "short"}},
         {"cdrom": [LAYER]},
@@ -170,10 +185,10 @@ LAYER = {"path": "/base", "format": "raw", "size": 1, "virtual_size": 1, "sha256
         {"sizes": {"state": "1"}},
         {"sizes": {"state": float("nan")}},
         {"sizes": {"state": 10**4000}},
-        {"sizes": {"disk0.qcow2": True}},
-        {"sizes": {"disk1.qcow2": 1}},
+        {"sizes": {"disk0-0.qcow2": True}},
+        {"sizes": {"disk0-1.qcow2": 1}},
         {"sizes": {}},
-        {"sizes": {"disk0.qcow2": 1, "user_data": 1 << 30}},
+        {"sizes": {"disk0-0.qcow2": 1, "user_data": 1 << 30}},
         {"sizes": []},
         {"conversation": ["ssh", {}]},
         {"conversation": [1]},
@@ -240,7 +255,7 @@ def test_no_connection_leads_out_of_a_guest_unless_that_is_asked_for() -> None:
 
 def test_one_of_a_later_version_is_refused_by_name() -> None:
     later = json.dumps({"format": 7, "plugin": "9.0"}).encode()
-    with pytest.raises(CapsuleRefused, match=r"x has the format 7 and .* reads 2; it was saved by version '9\.0'"):
+    with pytest.raises(CapsuleRefused, match=r"x has the format 7 and .* reads 3; it was saved by version '9\.0'"):
         parse_manifest(later, shown="x")
 
 

@@ -10,10 +10,12 @@ from pytest_readonly_vm.host.qemu_features import Features
 from pytest_readonly_vm.qemu.card import Card, CardWire
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.command_line import PortWire, Wiring, command_line
+from pytest_readonly_vm.qemu.drive import DriveWire
 from pytest_readonly_vm.qemu.flash import FlashWire
 
 SPARE_PORTS = " -device ".join(f"pcie-root-port,id=spare{number},chassis={number}" for number in range(1, 5))
-ONE_LAYER = Wiring(monitor=5, console=6, chain=(DiskImage(9, "qcow2"),))
+DRIVE = DriveWire("disk0", (DiskImage(9, "qcow2"),))
+ONE_LAYER = Wiring(monitor=5, console=6, drives=(DRIVE,))
 
 
 def line(
@@ -25,6 +27,7 @@ def line(
     accelerator: str = "tcg",
     features: Features | None = None,
 ) -> list[str]:
+    drives = tuple(dataclasses.replace(drive, interface=config.disk_interface) for drive in wiring.drives)
     return list(
         command_line(
             config,
@@ -33,7 +36,7 @@ def line(
             accelerator=accelerator,
             features=features or Features(),
             name=name,
-            wiring=wiring,
+            wiring=dataclasses.replace(wiring, drives=drives),
         )
     )
 
@@ -65,7 +68,7 @@ def test_the_whole_line_of_an_ordinary_machine() -> None:
         "-serial", "chardev:console",
         "-add-fd", "fd=9,set=9",
         "-drive", f"if=none,id=disk0,snapshot=on,file={_escaped_json(QCOW2)}",
-        "-device", "virtio-blk-pci,drive=disk0",
+        "-device", "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0",
         "-netdev", "user,id=net0",
         "-device", "virtio-net-pci,netdev=net0,guest_announce=off,romfile=",
         "-device", "virtio-rng-pci",
@@ -79,13 +82,15 @@ def test_the_base_is_never_named() -> None:
     for snapshot in ("temporary", "overlay"):
         config = VmConfig(image=Path("/images/base.qcow2"), snapshot=snapshot)
         overlay = Path("/run/overlay.qcow2") if snapshot == "overlay" else None
-        wiring = Wiring(monitor=5, console=6, chain=ONE_LAYER.chain, overlay=overlay)
+        wiring = Wiring(monitor=5, console=6, drives=(dataclasses.replace(DRIVE, overlay=overlay),))
         assert not [argument for argument in line(config, wiring) if "base.qcow2" in argument]
 
 
 def test_every_layer_of_a_chain_comes_as_a_descriptor_with_its_format() -> None:
     layers = (DiskImage(9, "qcow2"), DiskImage(11, "vmdk"), DiskImage(12, "raw"))
-    drive = next(word for word in line(VmConfig(), Wiring(5, 6, layers)) if word.startswith("if=none"))
+    drive = next(
+        word for word in line(VmConfig(), Wiring(5, 6, (DriveWire("disk0", layers),))) if word.startswith("if=none")
+    )
     raw = '{"driver":"raw","file":{"driver":"file","filename":"/dev/fdset/12"}}'
     vmdk = f'{{"driver":"vmdk","file":{{"driver":"file","filename":"/dev/fdset/11"}},"backing":{raw}}}'
     chain = f'{{"driver":"qcow2","file":{{"driver":"file","filename":"/dev/fdset/9"}},"backing":{vmdk}}}'
@@ -110,9 +115,9 @@ def test_ports_are_numbered_and_named() -> None:
 
 
 def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
-    wiring = Wiring(5, 6, ONE_LAYER.chain, overlay=Path("/run/a,b/overlay.qcow2"))
+    wiring = Wiring(5, 6, (dataclasses.replace(DRIVE, overlay=Path("/run/a,b/overlay.qcow2")),))
     drive = next(word for word in line(VmConfig(snapshot="overlay"), wiring) if word.startswith("if=none"))
-    assert drive == ("if=none,id=disk0,cache=unsafe,format=qcow2,file=/run/a,,b/overlay.qcow2,backing=below")
+    assert drive == ("if=none,id=disk0,cache=unsafe,format=qcow2,file=/run/a,,b/overlay.qcow2,backing=disk0-below")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +134,11 @@ def test_an_overlay_is_written_in_the_place_of_a_temporary_snapshot() -> None:
         (VmConfig(), "riscv64", ["-device pcie-root-port,id=spare4,chassis=4,power_controller_present=off"]),
         (VmConfig(network="none"), "x86_64", ["-nic none"]),
         (VmConfig(disk_interface="nvme"), "x86_64", ["-device nvme,drive=disk0"]),
-        (VmConfig(disk_interface="scsi"), "x86_64", ["-device virtio-scsi-pci,id=scsi0 -device scsi-hd,drive=disk0"]),
+        (
+            VmConfig(disk_interface="scsi"),
+            "x86_64",
+            ["-device virtio-scsi-pci,id=scsi0 -device scsi-hd,bus=scsi0.0,drive=disk0"],
+        ),
         (VmConfig(cpu_model="qemu64", cpus=4), "x86_64", ["-cpu qemu64", "-smp 4"]),
         (VmConfig(qemu_args=("-device", "x")), "x86_64", ["-device vmgenid,guid=auto -device pvpanic -device x"]),
     ],
@@ -177,7 +186,7 @@ def test_a_name_cannot_smuggle_in_options() -> None:
 
 
 def test_the_seal_and_the_human_monitor_add_their_arguments() -> None:
-    sealed = Wiring(5, 6, ONE_LAYER.chain, human_monitor=Path("/run/monitor"), sandboxed=True)
+    sealed = Wiring(5, 6, ONE_LAYER.drives, human_monitor=Path("/run/monitor"), sandboxed=True)
     whole = " ".join(line(VmConfig(), sealed))
     assert "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny" in whole
     assert "socket,id=human,path=/run/monitor,server=on,wait=off -mon chardev=human,mode=control" in whole
@@ -208,7 +217,7 @@ def test_a_cd_is_in_a_drive_that_the_machine_has(machine: str | None, arch: str,
 
 
 def test_the_disk_comes_before_a_cd_beside_it() -> None:
-    both = dataclasses.replace(CD, chain=ONE_LAYER.chain)
+    both = dataclasses.replace(CD, drives=ONE_LAYER.drives)
     for disk_interface in ("virtio", "scsi", "sata", "ide", "nvme", "usb"):
         config = VmConfig(image=Path("base.qcow2"), disk_interface=disk_interface)
         assert [word for word in line(config, both) if "bootindex=1" in word and "drive=disk0" in word]
@@ -218,7 +227,7 @@ def test_the_disk_comes_before_a_cd_beside_it() -> None:
 def test_the_code_of_a_firmware_is_read_only_and_its_variables_are_the_machines_own() -> None:
     code = FlashWire(size=1024, writable=False, code=DiskImage(7, "raw"))
     variables = FlashWire(size=512, writable=True, variables=Path("/run/a,b/variables"), format="qcow2")
-    words = line(VmConfig(), Wiring(5, 6, ONE_LAYER.chain, flash=(code, variables)))
+    words = line(VmConfig(), Wiring(5, 6, ONE_LAYER.drives, flash=(code, variables)))
     raw = '{"driver":"raw","file":{"driver":"file","filename":"/dev/fdset/7"}}'
     drives = [word for word in words if "if=pflash" in word]
     assert drives == [
@@ -226,7 +235,7 @@ def test_the_code_of_a_firmware_is_read_only_and_its_variables_are_the_machines_
         "if=pflash,unit=1,cache=unsafe,format=qcow2,file=/run/a,,b/variables",
     ]
     assert "fd=7,set=7" in words
-    assert "virtio-blk-pci,drive=disk0,bootindex=1" in words
+    assert "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,bootindex=1" in words
 
 
 def test_flash_is_blank_until_a_state_fills_it() -> None:

@@ -13,10 +13,14 @@ from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.config.settings import SETTINGS
 from pytest_readonly_vm.host.hypervisor import find_hypervisor
 from pytest_readonly_vm.host.qemu_binary import find_qemu_img, host_arch
-from pytest_readonly_vm.image.base import open_base
+from pytest_readonly_vm.host.stopwatch import Stopwatch
+from pytest_readonly_vm.host.watch import nobody
+from pytest_readonly_vm.image.base import Bases, open_base
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
+from pytest_readonly_vm.qemu.disk_spec import DiskSpec, disk_specs
 from pytest_readonly_vm.qemu.firmware import Firmware
 from pytest_readonly_vm.qemu.spec import MachineSpec
+from pytest_readonly_vm.sources.image_sources import ImageSources
 from pytest_readonly_vm.start import key
 from tests.accelerator import ACCEL
 from tests.unit.test_layer import installed
@@ -40,6 +44,7 @@ OTHER_VALUES = {
     "initrd": "other",
     "append": "other",
     "disk_interface": "scsi",
+    "disks": "data:64M",
     "network": "none",
     "networks": "lan",
     "qemu_args": "-vga none",
@@ -97,8 +102,9 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MachineSpec]:
     image.write_bytes(bytes(1 << 20))
     hypervisor = find_hypervisor(VmConfig(accel=ACCEL), arch=host_arch(), qemu_img=find_qemu_img(None))
     with contextlib.closing(open_base(image, format="raw", origin="the test", qemu_img=hypervisor.qemu_img)) as base:
+        disk = DiskSpec(name="disk0", interface="virtio", serial="disk0", base=base)
         firmware = Firmware(kind="bios", reason="the test says so")
-        yield MachineSpec(config=VmConfig(), name="guest", hypervisor=hypervisor, base=base, firmware=firmware)
+        yield MachineSpec(config=VmConfig(), name="guest", hypervisor=hypervisor, disks=(disk,), firmware=firmware)
 
 
 def test_every_setting_is_tried() -> None:
@@ -116,11 +122,14 @@ def test_what_shapes_a_guest_until_it_is_ready_is_in_its_name(
     usual = VmConfig().replace(kernel=tmp_path / "kernel", initrd=tmp_path / "kernel", channel="shell")
     other = usual.replace(**{name: OTHER_VALUES[name]})
 
+    bases = Bases(ImageSources(lambda sentence: None, nobody, Stopwatch()))
+
     def key_of(config: VmConfig) -> str:
-        return key.key_of(dataclasses.replace(spec, config=config))
+        disks = disk_specs(config, spec.base, bases, qemu_img=spec.hypervisor.qemu_img)
+        return key.key_of(dataclasses.replace(spec, config=config, disks=disks))
 
     assert getattr(usual, name) != getattr(other, name)
-    shapes = bool(SETTINGS[name].parts & (Part.CAPSULE | Part.KEY))
+    shapes = bool(SETTINGS[name].parts & (Part.CAPSULE | Part.KEY)) or name == "disks"
     assert (key_of(usual) != key_of(other)) is shapes
 
 

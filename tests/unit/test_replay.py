@@ -27,7 +27,7 @@ def commands(text: str) -> list[str]:
 
 
 def test_a_script_has_files_in_the_place_of_descriptors() -> None:
-    text = script(Started(name="a\nb", argv=ARGV, folder=FOLDER, layers=LAYERS, credentials="c,d"))
+    text = script(Started(name="a\nb", argv=ARGV, folder=FOLDER, disks={"disk0": LAYERS}, credentials="c,d"))
     assert commands(text) == [
         "exec /usr/bin/qemu",
         "-nodefaults",
@@ -50,11 +50,22 @@ def test_a_script_has_files_in_the_place_of_descriptors() -> None:
 
 
 def test_a_script_says_what_is_not_there_any_more() -> None:
-    text = script(Started(name="a", argv=ARGV, folder=FOLDER, layers=LAYERS[1:], is_copy=True))
+    text = script(Started(name="a", argv=ARGV, folder=FOLDER, disks={"disk0": LAYERS[1:]}, is_copy=True))
     assert "# Descriptor 7 was a file of a frozen guest, left out." in text
     assert "-drive if=none,id=disk0,snapshot=on,format=raw,file=/images/base.raw" in commands(text)
     assert "# Left out: the credentials" in text
     assert "the script boots anew" in text
+
+
+def test_a_script_has_further_disks() -> None:
+    drives = [f"if=none,id=disk-{name},snapshot=on,file=json:{{}}" for name in ("data", "blank")]
+    argv = (ARGV[0], *(word for drive in drives for word in ("-drive", drive)))
+    started = Started(name="a", argv=argv, folder=FOLDER, disks={"data": LAYERS}, blank={"blank": 1 << 20})
+    assert commands(script(started)) == [
+        "exec /usr/bin/qemu",
+        "-drive if=none,id=disk-data,snapshot=on,format=qcow2,file=/images/top,,1.qcow2",
+        "-drive if=none,id=disk-blank,snapshot=on,driver=null-co,read-zeroes=on,size=1048576",
+    ]
 
 
 def test_a_script_has_the_cd() -> None:
@@ -77,7 +88,7 @@ def test_a_script_has_the_firmware_that_is_installed() -> None:
     copied = ("if=pflash,unit=0,readonly=on,driver=null-co,size=1", "if=pflash,unit=1,driver=null-co,size=1")
     for drives in (booted, copied):
         argv = (*ARGV, *(word for drive in drives for word in ("-drive", drive)))
-        text = script(Started(name="a", argv=argv, folder=FOLDER, layers=LAYERS, firmware=files))
+        text = script(Started(name="a", argv=argv, folder=FOLDER, disks={"disk0": LAYERS}, firmware=files))
         assert [line for line in commands(text) if "pflash" in line] == [
             "-drive if=pflash,unit=0,readonly=on,format=raw,file=/usr/share/CODE.fd",
             "-drive if=pflash,unit=1,snapshot=on,format=qcow2,file=/usr/share/VARS.qcow2",

@@ -10,17 +10,34 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from pytest_readonly_vm.config.disk import DISK
 from pytest_readonly_vm.config.setting import Given, Part, Setting
 from pytest_readonly_vm.config.settings import FILES, SETTINGS, VmConfig, parse, settings_in
 from pytest_readonly_vm.errors import CapsuleRefused, ConfigurationError
-from pytest_readonly_vm.image.inspection import SUPPORTED
-from pytest_readonly_vm.printable import count
+from pytest_readonly_vm.evidence.capsule.fields import (
+    LONGEST_EXCERPT,
+    fitting,
+    flag,
+    list_of,
+    mapping,
+    number,
+    one_of,
+    text,
+)
+from pytest_readonly_vm.evidence.capsule.saved_disk import (
+    DISK_MEMBER,
+    BaseLayer,
+    SavedDisk,
+    base_layer,
+    overlays_of,
+    require_files,
+    saved_disk,
+)
 from pytest_readonly_vm.qemu.card import Card, is_card
 
-FORMAT = 2
+FORMAT = 3
 """To be raised when earlier versions can no longer read a capsule."""
 
 EMBEDDED = tuple(name for name in settings_in(Part.CAPSULE) if name in FILES)
@@ -30,36 +47,20 @@ _KEPT = {name: SETTINGS[name] for name in settings_in(Part.CAPSULE) if name not 
 """Settings that decide what QEMU is started with, of which a capsule has the value; the rest is up to who resumes."""
 
 _DEVICES = ("-device", "-cpu", "-smp", "-m", "-vga")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _ARCH = re.compile(r"[a-z0-9_]{1,32}")
 _MACHINE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FEATURE = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
-_MEMBER = re.compile(rf"state|disk\d{{1,2}}\.qcow2|{'|'.join(EMBEDDED)}|ssh-key(\.pub)?")
-_LONGEST_EXCERPT = 300
-_LONGEST_TEXT = 4096
+_MEMBER = re.compile(rf"state|{DISK_MEMBER.pattern}|{'|'.join(EMBEDDED)}|ssh-key(\.pub)?")
 _LONGEST_ARGUMENT = 1 << 16
 _CONTROLS = {chr(number) for number in range(32)} - {"\t", "\n"} | {"\x7f"}
-_LARGEST = 1 << 60  # bytes
 _READ_WHOLE = {"user_data": 1 << 24, "ssh-key": 1 << 16, "ssh-key.pub": 1 << 16}
 """Members that somebody reads whole, and how many bytes these may have."""
-_MOST_LAYERS = 200  # as QEMU can have
 _MOST_WORDS = 4096
+_MOST_DISKS = 32
 _MOST_FLASH = 2
 _MOST_CARDS = 32
 _ALWAYS_THERE = {"kind": "bios", "sizes": [], "needs_smm": False}
 """The firmware of those that were saved before there was another to choose."""
-
-
-@dataclass(frozen=True, slots=True)
-class BaseLayer:
-    """One file of the base image, the topmost first; or the image of a CD."""
-
-    path: str
-    format: str
-    size: int
-    """Of the file, in bytes."""
-    virtual_size: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,8 @@ class Manifest:
 
     settings: Mapping[str, Any]
     """The settings of the machine that shape it, as JSON has them."""
-    base: tuple[BaseLayer, ...]
-    """Empty for a machine without a disk."""
+    disks: tuple[SavedDisk, ...]
+    """That of the image first."""
     cdrom: BaseLayer | None = None
     """The image of its CD."""
     qemu: str
@@ -112,9 +113,13 @@ class Manifest:
     plugin: str = field(default_factory=lambda: version("pytest-readonly-vm"))
 
     @property
-    def disks(self) -> int:
-        """How many files of the guest's disk are above the base."""
-        return sum(name.startswith("disk") for name in self.sizes)
+    def base(self) -> tuple[BaseLayer, ...]:
+        """The files of the base image; none for a machine without a disk, or with blank ones."""
+        return next((disk.image for disk in self.disks if disk.name == DISK), ())
+
+    def overlays(self, disk: str) -> int:
+        """How many files of a disk are above its image."""
+        return len(overlays_of(disk, self.sizes))
 
     @property
     def extras(self) -> tuple[str, ...]:
@@ -166,7 +171,7 @@ def parse_manifest(data: bytes, *, shown: str) -> Manifest:
         if found["format"] != FORMAT:
             raise CapsuleRefused(
                 f"{shown} has the format {found['format']} and this version of pytest-readonly-vm reads {FORMAT}; it "
-                f"was saved by version {_text(found.get('plugin'))!r}"
+                f"was saved by version {text(found.get('plugin'))!r}"
             )
         return _manifest(found)
     except RecursionError:
@@ -175,41 +180,38 @@ def parse_manifest(data: bytes, *, shown: str) -> Manifest:
         reason = f"it has no {error}"
     except ValueError as error:
         reason = " ".join(str(error).split())
-    raise CapsuleRefused(f"{shown} has a manifest that makes no sense: {reason:.{_LONGEST_EXCERPT}}")
+    raise CapsuleRefused(f"{shown} has a manifest that makes no sense: {reason:.{LONGEST_EXCERPT}}")
 
 
 def _manifest(found: dict[str, Any]) -> Manifest:
-    sizes = {_fitting(name, _MEMBER): _number(size) for name, size in _mapping(found["sizes"]).items()}
+    sizes = {fitting(name, _MEMBER): number(size) for name, size in mapping(found["sizes"]).items()}
     for name, most in _READ_WHOLE.items():
         if sizes.get(name, 0) > most:
             raise ValueError(f"{sizes[name]} bytes are too many for {name}")
-    base = tuple(_base_layer(_mapping(layer)) for layer in _list(found["base"], _MOST_LAYERS))
-    disks = {name for name in sizes if name.startswith("disk")}
-    if disks != {f"disk{number}.qcow2" for number in range(len(disks))} or bool(disks) != bool(base):
-        files = f"the files {', '.join(sorted(disks))} of a disk" if disks else "no file of a disk"
-        raise ValueError(f"it has {files}, which do not go with {count(len(base), 'file')} of a base image")
+    disks = tuple(saved_disk(mapping(one)) for one in list_of(found["disks"], _MOST_DISKS))
+    require_files(disks, sizes)
     return Manifest(
-        settings=_settings(_mapping(found["settings"])),
-        base=base,
-        cdrom=_base_layer(_mapping(found["cdrom"])) if found.get("cdrom") is not None else None,
-        qemu=_text(found["qemu"]),
-        arch=_fitting(found["arch"], _ARCH),
-        accelerator=_one_of(found["accelerator"], "kvm", "tcg"),
-        machine=_fitting(found["machine"], _MACHINE),
-        devices=tuple(_text(one) for one in _list(found["devices"], _MOST_WORDS)),
-        status=_text(found["status"]),
-        is_running=_flag(found["is_running"]),
-        cpu=tuple(_fitting(one, _FEATURE) for one in _list(found["cpu"], _MOST_WORDS)),
-        has_named_ram=_flag(found["has_named_ram"]),
+        settings=_settings(mapping(found["settings"])),
+        disks=disks,
+        cdrom=base_layer(mapping(found["cdrom"])) if found.get("cdrom") is not None else None,
+        qemu=text(found["qemu"]),
+        arch=fitting(found["arch"], _ARCH),
+        accelerator=one_of(found["accelerator"], "kvm", "tcg"),
+        machine=fitting(found["machine"], _MACHINE),
+        devices=tuple(text(one) for one in list_of(found["devices"], _MOST_WORDS)),
+        status=text(found["status"]),
+        is_running=flag(found["is_running"]),
+        cpu=tuple(fitting(one, _FEATURE) for one in list_of(found["cpu"], _MOST_WORDS)),
+        has_named_ram=flag(found["has_named_ram"]),
         cards=_cards(found.get("cards", [])),
         firmware=_firmware(found.get("firmware", _ALWAYS_THERE)),
         conversation=_conversation(found["conversation"]),
-        unread=_number(found["unread"]),
+        unread=number(found["unread"]),
         sizes=sizes,
-        name=_text(found["name"]),
-        test=_text(found["test"]),
-        saved=_text(found["saved"]),
-        plugin=_text(found["plugin"]),
+        name=text(found["name"]),
+        test=text(found["test"]),
+        saved=text(found["saved"]),
+        plugin=text(found["plugin"]),
     )
 
 
@@ -219,10 +221,10 @@ def _settings(found: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"settings that are not a capsule's affair: {sorted(unknown)}")
     for name, value in found.items():
         if type(value) is not _type_in_json(_KEPT[name]):  # True is no number here
-            raise ValueError(f"the setting {name} cannot be {value!r:.{_LONGEST_EXCERPT}}")
+            raise ValueError(f"the setting {name} cannot be {value!r:.{LONGEST_EXCERPT}}")
         for word in value if isinstance(value, list) else [value]:
             if isinstance(word, str) and (len(word) > _LONGEST_ARGUMENT or not set(word).isdisjoint(_CONTROLS)):
-                raise ValueError(f"the setting {name} has what no program can be given: {word!r:.{_LONGEST_EXCERPT}}")
+                raise ValueError(f"the setting {name} has what no program can be given: {word!r:.{LONGEST_EXCERPT}}")
         try:
             parse(name, Given(value, "its settings"))
         except ConfigurationError as error:
@@ -237,32 +239,19 @@ def _type_in_json(setting: Setting) -> type:
     return list if isinstance(setting.default, tuple) else type(setting.default)
 
 
-def _base_layer(found: Mapping[str, Any]) -> BaseLayer:
-    path = Path(_text(found["path"]))
-    if not path.is_absolute():
-        raise ValueError(f"{path} is not absolute")
-    return BaseLayer(
-        path=str(path),
-        format=_one_of(found["format"], *SUPPORTED),
-        size=_number(found["size"]),
-        virtual_size=_number(found["virtual_size"]),
-        sha256=_fitting(found["sha256"], _SHA256),
-    )
-
-
 def _firmware(found: object) -> SavedFirmware | None:
     if found is None:
         return None
-    told = _mapping(found)
+    told = mapping(found)
     return SavedFirmware(
-        kind=_one_of(told["kind"], "bios", "uefi", "uefi-secure"),
-        sizes=tuple(_number(size) for size in _list(told["sizes"], _MOST_FLASH)),
-        needs_smm=_flag(told["needs_smm"]),
+        kind=one_of(told["kind"], "bios", "uefi", "uefi-secure"),
+        sizes=tuple(number(size) for size in list_of(told["sizes"], _MOST_FLASH)),
+        needs_smm=flag(told["needs_smm"]),
     )
 
 
 def _cards(found: object) -> tuple[Card, ...]:
-    cards = tuple(Card.of(_mapping(card)) for card in _list(found, _MOST_CARDS))
+    cards = tuple(Card.of(mapping(card)) for card in list_of(found, _MOST_CARDS))
     if len({card.number for card in cards}) != len(cards):
         raise ValueError("two network cards of one number")
     return cards
@@ -271,56 +260,8 @@ def _cards(found: object) -> tuple[Card, ...]:
 def _conversation(found: object) -> tuple[str, Mapping[str, Any]] | None:
     if found is None:
         return None
-    channel, parted = _list(found, 2)
-    for value in _mapping(parted).values():
+    channel, parted = list_of(found, 2)
+    for value in mapping(parted).values():
         if not isinstance(value, str | int):
             raise ValueError(f"{value!r} is nothing that a channel has said")
-    return _one_of(channel, "agent", "shell"), dict(parted)
-
-
-def _text(value: object) -> str:
-    """A text that does nothing to a terminal."""
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT:
-        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not a text, or too long")
-    return printable(value)
-
-
-def printable(value: str) -> str:
-    """A text as a manifest has it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in value)
-
-
-def _number(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= _LARGEST:
-        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not a size")
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is neither true nor false")
-    return value
-
-
-def _list(value: object, most: int) -> list[Any]:
-    if not isinstance(value, list) or len(value) > most:
-        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not a list, or too long")
-    return value
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not what belongs there")
-    return value
-
-
-def _fitting(value: object, pattern: re.Pattern[str]) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is not what belongs there")
-    return value
-
-
-def _one_of(value: object, *choices: str) -> str:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{value!r:.{_LONGEST_EXCERPT}} is none of {', '.join(choices)}")
-    return value
+    return one_of(channel, "agent", "shell"), dict(parted)

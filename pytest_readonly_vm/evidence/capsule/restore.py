@@ -17,6 +17,7 @@ from pytest_readonly_vm.errors import CapsuleRefused, ChannelError, OutOfSpace
 from pytest_readonly_vm.evidence.capsule.manifest import EMBEDDED, devices_of
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
 from pytest_readonly_vm.evidence.capsule.processor import features
+from pytest_readonly_vm.evidence.capsule.saved_disk import member
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.command_line import RamWire
 from pytest_readonly_vm.qemu.instance import Instance
@@ -60,7 +61,12 @@ def _unpacked(capsule: Capsule, config: VmConfig, folder: Path, opened: ExitStac
             reader.unpack(name, descriptor, size=size)
         finally:
             os.close(descriptor)
-    overlays = tuple(_disk(folder / f"disk{number}.qcow2", capsule, opened) for number in range(manifest.disks))
+    overlays = {
+        disk.name: tuple(
+            _disk(folder / member(disk.name, number), capsule, opened) for number in range(manifest.overlays(disk.name))
+        )
+        for disk in manifest.disks
+    }
     text = capsule.console.decode(errors="replace").replace("\r\n", "\n")
     template = Template(
         ram=None,

@@ -7,15 +7,17 @@ no timer finds that days have passed.
 import os
 import shlex
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from pytest_readonly_vm.config.disk import DISK, Disk
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import AcceleratorUnavailable, CapsuleRefused, ImageError
-from pytest_readonly_vm.evidence.capsule.manifest import BaseLayer
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
 from pytest_readonly_vm.evidence.capsule.restore import restored
+from pytest_readonly_vm.evidence.capsule.saved_disk import BaseLayer, further_disk
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.machine.lab import Lab
 from pytest_readonly_vm.machine.vm import VirtualMachine
@@ -24,6 +26,8 @@ from pytest_readonly_vm.qemu.firmware import of_state
 from pytest_readonly_vm.sources.store import is_of_a_store
 from pytest_readonly_vm.sources.unpack import is_packed
 
+_OPTIONS = {"CD": "--cdrom", "base image": "--image"}
+
 
 def resume_capsule(
     lab: Lab,
@@ -31,6 +35,7 @@ def resume_capsule(
     *,
     image: Path | ImageReference | None = None,
     cdrom: Path | ImageReference | None = None,
+    disks: Mapping[str, Path | ImageReference] = MappingProxyType({}),
     run: bool = False,
     allow_qemu_args: bool = False,
     network: bool = False,
@@ -43,6 +48,7 @@ def resume_capsule(
     :param image: the base image, if it is not where it was; an image that has to be brought here first is held by the
         lab, as that of any machine.
     :param cdrom: the image of its CD, likewise.
+    :param disks: those of its further disks by their names, likewise.
     :param run: let a guest that stood still go on.
     :param allow_qemu_args: start QEMU with what the capsule has of arguments of its own, which may do anything.
     :param network: let connections out of the guest, which a stranger may have prepared.
@@ -57,7 +63,7 @@ def resume_capsule(
             f"{capsule.path} starts QEMU with arguments of its own: {shlex.join(manifest.extras)}; they may do "
             "anything, so look at them, and then allow them with --allow-qemu-args"
         )
-    config = _config(capsule, image, cdrom, local or VmConfig(), network=network)
+    config = _config(capsule, image, cdrom, disks, local or VmConfig(), network=network)
     try:
         saved = manifest.firmware
         firmware = of_state(saved.kind, saved.sizes, needs_smm=saved.needs_smm) if saved else None
@@ -69,8 +75,9 @@ def resume_capsule(
         raise CapsuleRefused(
             f"{capsule.path} is of a {manifest.arch} guest, and {spec.hypervisor.qemu.path} runs others"
         )
-    if spec.base is not None:
-        _require_same(spec.base, capsule.manifest.base, capsule, called="base image")
+    for disk, saved_disk in zip(spec.disks, manifest.disks, strict=True):
+        if disk.base is not None:
+            _require_same(disk.base, saved_disk.image, capsule, called=_called(saved_disk.name))
     if spec.cdrom is not None and capsule.manifest.cdrom is not None:
         _require_same(spec.cdrom, (capsule.manifest.cdrom,), capsule, called="CD")
     return lab.adopt(lambda maker: restored(maker, spec, capsule, runs=run or manifest.is_running))
@@ -80,6 +87,7 @@ def _config(
     capsule: Capsule,
     image: Path | ImageReference | None,
     cdrom: Path | ImageReference | None,
+    disks: Mapping[str, Path | ImageReference],
     local: VmConfig,
     *,
     network: bool,
@@ -98,12 +106,33 @@ def _config(
         config = config.replace(cdrom=_place(cdrom, manifest.cdrom, capsule, called="CD"))
     elif cdrom is not None:
         raise CapsuleRefused(f"{capsule.path} is of a machine without a CD, so it needs none")
+    config = config.replace(disks=_further_disks(disks, capsule))
     if not manifest.base:
         if image is not None:
             raise CapsuleRefused(f"{capsule.path} is of a machine without a disk, so it needs no image")
         return config
     top = manifest.base[0]
     return config.replace(image=_place(image, top, capsule, called="base image"), format=top.format)
+
+
+def _called(disk: str) -> str:
+    return "base image" if disk == DISK else f"image of the disk {disk}"
+
+
+def _further_disks(given: Mapping[str, Path | ImageReference], capsule: Capsule) -> tuple[Disk, ...]:
+    """:raises CapsuleRefused: an image is given for a disk that the machine does not have, or is blank."""
+    with_image = [disk.name for disk in capsule.manifest.disks if disk.image and disk.name != DISK]
+    if unknown := sorted(given.keys() - set(with_image)):
+        known = f"has images in {', '.join(with_image)}" if with_image else "has no further disks with images"
+        raise CapsuleRefused(f"{capsule.path} is of a machine that {known}, and not in {unknown[0]}")
+    disks = []
+    for disk in capsule.manifest.disks:
+        if disk.name != DISK:
+            place = None
+            if disk.image:
+                place = _place(given.get(disk.name), disk.image[0], capsule, called=_called(disk.name))
+            disks.append(further_disk(disk, place))
+    return tuple(disks)
 
 
 def _place(
@@ -118,7 +147,7 @@ def _place(
     if isinstance(given, ImageReference):
         return given
     place = (given or Path(top.path)).absolute()
-    option = "--cdrom" if called == "CD" else "--image"
+    option = _OPTIONS.get(called, f"--disk={called.rpartition(' ')[2]}")
     known = f"name it with {option}=PATH, or by its URL or its name in a list (its SHA-256 is {top.sha256})"
     if is_of_a_store(place):
         known = f"it was in a store of images, to which `readonly-vm image pull` brings it back; or {known}"

@@ -22,18 +22,18 @@ from pytest_readonly_vm.errors import QmpError, VmError, WaitTimeout
 from pytest_readonly_vm.evidence.capsule.file import CapsuleWriter, new_capsule
 from pytest_readonly_vm.evidence.capsule.manifest import (
     EMBEDDED,
-    BaseLayer,
     Manifest,
     SavedFirmware,
     devices_of,
     settings_of,
 )
 from pytest_readonly_vm.evidence.capsule.processor import features
+from pytest_readonly_vm.evidence.capsule.saved_disk import BaseLayer, SavedDisk, member
 from pytest_readonly_vm.host.loop import LoopThread, within
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.machine.root_shell import RootShell
 from pytest_readonly_vm.machine.vm import VirtualMachine
-from pytest_readonly_vm.qemu.command_line import DISK
+from pytest_readonly_vm.qemu.disk_spec import DiskSpec
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.start.migration import Unfrozen, go_on, migrated, set_capabilities
 from pytest_readonly_vm.start.template import written_file
@@ -55,8 +55,10 @@ class _Moment:
     is_running: bool
     """Whether it was, before it was stopped for this."""
     machine: str
-    virtual_sizes: list[int]
-    """Of the files of the disk, the topmost first."""
+    virtual_sizes: dict[str, list[int]]
+    """Of the files of each disk, the topmost first."""
+    written: dict[str, Path]
+    """The file that takes the guest's writes, of each."""
     cpu: tuple[str, ...]
     conversation: tuple[str, Any] | None
     transcript: Transcript
@@ -79,7 +81,7 @@ def save_capsule(vm: VirtualMachine, path: Path, *, test: str = "", timeout: flo
         raise VmError(f"{vm.name}: the machine cannot be saved: {reason}")
     try:
         instance.output_guard.refuse(path)
-        digests = [file.sha256(deadline=deadline) for file in instance.spec.chain]
+        digests = {disk.name: [file.sha256(deadline=deadline) for file in disk.chain] for disk in instance.spec.disks}
         cdrom = _layer_of_cd(instance.spec.cd, deadline) if instance.spec.cd else None
         with new_capsule(path, deadline=deadline) as capsule, _standstill(loop, instance, deadline) as moment:
             _write(capsule, loop, instance, moment, digests, cdrom, test)
@@ -123,12 +125,12 @@ async def _look(instance: Instance, deadline: float) -> _Moment:
         await _require_devices_of_ours(instance)
         status = await qmp.command("query-status")
         kind = await qmp.command("qom-get", {"path": "/machine", "property": "type"})
-        disks = [device for device in await qmp.command("query-block") if device["device"] == DISK]
         return _Moment(
             status=status["status"],
             is_running=status["running"],
             machine=kind.removesuffix("-machine"),
-            virtual_sizes=_virtual_sizes(disks[0]["inserted"]["image"]) if disks else [],
+            virtual_sizes={disk.name: await disk.virtual_sizes(qmp) for disk in instance.disks},
+            written={disk.name: await written_file(instance, disk) for disk in instance.disks},
             cpu=await features(qmp),
             # An SSH connection's other end is on the host, of which no copy is made; it is left alone.
             conversation=await instance.channels.part() if channel is not None and channel.name != "ssh" else None,
@@ -147,36 +149,24 @@ async def _require_devices_of_ours(instance: Instance) -> None:
         raise Unfrozen(f"it has devices that were plugged in while it ran: {', '.join(plugged)}")
 
 
-def _virtual_sizes(image: dict[str, Any] | None) -> list[int]:
-    sizes = []
-    while image is not None:
-        sizes.append(int(image["virtual-size"]))
-        image = image.get("backing-image")
-    return sizes
-
-
 def _write(
     capsule: CapsuleWriter,
     loop: LoopThread,
     instance: Instance,
     moment: _Moment,
-    digests: list[str],
+    digests: dict[str, list[str]],
     cdrom: BaseLayer | None,
     test: str,
 ) -> None:
     capsule.add("console.log", moment.transcript.data)
     sizes = {"state": _write_state(capsule, loop, instance.qmp)}
     with ExitStack() as opened:
-        files = {**_disks(instance, opened), **_embedded(instance, opened)}
+        files = {**_disks(instance, moment, opened), **_embedded(instance, opened)}
         sizes |= {name: capsule.add_packed(name, descriptor) for name, descriptor in files.items()}
-    virtual_sizes = moment.virtual_sizes[-len(digests) :] if digests else []
-    base = zip(instance.spec.chain, virtual_sizes, digests, strict=True)
     qemu, firmware = instance.spec.hypervisor.qemu, instance.spec.firmware
     manifest = Manifest(
         settings=settings_of(instance.config),
-        base=tuple(
-            BaseLayer(str(file.path), file.format, file.fingerprint.size, size, digest) for file, size, digest in base
-        ),
+        disks=tuple(_saved_disk(disk, moment, digests[disk.name]) for disk in instance.spec.disks),
         cdrom=cdrom,
         qemu=qemu.version,
         arch=qemu.arch,
@@ -236,12 +226,23 @@ async def _completed(qmp: Qmp) -> None:
         raise Unfrozen((await qmp.command("query-migrate")).get("error-desc", "QEMU does not say why"))
 
 
-def _disks(instance: Instance, opened: ExitStack) -> dict[str, int]:
-    """The files of the disk that are above the base, the topmost first; QEMU has written all of them by now."""
-    if not instance.spec.chain:
-        return {}
-    files = (_opened(written_file(instance), opened), *(file.descriptor for file in instance.frozen_overlays))
-    return {f"disk{number}.qcow2": file for number, file in enumerate(files)}
+def _saved_disk(disk: DiskSpec, moment: _Moment, digests: list[str]) -> SavedDisk:
+    virtual_sizes = moment.virtual_sizes[disk.name][-len(digests) :] if digests else []
+    image = tuple(
+        BaseLayer(str(file.path), file.format, file.fingerprint.size, size, digest)
+        for file, size, digest in zip(disk.chain, virtual_sizes, digests, strict=True)
+    )
+    return SavedDisk(disk.name, disk.interface, disk.serial, disk.size or 0, image)
+
+
+def _disks(instance: Instance, moment: _Moment, opened: ExitStack) -> dict[str, int]:
+    """The files of the disks that are above their images, the topmost first; QEMU has written all of them by now."""
+    found: dict[str, int] = {}
+    for disk in instance.disks:
+        topmost = _opened(moment.written[disk.name], opened)
+        files = (topmost, *(file.descriptor for file in disk.frozen_overlays))
+        found |= {member(disk.name, number): file for number, file in enumerate(files)}
+    return found
 
 
 def _embedded(instance: Instance, opened: ExitStack) -> dict[str, int]:
