@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.channels.screen import Screen
     from pytest_readonly_vm.command_result import CommandResult
     from pytest_readonly_vm.config.cluster import GuestCluster, cluster
+    from pytest_readonly_vm.config.disk import Disk
     from pytest_readonly_vm.config.layer import GuestLayer, layer
     from pytest_readonly_vm.config.settings import VmConfig
     from pytest_readonly_vm.errors import (
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.machine.moments import Forks
     from pytest_readonly_vm.machine.new_cluster import NewCluster
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
+    from pytest_readonly_vm.machine.virtual_disk import VirtualDisk
     from pytest_readonly_vm.machine.vm import VirtualMachine
     from pytest_readonly_vm.network.faults import FaultCounts
     from pytest_readonly_vm.network.frame import Frame
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "command_result": ("CommandResult",),
     "config.cluster": ("GuestCluster", "cluster"),
+    "config.disk": ("Disk",),
     "config.layer": ("GuestLayer", "layer"),
     "config.settings": ("VmConfig",),
     "errors": (
@@ -147,6 +150,7 @@ _WHERE = {
     "machine.lab": ("Lab",),
     "machine.new_cluster": ("NewCluster",),
     "machine.private_network": ("PrivateNetwork",),
+    "machine.virtual_disk": ("VirtualDisk",),
     "machine.vm": ("VirtualMachine",),
     "network.faults": ("FaultCounts",),
     "network.frame": ("Frame",),
@@ -174,6 +178,7 @@ __all__ = [
     "ConnectionLost",
     "Console",
     "ConsolePattern",
+    "Disk",
     "DisplayError",
     "DownloadError",
     "EventSeen",
@@ -219,6 +224,7 @@ __all__ = [
     "UnitActive",
     "UnitFailed",
     "UnitNotFound",
+    "VirtualDisk",
     "VirtualMachine",
     "VmConfig",
     "VmError",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pytest_readonly_vm.config import values as read
 from pytest_readonly_vm.config.image_reference import ImageReference, located_image
@@ -104,12 +105,8 @@ def disks(value: object) -> tuple[Disk, ...]:
         raise ValueError(
             f"{written!r}: {unknown[0]} is none of {', '.join(_OPTIONS)}{read.nearest(unknown[0], _OPTIONS)}"
         )
-    try:
-        read.size(first)
-    except ValueError:
-        kind = {"image": first}
-    else:
-        kind = {"size": first}
+    is_size = read.is_size(first) or first.isdecimal()
+    kind: dict[str, Any] = {"size": int(first) if first.isdecimal() else first} if is_size else {"image": first}
     try:
         return (Disk(name, **kind, **options),)
     except ConfigurationError as error:

@@ -20,7 +20,7 @@ T = TypeVar("T")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SIZE = re.compile(r"(\d+)([KMGT])(?:i?B)?", re.IGNORECASE)
-_SMALLEST_MEMORY = 1 << 20
+_SMALLEST = 1 << 20
 _MOST_CPUS = 4096  # of QEMU's largest machine type, q35
 _HEALTH_WORDS = ("kernel", "units", "cores")
 _READY_WORDS = ("auto", "channel", "agent", "shell", "ssh", "systemd", "none")
@@ -93,6 +93,11 @@ def program(value: object) -> str:
     return _expanded(text(value))
 
 
+def is_size(written: str) -> bool:
+    """Whether a text is meant as a size."""
+    return bool(_SIZE.fullmatch(written.strip()))
+
+
 def size(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{value!r} is not a size; write it like 512M or 2G")
@@ -102,8 +107,10 @@ def size(value: object) -> int:
         found = int(match[1]) * _UNITS[match[2].upper()]
     else:
         raise ValueError(f"{value!r} is not a size; write it like 512M or 2G")
-    if found < _SMALLEST_MEMORY:
-        raise ValueError(f"{value!r} is {found} bytes, less than the smallest machine (1M); write it like 512M or 2G")
+    if found < _SMALLEST:
+        raise ValueError(
+            f"{value!r} is {found} bytes, less than the smallest that is taken (1M); write it like 512M or 2G"
+        )
     return found
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from pytest_readonly_vm.channels.history import HistoryEntry
+from pytest_readonly_vm.config.disk import DISK
 from pytest_readonly_vm.config.settings import SETTINGS, VmConfig
 from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.config.values import secret
@@ -241,8 +242,8 @@ def _overview(vm: "VirtualMachine", evidence: Evidence, about: Mapping[str, str]
     instance = vm.instance
     facts = {**about, "saved": _moment(time.time())}
     facts["machine"] = f"{vm.name}: {vm.instance.spec.hypervisor.describe()}"
-    for base in instance.spec.chain[:1]:
-        facts["base"] = f"{base.path} ({base.format}, {base.fingerprint.size} bytes, inode {base.fingerprint.inode})"
+    for disk in instance.spec.disks:
+        facts["base" if disk.name == DISK else f"disk {disk.name}"] = disk.describe()
     if cd := instance.spec.cd:
         facts["CD"] = str(cd.path)
     facts["firmware"] = vm.firmware

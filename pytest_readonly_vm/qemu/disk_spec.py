@@ -48,6 +48,13 @@ class DiskSpec:
         """The files of its image."""
         return self.base.chain if self.base else ()
 
+    def describe(self) -> str:
+        """What it is, for people."""
+        if self.base is None:
+            return f"blank, {self.size} bytes"
+        file = self.chain[0]
+        return f"{file.path} ({file.format}, {file.fingerprint.size} bytes, inode {file.fingerprint.inode})"
+
     def wire(self, overlays: tuple[ImageFile, ...], overlay: Path | None) -> DriveWire:
         """The same for QEMU's command line.
 

@@ -47,8 +47,8 @@ def test_a_value_is_read_as_text_or_as_itself(name: str, given: object, read: ob
     [
         ("memory", "512", "'512' is not a size; write it like 512M or 2G"),
         ("memory", "lots", "'lots' is not a size"),
-        ("memory", "0G", "less than the smallest machine"),
-        ("memory", 512, "512 is 512 bytes, less than the smallest machine"),
+        ("memory", "0G", "less than the smallest"),
+        ("memory", 512, "512 is 512 bytes, less than the smallest"),
         ("memory", True, "True is not a size"),
         ("cpus", "0", "'0' is not a whole number of at least 1"),
         ("cpus", "two", "'two' is not a whole number"),
