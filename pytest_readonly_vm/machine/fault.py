@@ -15,6 +15,7 @@ from pytest_readonly_vm.network.faults import FaultCounts
 from pytest_readonly_vm.network.frame import Frame
 from pytest_readonly_vm.network.switch_process import Ask
 from pytest_readonly_vm.network.talk import Talk
+from pytest_readonly_vm.printable import count
 
 
 class Fault(Undoable):
@@ -116,7 +117,8 @@ class Fault(Undoable):
     def _check(self) -> None:
         if self._counts.hits:
             return
-        passed = f"{self._counts.seen} frames were such, and it did nothing to any" if self._counts.seen else ""
+        seen = count(self._counts.seen, "frame")
+        passed = f"{seen} of those that it is for, and nothing done to any" if self._counts.seen else ""
         unused = FaultUnused(f"{self._network}: {self.label}: {passed or 'it has met no frame'}")
         sent = Counter[str]()
         with contextlib.suppress(SwitchDied):

@@ -11,6 +11,7 @@ from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.machine.undoable import Undoable
 from pytest_readonly_vm.network.switch_process import Ask
+from pytest_readonly_vm.printable import count
 
 
 class Capture(Undoable):
@@ -77,4 +78,4 @@ class Capture(Undoable):
         pass
 
     def __str__(self) -> str:
-        return f"{self.label}: {self.frames} frames"
+        return f"{self.label}: {count(self.frames, 'frame')}"

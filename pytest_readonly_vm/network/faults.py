@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_readonly_vm.errors import NetworkError
+from pytest_readonly_vm.printable import count
 
 Pair = tuple[str, str]
 """The names of two machines: the way of frames from the first to the second."""
@@ -41,7 +42,7 @@ class FaultCounts:
         if not self.seen:
             return "no frame"
         done = ", ".join(f"{count} {what}" for what, count in self.done.items()) or "nothing done"
-        return f"{self.seen} frames, {done}"
+        return f"{count(self.seen, 'frame')}, {done}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

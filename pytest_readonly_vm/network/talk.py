@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_readonly_vm.printable import count
+
 _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
@@ -19,7 +21,7 @@ class Talk:
     """The most frequent ones of the frames that the network remembers, with the lower of both ports, and how many."""
 
     def __str__(self) -> str:
-        return f"{self.source} to {self.to}: {self.frames} frames, {_size(self.bytes)}"
+        return f"{self.source} to {self.to}: {count(self.frames, 'frame')}, {_size(self.bytes)}"
 
 
 def talks(rows: Iterable[Mapping[str, Any]]) -> tuple[Talk, ...]:
@@ -48,9 +50,9 @@ def dropped(to: Iterable[tuple[str, int]], late: int) -> str:
     :param to: machines that were too slow to take them, and how many.
     :param late: how many for which there was no room, as too many were late or held.
     """
-    found = [f"{frames} frames to {name}, whose card does not take them fast enough" for name, frames in to]
+    found = [f"{count(frames, 'frame')} to {name}, whose card does not take them fast enough" for name, frames in to]
     if late:
-        found.append(f"{late} frames on their way, as too many were late or held")
+        found.append(f"{count(late, 'frame')} on the way, as too many were late or held")
     return f"dropped: {'; '.join(found)}" if found else ""
 
 

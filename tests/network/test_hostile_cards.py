@@ -246,7 +246,7 @@ def test_what_is_held_or_late_for_a_flood_has_an_end(plugs: Plugs) -> None:
         one.send(*(frame(two.mac, one.mac, bytes(60_000)) for _ in range(10)))  # 120 MB
     plugs.settle()
     assert resident(plugs.lan) - before < forwarding._MOST_KEPT + (24 << 20)
-    assert re.search(r"^dropped: \d+ frames on their way, as too many", describe(plugs.lan), re.M)
+    assert re.search(r"^dropped: \d+ frames on the way, as too many", describe(plugs.lan), re.M)
     plugs.lan.begin_test()
     assert plugs.lan.dropped() == ""
     talk(two, plugs["three"])

@@ -191,7 +191,7 @@ def test_one_that_waits_in_vain_to_be_overtaken_arrives(lan: PrivateNetwork, plu
     fault = lan.faults(reorder=1)
     plugs.numbered("one", "two", 1)
     assert numbers(plugs["two"].hear(1)) == [0]
-    with pytest.raises(FaultUnused, match="reorder 100 %: 1 frames were such, and it did nothing to any"):
+    with pytest.raises(FaultUnused, match="reorder 100 %: 1 frame of those that it is for, and nothing done to any"):
         fault.end()
 
 

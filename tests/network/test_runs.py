@@ -127,7 +127,7 @@ def test_each_test_has_a_healthy_network_whatever_another_left_on(ran: Ran) -> N
 
 def test_a_report_tells_what_was_done_and_who_talked_to_whom(ran: Ran) -> None:
     told = ran.section("test_fails", "Network lan").splitlines()
-    assert told[:2] == ["network lan: 10.77.0.0/24, fd77::/64: one, two", "loss 100 %, icmp from one: 1 frames, 1 lost"]
+    assert told[:2] == ["network lan: 10.77.0.0/24, fd77::/64: one, two", "loss 100 %, icmp from one: 1 frame, 1 lost"]
     assert re.fullmatch(r"captured to seen.pcapng: \d+ frames", told[2])
     assert re.fullmatch("from  to +frames +bytes  protocols", told[3])
     assert re.search(r"^one   two .*icmp 1\b", "\n".join(told), flags=re.MULTILINE)
