@@ -182,7 +182,7 @@ def test_a_marker_can_give_a_whole_scope_its_machine(pytester: pytest.Pytester, 
     ("marker", "fixture", "complaint"),
     [
         ("memroy='1G'", "readonly_vm", "there is no setting 'memroy' (did you mean 'memory'[?])"),
-        ("memory='0M'", "readonly_vm", "memory: '0M' is 0 bytes, less than the smallest there is (1M)*"),
+        ("memory='0M'", "readonly_vm", "memory: '0M' is 0 bytes, less than the smallest that is taken (1M)*"),
         ("'1G'", "readonly_vm", "vm takes settings by name, like vm(memory=\"2G\"), not ('1G',)"),
         ("memory='1G'", "readonly_vm_module", "vm cannot change readonly_vm_module, which other tests share; *"),
     ],
@@ -208,7 +208,9 @@ def test_a_marker_that_cannot_work_is_refused_by_workers_too(pytester: pytest.Py
         def test_it(readonly_vm): pass
     """)
     result = run_on("hello", "-n", "2")
-    result.stdout.fnmatch_lines(["*marker on *::test_it: memory: '0M' is 0 bytes, less than the smallest there is*"])
+    result.stdout.fnmatch_lines(
+        ["*marker on *::test_it: memory: '0M' is 0 bytes, less than the smallest that is taken*"]
+    )
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "INTERNALERROR" not in result.stdout.str()
 

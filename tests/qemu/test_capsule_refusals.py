@@ -150,14 +150,14 @@ class TestACapsuleFromElsewhere:
         options = f"data_file={secret},data_file_raw=on"
         image_tools.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, disk, "1M")
         for content in (disk.read_bytes(), b"", bytes(65536)):
-            with pytest.raises(CapsuleRefused, match=r"disk0\.qcow2 is no disk that a capsule can have"):
-                resumed(lab, repacked(quick, tmp_path / "it", disk0=content))
+            with pytest.raises(CapsuleRefused, match=r"disk0-0\.qcow2 is no disk that a capsule can have"):
+                resumed(lab, repacked(quick, tmp_path / "it", **{"disk0-0": content}))
 
     def test_what_a_disk_says_of_its_backing_file_is_not_obeyed(self, lab: Lab, quick: Path, tmp_path: Path) -> None:
         other = tmp_path / "other.img"
         other.write_bytes(bytes(1 << 20))
         disk = image_tools.layer(tmp_path / "disk.qcow2", "qcow2", other, "raw")
-        vm = resumed(lab, repacked(quick, tmp_path / "it", disk0=disk.read_bytes()))
+        vm = resumed(lab, repacked(quick, tmp_path / "it", **{"disk0-0": disk.read_bytes()}))
         vm.qmp.execute("system_reset")
         vm.console.expect("sector=pristine", timeout=GENEROUS)  # the base's, upon which nothing is written
 

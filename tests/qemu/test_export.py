@@ -79,5 +79,5 @@ def test_a_machine_without_a_disk_has_none(tmp_path: Path, small: Callable[..., 
     direct = {"image": None, "kernel": guest.kernel, "initrd": guest.initrd, "append": guest.append, "memory": "128M"}
     with Lab() as lab:
         machine = lab.start(small("hello", ready=f"console:{READY}").replace(**direct), name="guest")
-        with pytest.raises(VmError, match="there is no disk to export"):
+        with pytest.raises(VmError, match="the machine has no disk"):
             machine.export(tmp_path / "exported")

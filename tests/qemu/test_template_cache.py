@@ -230,7 +230,7 @@ def digest_of(path: Path) -> str:
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "RAM of which a bit is another": lambda entry: flipped(entry / "ram"),
-    "disk of which a bit is another": lambda entry: flipped(entry / "disk0"),
+    "disk of which a bit is another": lambda entry: flipped(entry / "disk0-0"),
     "state gone": lambda entry: (entry / "state").unlink(),
 }
 """One for each way in which it is noticed; the unit tests of the cache have more of each."""
