@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pytest_readonly_vm"
 FLOORS = (
-    *("config", "host", "image", "sources", "channels", "qemu", "network"),
+    *("config", "host", "image", "sources", "channels", "qemu", "network", "disks"),
     *("guest", "start", "machine", "evidence", "plugin"),
 )
 """From the ground up; below them are the modules beside the folders, level with the highest is ``cli``."""
