@@ -63,7 +63,7 @@ class Rewindable(Networked):
     def __init__(self, instance: Instance, keeper: Keeper, *, progress: Progress, is_ready: bool) -> None:
         """:param is_ready: whether it is somebody's; else what makes it ready has it, its layers or a cluster's."""
         super().__init__(instance, loop=keeper.maker.resources.loop, progress=progress)
-        self._keeper = keeper
+        self.keeper = keeper
         self._is_ready = is_ready
         self.checkpoints = OpenCheckpoints[Checkpoint]()
         self._forked = 0
@@ -105,7 +105,7 @@ class Rewindable(Networked):
             self._go_back("reset", self._first)
         else:
             with exchanging([(self.places, self.first_places)]):
-                new = self._keeper.anew(old.spec)
+                new = self.keeper.anew(old.spec)
             self._follow(old, new, "reset")
             self._end(old)
             self.settle_again()
@@ -146,7 +146,7 @@ class Rewindable(Networked):
         """
         self._check_is_ready("checkpoint")
         with self._history.noting("state", "checkpoint"):
-            [template] = self._keeper.maker.freeze_running([self.instance]).templates
+            [template] = self.keeper.maker.freeze_running([self.instance]).templates
         return self.checkpoints.add(Checkpoint(self, template, self.places, self.told))
 
     def restore(self, checkpoint: Checkpoint | None = None) -> None:
@@ -160,7 +160,7 @@ class Rewindable(Networked):
     def _go_back(self, how: str, checkpoint: Checkpoint) -> None:
         spec = replace(self.instance.spec, cards=cablings(checkpoint.places))
         with exchanging([(self.places, checkpoint.places)]):
-            new = self._keeper.maker.clone(spec, checkpoint.template)
+            new = self.keeper.maker.clone(spec, checkpoint.template)
         self.follow(new, how, to=checkpoint.taken, places=checkpoint.places, told=checkpoint.told)
 
     def follow(self, new: Instance, how: str, *, to: float, places: Places, told: Told) -> None:
@@ -187,12 +187,12 @@ class Rewindable(Networked):
         """
         self._check_is_open("fork")
         with self._history.noting("state", f"fork of {count}"):
-            [template] = self._keeper.maker.freeze_running([self.instance]).templates
+            [template] = self.keeper.maker.freeze_running([self.instance]).templates
         forks: list[Self] = []
         try:
             for number in range(1, count + 1):
                 spec = replace(self.instance.spec, name=f"{self.name} (fork {self._forked + number})", cards=())
-                forks.append(self._keeper.adopt(self._keeper.maker.clone(spec, template)))
+                forks.append(self.keeper.adopt(self.keeper.maker.clone(spec, template)))
         except BaseException:
             Forks(forks).close()
             raise

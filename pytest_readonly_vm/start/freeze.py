@@ -120,7 +120,7 @@ async def _saved(
                 async with _standing_still(instances, wires, attempt, go_on_after=go_on_after) as under_way:
                     if go_on_after:
                         disks = [(instance, disk) for instance in instances for disk in instance.disks]
-                        await _all(_put_overlay_on_top(*one) for one in disks)
+                        await _all(put_overlay_on_top(*one) for one in disks)
                     saves = [
                         save_state(instance, without_shared_ram=ram is not None)
                         for instance, ram in zip(instances, rams, strict=True)
@@ -254,7 +254,7 @@ def _template(
     )
 
 
-async def _put_overlay_on_top(instance: Instance, disk: AttachedDisk) -> None:
+async def put_overlay_on_top(instance: Instance, disk: AttachedDisk) -> None:
     """From now on the guest writes to a new file; what it wrote to so far becomes one of its frozen overlays."""
     qmp = instance.qmp
     below = await disk.node(qmp)
