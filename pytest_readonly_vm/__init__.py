@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         CommandTimeout,
         ConfigurationError,
         ConnectionLost,
+        CutFailed,
         DisplayError,
         DownloadError,
         FaultUnused,
@@ -42,11 +43,13 @@ if TYPE_CHECKING:
         HostError,
         ImageError,
         ImageWarning,
+        MountFailed,
         NetworkError,
         OutOfSpace,
         QemuDied,
         QemuNotFound,
         QmpError,
+        RecordingError,
         SealUnavailable,
         StartFailed,
         SwitchDied,
@@ -70,11 +73,15 @@ if TYPE_CHECKING:
     )
     from pytest_readonly_vm.machine.checkpoints import Checkpoint
     from pytest_readonly_vm.machine.cluster import Cluster, ClusterCheckpoint
+    from pytest_readonly_vm.machine.cut import Cut, MountedCut
+    from pytest_readonly_vm.machine.cut_search import FailedCut
     from pytest_readonly_vm.machine.fault import Fault
     from pytest_readonly_vm.machine.lab import Lab
+    from pytest_readonly_vm.machine.mark import Mark
     from pytest_readonly_vm.machine.moments import Forks
     from pytest_readonly_vm.machine.new_cluster import NewCluster
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
+    from pytest_readonly_vm.machine.recording import Recording
     from pytest_readonly_vm.machine.virtual_disk import VirtualDisk
     from pytest_readonly_vm.machine.vm import VirtualMachine
     from pytest_readonly_vm.network.faults import FaultCounts
@@ -99,6 +106,7 @@ _WHERE = {
         "CommandTimeout",
         "ConfigurationError",
         "ConnectionLost",
+        "CutFailed",
         "DisplayError",
         "DownloadError",
         "FaultUnused",
@@ -114,11 +122,13 @@ _WHERE = {
         "HostError",
         "ImageError",
         "ImageWarning",
+        "MountFailed",
         "NetworkError",
         "OutOfSpace",
         "QemuDied",
         "QemuNotFound",
         "QmpError",
+        "RecordingError",
         "SealUnavailable",
         "StartFailed",
         "SwitchDied",
@@ -146,11 +156,15 @@ _WHERE = {
     "machine.checkpoints": ("Checkpoint",),
     "machine.moments": ("Forks",),
     "machine.cluster": ("Cluster", "ClusterCheckpoint"),
+    "machine.cut": ("Cut", "MountedCut"),
+    "machine.cut_search": ("FailedCut",),
     "machine.fault": ("Fault",),
     "machine.lab": ("Lab",),
+    "machine.mark": ("Mark",),
     "machine.new_cluster": ("NewCluster",),
     "machine.private_network": ("PrivateNetwork",),
     "machine.virtual_disk": ("VirtualDisk",),
+    "machine.recording": ("Recording",),
     "machine.vm": ("VirtualMachine",),
     "network.faults": ("FaultCounts",),
     "network.frame": ("Frame",),
@@ -178,10 +192,13 @@ __all__ = [
     "ConnectionLost",
     "Console",
     "ConsolePattern",
+    "Cut",
+    "CutFailed",
     "Disk",
     "DisplayError",
     "DownloadError",
     "EventSeen",
+    "FailedCut",
     "Fault",
     "FaultCounts",
     "FaultUnused",
@@ -203,6 +220,9 @@ __all__ = [
     "ImageError",
     "ImageWarning",
     "Lab",
+    "Mark",
+    "MountFailed",
+    "MountedCut",
     "NetworkError",
     "NetworkFactory",
     "NewCluster",
@@ -215,6 +235,8 @@ __all__ = [
     "QmpError",
     "QmpEvent",
     "Readiness",
+    "Recording",
+    "RecordingError",
     "Screen",
     "SealUnavailable",
     "StartFailed",

@@ -35,6 +35,9 @@
     ├── NetworkError             a private network of machines cannot do what is asked of it
     │   ├── SwitchDied           ... any more: the process that is its switch has ended
     │   └── FaultUnused          ... a fault was on and has met no frame, so the test has shown nothing of it
+    ├── RecordingError           a disk cannot be recorded, or what was recorded is not what is asked for
+    ├── MountFailed              no file system of a disk after a power cut can be mounted
+    ├── CutFailed                a check fails on what a disk may hold after a power cut; also an AssertionError
     ├── WaitTimeout              what was waited for did not come; also a TimeoutError
     │   ├── BootTimeout          ... and what was waited for was a ready guest
     │   └── CommandTimeout       ... and what was waited for was the end of a command, which was killed if possible
@@ -225,6 +228,27 @@ class SwitchDied(NetworkError):
 
 class FaultUnused(NetworkError):
     """A fault of a private network has ended without having met a single frame; what it was to show is not shown."""
+
+
+class RecordingError(VmError):
+    """A disk cannot be recorded, the log of a recording is damaged or too large, or it has no such cut."""
+
+
+class MountFailed(VmError):
+    """A guest can mount no file system of a disk after a power cut; the message ends with what it said of the last."""
+
+
+class CutFailed(VmError, AssertionError):
+    """A check fails on what a disk may hold after a power cut. The notes have the line that reproduces it.
+
+    Attributes: `id`, of the cut at which it failed first, and `minimal`, of the one with the fewest lost writes that
+    still does; `cut` of a `Recording` gives them again.
+    """
+
+    def __init__(self, message: str, *, id: str, minimal: str) -> None:
+        super().__init__(message)
+        self.id = id
+        self.minimal = minimal
 
 
 class WaitTimeout(VmError, TimeoutError):

@@ -138,6 +138,8 @@ def test_files_come_to_places_of_the_users_by_the_output_guard() -> None:
         "host/accel.py",
         "host/locks.py",
         "host/slots.py",
+        "disks/raw_disk.py",
+        "machine/host_disk.py",
         "network/switch/program.py",  # into descriptors that it is given
         "sources/kept_disk.py",
         "sources/download/part_file.py",

@@ -10,15 +10,16 @@ from pytest_readonly_vm.channels.history import History
 from pytest_readonly_vm.config.disk import DISK
 from pytest_readonly_vm.errors import ChannelLost, GuestShutDown, VmError
 from pytest_readonly_vm.guest.files import Progress
-from pytest_readonly_vm.machine.checkpoints import Keeper, Rewindable
+from pytest_readonly_vm.machine.checkpoints import Keeper
 from pytest_readonly_vm.machine.expected_panic import Panic, expecting_panic
+from pytest_readonly_vm.machine.power_cut import Powered
 from pytest_readonly_vm.machine.virtual_disk import VirtualDisk
 from pytest_readonly_vm.qemu.disk import keep_overlay
 from pytest_readonly_vm.qemu.disk_spec import close_all, copies
 from pytest_readonly_vm.qemu.instance import Instance
 
 
-class VirtualMachine(Rewindable):
+class VirtualMachine(Powered):
     """A guest that runs, and QEMU around it.
 
     Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `screen`, its

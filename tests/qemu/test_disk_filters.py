@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
+from pytest_readonly_vm.config.disk import DISK
 from pytest_readonly_vm.disks.filters import Filter, Filters, block_device, is_filter
 from pytest_readonly_vm.errors import QmpError
-from pytest_readonly_vm.qemu.command_line import DISK
 from tests.accelerator import ACCEL
 from tests.guests import tiny_linux
 from tests.qemu.waiting import GENEROUS

@@ -1,0 +1,65 @@
+"""Owns the recording of a machine's disk."""
+
+import weakref
+
+from pytest_readonly_vm.channels.qmp import Qmp
+from pytest_readonly_vm.disks.filters import Filters
+from pytest_readonly_vm.disks.write_log import SECTOR
+from pytest_readonly_vm.errors import RecordingError
+from pytest_readonly_vm.machine.disk import MachineDisk
+from pytest_readonly_vm.machine.recording import MARKS, Recording
+
+_LIMIT = 2 << 30
+
+
+class RecordedDisk(MachineDisk):
+    """A disk of which it can be told what a power cut would leave."""
+
+    _recording: "weakref.ref[Recording] | None" = None
+    _filters: "tuple[Qmp, Filters] | None" = None
+
+    @property
+    def filters(self) -> Filters:
+        """Those above it in the QEMU that the machine has at this moment."""
+        qmp = self.vm.instance.qmp
+        if self._filters is None or self._filters[0] is not qmp:
+            attached = self.attached
+            self._filters = qmp, Filters(qmp, attached.device, lambda: attached.node(qmp))
+        return self._filters[1]
+
+    @property
+    def recording(self) -> Recording | None:
+        """The one that is on, if there is one."""
+        found = self._recording() if self._recording is not None else None
+        return found if found is not None and found.is_on else None
+
+    def record(self, *, limit: int = _LIMIT, marks_at: int | str | None = None) -> Recording:
+        """Record from now on what the guest writes to it, flushes and discards; afterwards there are `Recording.cuts`.
+
+        It ends with the context that this gives, with `Recording.end`, or with the test. What was written before
+        counts as flushed.
+
+        :param limit: bytes of the log at which the recording ends, with an error.
+        :param marks_at: a byte of the disk, ``"end"`` for its last 4096, from where on the guest writes marks into
+            4096 bytes that nobody else uses: each write there, with ``O_DIRECT``, is one line of text.
+        :raises RecordingError: it is being recorded already, or a fault is on that was there first.
+        """
+        vm = self.vm
+        label = f"{vm.name}: {self.name}"
+        if self.recording is not None:
+            raise RecordingError(f"{label}: it is being recorded already; end that recording first")
+        if self.filters.all:
+            raise RecordingError(
+                f"{label}: a fault is on, below which nothing is recorded; begin the recording first, then the fault"
+            )
+        size, *_ = self.loop.run(self.attached.virtual_sizes(vm.instance.qmp))
+        place = size // SECTOR * SECTOR - MARKS if marks_at == "end" else marks_at
+        if place is not None and not (isinstance(place, int) and place % SECTOR == 0 and 0 <= place <= size - MARKS):
+            raise RecordingError(f"{label}: record(marks_at={marks_at!r}): no place of 4096 bytes at a sector's border")
+        if not isinstance(limit, int) or limit < 1 << 20:
+            raise RecordingError(f"{label}: record(limit={limit!r}): less than 1 MiB")
+        entry = vm.instance.qmp.history.note("disk", f"{self.name} recorded")
+        recording = Recording(self, self.filters, limit=limit, marks_at=place, entry=entry)
+        recording.begin()
+        self._recording = weakref.ref(recording)
+        return recording
