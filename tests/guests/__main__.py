@@ -1,7 +1,7 @@
 """Owns the command line ``python -m tests.guests``: builds what is missing and says where it is.
 
 Paths go to standard output, one a line: of tiny and alpine the kernel, the initramfs and the disk, of
-servers, which is tiny with more in it, the initramfs, of cd, debian and those by UEFI the images,
+servers and databases, which are tiny with more in it, the initramfs, of cd, debian and those by UEFI the images,
 of foreign, tiny ones for other architectures, the kernel and the initramfs of each.
 What is being done goes to standard error.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.guests import BuildError, archive, cache, debian, tiny_linux, tiny_with_servers
+from tests.guests import BuildError, archive, cache, debian, tiny_linux, tiny_with_databases, tiny_with_servers
 from tests.guests.alpine import alpine
 from tests.guests.architectures import ARCHITECTURES
 from tests.guests.debian_uefi import debian_uefi
@@ -31,6 +31,10 @@ def _tiny_paths() -> list[Path]:
 
 def _servers_paths() -> list[Path]:
     return [tiny_with_servers().initrd]
+
+
+def _databases_paths() -> list[Path]:
+    return [tiny_with_databases().initrd]
 
 
 def _cd_paths() -> list[Path]:
@@ -61,6 +65,7 @@ def _alpine_paths() -> list[Path]:
 _GUESTS: dict[str, Callable[[], list[Path]]] = {
     "tiny": _tiny_paths,
     "servers": _servers_paths,
+    "databases": _databases_paths,
     "cd": _cd_paths,
     "foreign": _foreign_paths,
     "tiny-uefi": lambda: [tiny_uefi().disk],

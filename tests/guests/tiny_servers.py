@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.guests import archive, cache, cpio, tools
+from tests.guests import archive, cache, cpio, programs, tools
 from tests.guests.architectures import ARCHITECTURES, Architecture
-from tests.guests.tiny_linux import TinyLinux, only, tiny_linux
+from tests.guests.tiny_linux import TinyLinux, tiny_linux
 
 _PACKAGES = ("openssh-server", "qemu-guest-agent")
 _ALONG = ("lib", "zlib1g")
@@ -23,8 +22,6 @@ _PROGRAMS = (
     *("usr/lib/openssh/sshd-session", "usr/lib/openssh/sshd-auth"),  # parts of it since OpenSSH 9.8 and 10.0
     "usr/sbin/qemu-ga",
 )
-_NEEDED = re.compile(r"\(NEEDED\).*\[(.*)\]")
-_READELF = "x86_64-linux-gnu-readelf"  # which reads what is for any processor
 _HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 
 _FILES = {
@@ -55,7 +52,7 @@ def tiny_with_servers(arch: str = "x86_64") -> TinyLinux:
     """The guest, built when the cache does not have it; `BuildError` when that fails."""
     tiny, architecture = tiny_linux(arch), ARCHITECTURES[arch]
     distribution, codename = archive.host_release()
-    names = ("tiny_servers", "tiny_linux", "archive", "architectures", "cpio")
+    names = ("tiny_servers", "programs", "tiny_linux", "archive", "architectures", "cpio")
     recipe = [Path(__file__).with_name(f"{name}.py") for name in names]
     key = cache.key(distribution, codename, arch, recipe=recipe)
     folder = cache.get(f"tiny-servers-{arch}", key=key, build=lambda folder: _build(tiny, architecture, folder))
@@ -63,7 +60,7 @@ def tiny_with_servers(arch: str = "x86_64") -> TinyLinux:
 
 
 def _build(tiny: TinyLinux, architecture: Architecture, directory: Path) -> None:
-    tools.require("apt-get", "dpkg-deb", "ssh-keygen", _READELF)
+    tools.require("apt-get", "dpkg-deb", "ssh-keygen", programs.READELF)
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         scratch = Path(temporary)
         root = scratch / "root"
@@ -78,30 +75,10 @@ def _build(tiny: TinyLinux, architecture: Architecture, directory: Path) -> None
 
 
 def _system(root: Path, architecture: Architecture, host_key: bytes) -> Iterator[cpio.Member]:
-    programs = [root / name for name in _PROGRAMS if (root / name).exists()]
-    libraries = f"lib/{architecture.libraries}"
-    for name in ("etc/ssh", "lib", libraries, "lib64", "usr/lib", "usr/lib/openssh", "var", "var/empty"):
+    yield from programs.members(root, architecture, [name for name in _PROGRAMS if (root / name).exists()])
+    for name in ("etc/ssh", "var", "var/empty"):
         yield cpio.directory(name)
     for name, text in _FILES.items():
         yield cpio.file(name, text.encode())
     yield cpio.file(_HOST_KEY, host_key, mode=0o600)
     yield cpio.file("etc/servers", _START.encode(), mode=0o755)
-    folders = [path for path in root.glob(f"**/{architecture.libraries}") if path.is_dir()]
-    loader = only(path for path in root.glob(f"**/{Path(architecture.loader).name}") if not path.is_symlink())
-    yield cpio.file(architecture.loader, loader.read_bytes(), mode=0o755)
-    for path in programs:
-        yield cpio.file(str(path.relative_to(root)), path.read_bytes(), mode=0o755)
-    for name, path in _libraries(programs, folders).items():
-        yield cpio.file(f"{libraries}/{name}", path.read_bytes(), mode=0o755)
-
-
-def _libraries(programs: list[Path], folders: list[Path]) -> dict[str, Path]:
-    """What the programs load: the name that they load it by, and the file."""
-    found: dict[str, Path] = {}
-    new = list(programs)
-    while new:
-        needed = set(_NEEDED.findall(tools.run([_READELF, "--dynamic", "--wide", *new]))) - set(found)
-        places = {name: folder / name for name in sorted(needed) for folder in folders if (folder / name).exists()}
-        found |= places
-        new = list(places.values())
-    return found
