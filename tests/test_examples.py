@@ -1,6 +1,6 @@
 """Every project in conftest_examples/ works as it is: copied to an empty folder and run there.
 
-Those that run commands do so on Debian, of which one boot is for all; the others on boot sectors.
+Those that run commands do so on Debian, of which one boot is for all, or on a tiny Linux; the others on boot sectors.
 """
 
 import re
@@ -15,6 +15,7 @@ from tests.conftest import SMALL
 from tests.guests import archive, bootsector
 from tests.guests.debian import debian
 from tests.guests.etcd_packages import etcd_packages
+from tests.guests.tiny_databases import tiny_with_databases
 from tests.templates import templates
 
 EXAMPLES = Path(__file__).parent.parent / "conftest_examples"
@@ -38,6 +39,11 @@ class Example:
 
     def run_on_debian(self) -> pytest.RunResult:
         return self.run(f"--vm-image={debian()}", f"--vm-boot-timeout={BOOT_SECONDS}", f"--vm-cache={templates()}")
+
+    def run_on_databases(self) -> pytest.RunResult:
+        guest = tiny_with_databases()
+        direct = (f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}", f"--vm-append={guest.append}")
+        return self.run(f"--vm-image={guest.disk}", *direct, "--vm-memory=256M", f"--vm-cache={templates()}")
 
     def run_on_a_boot_sector(self, *arguments: str) -> pytest.RunResult:
         image = bootsector.write_image(self._pytester.path / "base.img", bootsector.hello(LOGIN))
@@ -105,6 +111,11 @@ def test_private_networks(example: Example, pytester: pytest.Pytester, tmp_path:
 def test_etcd(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ETCD_PACKAGES", str(etcd_packages()))
     example.run_on_debian().assert_outcomes(passed=10)
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_power_cuts(example: Example) -> None:
+    example.run_on_databases().assert_outcomes(passed=14)
 
 
 def test_image_matrix(example: Example, pytester: pytest.Pytester) -> None:
