@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ConfigurationError,
         ConnectionLost,
         CutFailed,
+        DiskError,
         DisplayError,
         DownloadError,
         FaultUnused,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.machine.cluster import Cluster, ClusterCheckpoint
     from pytest_readonly_vm.machine.cut import Cut, MountedCut
     from pytest_readonly_vm.machine.cut_search import FailedCut
+    from pytest_readonly_vm.machine.disk_fault import DiskFault
     from pytest_readonly_vm.machine.fault import Fault
     from pytest_readonly_vm.machine.lab import Lab
     from pytest_readonly_vm.machine.mark import Mark
@@ -107,6 +109,7 @@ _WHERE = {
         "ConfigurationError",
         "ConnectionLost",
         "CutFailed",
+        "DiskError",
         "DisplayError",
         "DownloadError",
         "FaultUnused",
@@ -158,6 +161,7 @@ _WHERE = {
     "machine.cluster": ("Cluster", "ClusterCheckpoint"),
     "machine.cut": ("Cut", "MountedCut"),
     "machine.cut_search": ("FailedCut",),
+    "machine.disk_fault": ("DiskFault",),
     "machine.fault": ("Fault",),
     "machine.lab": ("Lab",),
     "machine.mark": ("Mark",),
@@ -195,6 +199,8 @@ __all__ = [
     "Cut",
     "CutFailed",
     "Disk",
+    "DiskError",
+    "DiskFault",
     "DisplayError",
     "DownloadError",
     "EventSeen",

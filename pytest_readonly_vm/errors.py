@@ -33,8 +33,9 @@
     ├── TransferError            a file could not be read or written in the guest, or arrived damaged; also an OSError
     ├── DisplayError             the machine has no display, or a key does not exist
     ├── NetworkError             a private network of machines cannot do what is asked of it
-    │   ├── SwitchDied           ... any more: the process that is its switch has ended
-    │   └── FaultUnused          ... a fault was on and has met no frame, so the test has shown nothing of it
+    │   └── SwitchDied           ... any more: the process that is its switch has ended
+    ├── DiskError                a disk of a machine cannot do what is asked of it
+    ├── FaultUnused              a fault was on and has met nothing, so the test has shown nothing of it
     ├── RecordingError           a disk cannot be recorded, or what was recorded is not what is asked for
     ├── MountFailed              no file system of a disk after a power cut can be mounted
     ├── CutFailed                a check fails on what a disk may hold after a power cut; also an AssertionError
@@ -226,8 +227,15 @@ class SwitchDied(NetworkError):
     """The process that is the switch of a private network has ended, and with it every connection over it."""
 
 
-class FaultUnused(NetworkError):
-    """A fault of a private network has ended without having met a single frame; what it was to show is not shown."""
+class DiskError(VmError):
+    """A disk of a machine cannot do what is asked: no such place on it, an interface that has no such thing."""
+
+
+class FaultUnused(VmError):
+    """A fault has ended without having met a single frame of its network, or a single request to its disk.
+
+    What it was to show is not shown.
+    """
 
 
 class RecordingError(VmError):

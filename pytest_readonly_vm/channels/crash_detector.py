@@ -87,7 +87,7 @@ class CrashDetector:
         self._looking: asyncio.Task[None] | None = None
         self._changes = 0
         self._state = ""
-        self._io_error = ""
+        self._io_error = self._fault = ""
         self._is_silent_since_reset = False
         self._last_reset = 0.0
         self._shutdown: QmpEvent | None = None
@@ -104,6 +104,7 @@ class CrashDetector:
             self._die_of_panic()
         elif event.name == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             liveness.halts += 1
+            self._fault = next(filter(None, (fault(data) for fault in liveness.faults)), "")
             self._io_error = self._sentence_of(event)
             self._stand_still("io-error")
         elif event.name in ("STOP", "SUSPEND"):
@@ -111,7 +112,7 @@ class CrashDetector:
             self._look()
         elif event.name in ("RESUME", "WAKEUP"):
             self._changes += 1
-            self._state = self._io_error = ""
+            self._state = self._io_error = self._fault = ""
             liveness.go_on()
         elif event.name == "SHUTDOWN":
             self._shutdown = event
@@ -164,10 +165,11 @@ class CrashDetector:
         self._state = state
         words = self._io_error if state == "io-error" and self._io_error else standstill(state)
         sentence = f"{self._name}: {words}"
-        if is_trouble(state) and not self._qmp.liveness.has_ended:
+        is_meant = state == "io-error" and bool(self._fault)
+        if is_trouble(state) and not is_meant and not self._qmp.liveness.has_ended:
             self._qmp.history.note("death", sentence)
         cause = self._evident(lambda text: GuestPaused(text, state=state), sentence)
-        self._qmp.liveness.stand_still(cause, is_trouble=is_trouble(state))
+        self._qmp.liveness.stand_still(cause, is_trouble=is_trouble(state) and not is_meant)
 
     # A guest that panics.
 
@@ -252,13 +254,17 @@ class CrashDetector:
         data = event.data
         disk = data.get("device") or data.get("node-name") or "a disk"
         verb = {"read": "read", "write": "written"}.get(str(data.get("operation")), "used")
-        reason = data.get("reason") or "I/O error"
-        sentence = f"QEMU has paused the guest: {disk} cannot be {verb}: {reason}"
+        sentence = f"QEMU has paused the guest: {disk} cannot be {verb}"
+        system = os.statvfs(self._folder)
+        free = system.f_bavail * system.f_frsize >> 20
+        where = f"the guest's writes go to {self._folder}, where {free} MiB are free"
+        if self._fault:
+            sentence += f", by the fault {self._fault} of this test, and goes on when that ends"
+            sentence += f" ({where}, which may be it as well)" if free < _FULL else ""
+            return sentence
+        sentence += f": {data.get('reason') or 'I/O error'}"
         if data.get("nospace"):
-            system = os.statvfs(self._folder)
-            free = system.f_bavail * system.f_frsize >> 20
-            where = f"the guest's writes go to {self._folder}, where {free} MiB are free"
-            elsewhere = "so it is not that: another disk, a quota, an error that a test has made"
+            elsewhere = "so it is not that: another disk, a quota, an error that a test has made by QEMU's monitor"
             cause = "see the setting tmpdir" if free < _FULL else elsewhere
             sentence += f" ({where}; {cause})"
         return sentence

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pytest_readonly_vm.errors import ChannelLost, VmError
@@ -38,6 +38,8 @@ class Liveness:
         """How often it was heard to stop, which is known a little sooner than why."""
         self.look: Callable[[], None] = lambda: None
         """Has the crash detector see whether the guest runs: for states of which QEMU reports nothing."""
+        self.faults: list[Callable[[Mapping[str, Any]], str | None]] = []
+        """Those of disks that a test has put in: each says what it is, if a report of QEMU's is of what it does."""
         process.when_ended(self._lose_qemu)
 
     @property

@@ -13,12 +13,12 @@ a filter's own child is for life. So above each there is a joint, a plain `raw` 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_readonly_vm.channels.qmp import Qmp
-from pytest_readonly_vm.errors import QmpError
+from pytest_readonly_vm.errors import DiskError, QmpError
 
 _numbers = itertools.count(1)
 _PREFIX = "filter-"
@@ -59,6 +59,15 @@ class Filters:
         self._stack: list[Filter | str] = []
         """From the lowest on; of those that were taken out below others only the name of a joint."""
         self._changing = asyncio.Lock()
+        self._path = ""
+
+    async def path(self) -> str:
+        """That of the object that has the disk.
+
+        :raises DiskError: the device has been taken out.
+        """
+        self._path = self._path or await device_path(self._qmp, self._device)
+        return self._path
 
     @property
     def all(self) -> tuple[Filter, ...]:
@@ -117,12 +126,27 @@ class Filters:
             gone.insert(place - first, filter.node)
             await self._delete(*reversed(gone))
 
+    @contextlib.asynccontextmanager
+    async def bypassed(self) -> AsyncIterator[None]:
+        """The device has the disk without any filter meanwhile; for a guest that stands still.
+
+        :raises QmpError: QEMU refuses it.
+        :raises GuestDied: QEMU has ended.
+        """
+        async with self._changing:
+            if self._stack:
+                await self._use(await self._bottom())
+            try:
+                yield
+            finally:
+                if self._stack:
+                    await self._use(_top(self._stack[-1]))
+
     async def _add(self, options: Mapping[str, object]) -> None:
         await self._qmp.command("blockdev-add", options)
 
     async def _use(self, node: str) -> None:
-        path = await device_path(self._qmp, self._device)
-        await self._qmp.command("qom-set", {"path": path, "property": "drive", "value": node})
+        await self._qmp.command("qom-set", {"path": await self.path(), "property": "drive", "value": node})
 
     async def _delete(self, *nodes: str) -> None:
         for node in nodes:
@@ -151,8 +175,9 @@ async def block_device(qmp: Qmp, device: str) -> dict[str, Any] | None:
 async def device_path(qmp: Qmp, device: str) -> str:
     """The path of the object that has the disk of a device: for some it is another one, within the device.
 
-    :raises QmpError: there is no such device.
+    :raises DiskError: there is no such device.
     """
-    found = await block_device(qmp, device)
-    qdev = str(found["qdev"]) if found else device
+    if (found := await block_device(qmp, device)) is None:
+        raise DiskError(f"QEMU has no device {device}; it has been taken out")
+    qdev = str(found["qdev"])
     return qdev if qdev.startswith("/") else f"/machine/peripheral/{qdev}"

@@ -110,7 +110,8 @@ class Lab:
         """What was made for machines to come, by their names."""
         self._usual_channels: dict[tuple[Path | ImageReference | None, Path | None], str] = {}
         self._lock = threading.Lock()
-        self._machines: list[VirtualMachine] = []
+        self.machines: list[VirtualMachine] = []
+        """Those that were started; of the closed ones some."""
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +122,7 @@ class Lab:
     def close(self) -> None:
         """End what is still running and remove what is still there, all of it, whatever fails."""
         with Cleanup() as cleanup:
-            for vm in self._machines:
+            for vm in self.machines:
                 with cleanup.step(), contextlib.suppress(VmError):  # the spawner ends what did not end by itself
                     vm.close()
             # What machines are made with goes last.
@@ -254,7 +255,7 @@ class Lab:
         """Keep one more machine, which ends with the lab at the latest."""
         vm = self._handle(instance, is_ready=True)
         with self._lock:
-            self._machines = [*(other for other in self._machines if not other.closed), vm]
+            self.machines = [*(other for other in self.machines if not other.closed), vm]
         if vm.channel:
             self._usual_channels[vm.config.image, vm.config.kernel] = vm.channel
         self._record(instance)

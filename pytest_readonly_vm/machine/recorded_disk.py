@@ -2,30 +2,18 @@
 
 import weakref
 
-from pytest_readonly_vm.channels.qmp import Qmp
-from pytest_readonly_vm.disks.filters import Filters
 from pytest_readonly_vm.disks.write_log import SECTOR
 from pytest_readonly_vm.errors import RecordingError
-from pytest_readonly_vm.machine.disk import MachineDisk
+from pytest_readonly_vm.machine.faulty_disk import FaultyDisk
 from pytest_readonly_vm.machine.recording import MARKS, Recording
 
 _LIMIT = 2 << 30
 
 
-class RecordedDisk(MachineDisk):
+class RecordedDisk(FaultyDisk):
     """A disk of which it can be told what a power cut would leave."""
 
     _recording: "weakref.ref[Recording] | None" = None
-    _filters: "tuple[Qmp, Filters] | None" = None
-
-    @property
-    def filters(self) -> Filters:
-        """Those above it in the QEMU that the machine has at this moment."""
-        qmp = self.vm.instance.qmp
-        if self._filters is None or self._filters[0] is not qmp:
-            attached = self.attached
-            self._filters = qmp, Filters(qmp, attached.device, lambda: attached.node(qmp))
-        return self._filters[1]
 
     @property
     def recording(self) -> Recording | None:
@@ -48,7 +36,7 @@ class RecordedDisk(MachineDisk):
         label = f"{vm.name}: {self.name}"
         if self.recording is not None:
             raise RecordingError(f"{label}: it is being recorded already; end that recording first")
-        if self.filters.all:
+        if any(fault.is_on for fault in self.done):
             raise RecordingError(
                 f"{label}: a fault is on, below which nothing is recorded; begin the recording first, then the fault"
             )

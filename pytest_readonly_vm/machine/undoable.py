@@ -1,4 +1,4 @@
-"""Owns what was done to a private network and is undone: by a context, by hand, or with the test."""
+"""Owns what was done to a network or a disk and is undone: by a context, by hand, or with the test."""
 
 import abc
 import time
@@ -16,7 +16,7 @@ class Undoable(abc.ABC):
     """
 
     def __init__(self, entry: HistoryEntry) -> None:
-        """`entry` is that of the network's history, which is pending until the end."""
+        """`entry` is that of its history, which is pending until the end."""
         self._entry = entry
         self._what = entry.what
         self._is_on = True

@@ -44,6 +44,11 @@ class VirtualMachine(Powered):
         self.folder = instance.folder
         self.boot_phases = instance.boot_phases
 
+    def _follow(self, old: Instance, new: Instance, how: str, *, to: float = 0.0) -> None:
+        for disk in self.disks.values():
+            disk.look()  # what its faults have met so far, which only that QEMU knows
+        super()._follow(old, new, how, to=to)
+
     def begin_test(self) -> None:
         """A test gets the machine: what is told of it as that test's is what comes from now on."""
         self.handed_over = time.time()

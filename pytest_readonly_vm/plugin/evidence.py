@@ -199,12 +199,13 @@ class EvidenceKeeper:
             self._is_saving = True
             try:
                 from pytest_readonly_vm.evidence.collect import OVERVIEW, collect
+                from pytest_readonly_vm.evidence.disks import faults_of
 
                 with self._stopwatch.part(Part.EVIDENCE):
                     evidence = collect(
                         vm,
                         self._folder(attempt, vm, is_alone=len(machines) == 1),
-                        about=about | (whereabouts(vm.places, attempt.names) if networks else {}),
+                        about=about | faults_of(vm) | (whereabouts(vm.places, attempt.names) if networks else {}),
                         console=attempt.logs.get(vm),
                         capsule=capsule and vm.config.capsule == "on-failure",
                     )

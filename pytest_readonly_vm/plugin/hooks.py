@@ -10,6 +10,7 @@ import pytest
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.plugin import header, markers, report, timeouts
 from pytest_readonly_vm.plugin.debugger import Debugger
+from pytest_readonly_vm.plugin.disks import DiskKeeper
 from pytest_readonly_vm.plugin.given import given_settings, read_settings
 from pytest_readonly_vm.plugin.health import Gates
 from pytest_readonly_vm.plugin.run import Run
@@ -27,6 +28,7 @@ def begin(config: pytest.Config, run_name: str, session: Session) -> None:
     plugins = {
         "hooks": sys.modules[__name__],
         "networks": run.networks,
+        "disks": DiskKeeper(run),
         "report": report,
         "evidence": run.evidence,
         "progress": run.progress,

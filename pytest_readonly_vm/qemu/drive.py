@@ -55,7 +55,10 @@ def drive_arguments(drives: Sequence[DriveWire], config: VmConfig, arch: str, *,
         *controllers, disk = board.disk_devices(drive.interface, number, config, arch)
         first = ",bootindex=1" if boots and drive.name == DISK else ""
         names = f"drive={drive_of(drive.name)},id={device_of(drive.name)},serial={escaped(drive.serial)}"
-        for device in (*controllers, f"{disk},{names}{first}"):
+        # As QEMU does by itself with writes for which there is no room: only so can a test have either kind stop the
+        # machine or not, by the number of the error. Its nvme passes all on to the guest.
+        stops = "" if drive.interface == "nvme" else ",rerror=enospc"
+        for device in (*controllers, f"{disk},{names}{stops}{first}"):
             arguments += ["-device", device]
     return tuple(arguments)
 

@@ -1,7 +1,6 @@
 """Filters come between a running guest's disk and its image, and out again in any order, while the guest writes."""
 
 import random
-import re
 from collections.abc import Iterator
 
 import pytest
@@ -42,17 +41,12 @@ def now(vm: VirtualMachine) -> str:
 @pytest.fixture
 def filters(vm: VirtualMachine) -> Iterator[Filters]:
     first = now(vm)
-
-    async def bottom() -> str:
-        return first
-
-    [disk] = [one for one in vm.qmp.execute("query-block") if one["device"] == DISK]
-    filters = Filters(vm.instance.qmp, re.sub("/virtio-backend$", "", disk["qdev"]), bottom)
+    filters = vm.disk.filters
     yield filters
     for one in filters.all:
         vm.loop.run(filters.remove(one))
     assert now(vm) == first
-    assert not [node for node in vm.qmp.execute("query-named-block-nodes", flat=True) if is_filter(node["node-name"])]
+    assert not [node for node in vm.qmp.execute("query-named-block-nodes") if is_filter(node["node-name"])]
 
 
 def test_filters_go_in_any_order_while_the_guest_writes(vm: VirtualMachine, filters: Filters) -> None:

@@ -68,7 +68,7 @@ def test_the_whole_line_of_an_ordinary_machine() -> None:
         "-serial", "chardev:console",
         "-add-fd", "fd=9,set=9",
         "-drive", f"if=none,id=disk0,snapshot=on,file={_escaped_json(QCOW2)}",
-        "-device", "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0",
+        "-device", "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,rerror=enospc",
         "-netdev", "user,id=net0",
         "-device", "virtio-net-pci,netdev=net0,guest_announce=off,romfile=",
         "-device", "virtio-rng-pci",
@@ -235,7 +235,7 @@ def test_the_code_of_a_firmware_is_read_only_and_its_variables_are_the_machines_
         "if=pflash,unit=1,cache=unsafe,format=qcow2,file=/run/a,,b/variables",
     ]
     assert "fd=7,set=7" in words
-    assert "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,bootindex=1" in words
+    assert "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,rerror=enospc,bootindex=1" in words
 
 
 def test_flash_is_blank_until_a_state_fills_it() -> None:
