@@ -18,13 +18,13 @@ def value(words: list[str], option: str) -> str | None:
 @pytest.mark.parametrize(
     ("arch", "machine", "cpu", "disk"),
     [
-        ("x86_64", "pc", "max,-erms,-fsrm", "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0"),
-        ("aarch64", "virt", "max", "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0"),
-        ("arm", "virt", "max", "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0"),
-        ("riscv64", "virt", None, "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0"),
-        ("ppc64", "pseries", None, "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0"),
-        ("s390x", "s390-ccw-virtio", "max", "virtio-blk-ccw,drive=disk0,id=disk0-device,serial=disk0"),
-        ("m68k", None, None, "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0"),
+        ("x86_64", "pc", "max,-erms,-fsrm", "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,rerror=enospc"),
+        ("aarch64", "virt", "max", "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,rerror=enospc"),
+        ("arm", "virt", "max", "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,rerror=enospc"),
+        ("riscv64", "virt", None, "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,rerror=enospc"),
+        ("ppc64", "pseries", None, "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,rerror=enospc"),
+        ("s390x", "s390-ccw-virtio", "max", "virtio-blk-ccw,drive=disk0,id=disk0-device,serial=disk0,rerror=enospc"),
+        ("m68k", None, None, "virtio-blk-pci,drive=disk0,id=disk0-device,serial=disk0,rerror=enospc"),
     ],
 )
 def test_each_architecture_has_a_machine_that_linux_knows(
