@@ -55,7 +55,7 @@ class DiskLayout:
     @property
     def scheme(self) -> str:
         """``gpt``, ``mbr``, or ``none``: not partitioned, or a boot sector without a table."""
-        if self._first[_SECTOR : _SECTOR + 8] == b"EFI PART":
+        if _has_gpt(self._first):
             return "gpt"
         return "mbr" if _partitions_of_mbr(self._first) else "none"
 
@@ -82,9 +82,7 @@ class DiskLayout:
     @cached_property
     def partitions(self) -> tuple[Partition, ...]:
         """In the order of the table; extended partitions are not looked into."""
-        if self.scheme == "gpt":
-            return tuple(_partitions_of_gpt(self._first))
-        return tuple(_partitions_of_mbr(self._first))
+        return partitions(self._first)
 
     @cached_property
     def loaders(self) -> tuple[str, ...]:
@@ -127,6 +125,15 @@ class Layouts:
         if base is None:
             return None
         return self._read.get(base, lambda: read_layout(base, qemu_img=qemu_img))
+
+
+def partitions(first: bytes) -> tuple[Partition, ...]:
+    """Those of a disk, by its first 34 sectors, in the order of its table; extended partitions are not looked into."""
+    return tuple(_partitions_of_gpt(first) if _has_gpt(first) else _partitions_of_mbr(first))
+
+
+def _has_gpt(first: bytes) -> bool:
+    return first[_SECTOR : _SECTOR + 8] == b"EFI PART"
 
 
 def _partitions_of_gpt(first: bytes) -> list[Partition]:

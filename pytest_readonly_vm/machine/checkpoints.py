@@ -1,13 +1,18 @@
 """Owns a machine's ways through time: back to how a test gets it, back to a checkpoint, and apart, in forks."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.guest.files import Progress
+from pytest_readonly_vm.guest.guest import Guest
+from pytest_readonly_vm.machine.baseline import baseline
+from pytest_readonly_vm.machine.changes import Changes
+from pytest_readonly_vm.machine.diff import changes
 from pytest_readonly_vm.machine.moments import Forks, OpenCheckpoints, Returning
 from pytest_readonly_vm.machine.networked import Networked
 from pytest_readonly_vm.machine.places import Places, Told, cablings, exchanging
@@ -68,13 +73,16 @@ class Rewindable(Networked):
         self.checkpoints = OpenCheckpoints[Checkpoint]()
         self._forked = 0
         self._first: Checkpoint | None = None
+        self._handed_over_as: Template | None = instance.origin
         self._formed_with = ""
+        self.latest_changes: Changes | None = None
         self.on_reset: list[Callable[[], object]] = []
         """Called when the machine is again as a test gets it."""
 
     def begins_with(self, template: Template) -> None:
         """A test gets it as it was then, and `reset` goes back there; the template outlives the machine."""
         self._first = Checkpoint(self, template, self.places, self.told)
+        self._handed_over_as = template
 
     def was_formed_with(self, others: str) -> None:
         """It has become what it is together with others, at a moment that is not kept: there is no `reset`."""
@@ -107,6 +115,7 @@ class Rewindable(Networked):
             with exchanging([(self.places, self.first_places)]):
                 new = self.keeper.anew(old.spec)
             self._follow(old, new, "reset")
+            self._handed_over_as = new.origin
             self._end(old)
             self.settle_again()
         self.was_reset()
@@ -200,6 +209,42 @@ class Rewindable(Networked):
             template.close()
         self._forked += count
         return Forks(forks)
+
+    def diff(self, since: Checkpoint | None = None) -> Changes:
+        """The files that are not what they were when the present test got the machine, or at a checkpoint.
+
+        Compared are content, mode, owner, number of links, target, type, and from outside extended attributes, on the
+        root and on what is mounted from disks; when something was read or written does not count. ext4 is read from
+        outside while the guest stands still, after it was told to write what it has in memory; of others the guest
+        lists all files. What was there before, a copy of the guest as it was then shows, once for each moment. See
+        `Changes`.
+
+        :raises VmError: there is no such moment: a machine that has booted for itself, or a fork, needs a checkpoint;
+            or what has changed cannot be found out.
+        """
+        self._check_is_ready("diff")
+        moment = self.checkpoints.meant(since, of=self.name).template if since is not None else self._handed_over_as
+        if moment is None or moment.known.is_closed:
+            raise VmError(
+                f"{self.name}: what has changed since it was handed over cannot be told, as that moment is not kept of "
+                "a machine that has booted for itself, is a fork, or one of a cluster; take a checkpoint, and ask for "
+                "diff(since=checkpoint)"
+            )
+        with self._history.noting("state", "diff") as entry:
+            found = changes(self, baseline(moment, lambda: self._copy_of(moment)))
+            entry.outcome = f"{len(found)} changes" if found else "no changes"
+        self.latest_changes = found
+        return found
+
+    @contextlib.contextmanager
+    def _copy_of(self, moment: Template) -> Iterator[Guest]:
+        """The inside of one more machine, as this one was at a moment."""
+        spec = replace(self.instance.spec, name=f"{self.name} (as it was)", cards=())
+        instance = self._keeper.maker.clone(spec, moment)
+        try:
+            yield Guest(instance, loop=self.loop, progress=self._progress)
+        finally:
+            self._end(instance)
 
     def _end(self, old: Instance) -> None:
         self.loop.run(old.end())

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pytest_readonly_vm.channels.choice import ChannelChoice
 from pytest_readonly_vm.channels.console import Console
@@ -85,6 +86,8 @@ class Instance:
     started: float = field(default_factory=time.monotonic)
     manner: str = "boot"
     """How it came to be: ``boot``, ``clone``, ``capsule``."""
+    origin: Any = None
+    """What it has gone on from, a `Template`, if that is kept."""
     reason: str = ""
     """Why it did not come to be in a better way, if there is one."""
     ready_after: float = 0.0

@@ -91,6 +91,7 @@ class Maker:
         with self.giving_up(instance), _refusing(instance, "the template"):
             self.resources.loop.run(_go_on(instance))
             self._wake(instance, template)
+        instance.origin = template
         return instance
 
     def clones(self, specs: Sequence[MachineSpec], moment: Moment, wires: Sequence[Wire] = ()) -> list[Instance]:

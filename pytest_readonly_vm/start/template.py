@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pytest_readonly_vm.channels.console import Transcript
 from pytest_readonly_vm.errors import VmError
@@ -31,6 +31,28 @@ Reads = Mapping[str, str]
 
 _SEAL_PATIENCE = 10.0
 _SEAL_PAUSE = 0.01
+
+
+class Findings(Protocol):
+    """What somebody has found out of a template, and reads of it."""
+
+    def close(self) -> None:
+        """Read it no more."""
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """What is known of a template beside what makes it one."""
+
+    files: Findings | None = None
+    """What its files are, once somebody has asked what a machine has changed of them."""
+    is_closed: bool = False
+
+    def close(self) -> None:
+        self.is_closed = True
+        if self.files is not None:
+            self.files.close()
+            self.files = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -55,6 +77,8 @@ class Template:
     ssh_key: Path | None = None
     reads: Reads = field(default_factory=dict)
     """What layers have read of the host's files: it is stale when they have other content."""
+    known: Known = field(default_factory=Known)
+    """What was found out of it since."""
 
     @host_errors("a frozen guest cannot be used")
     def open_state(self) -> int:
@@ -69,6 +93,7 @@ class Template:
         return None
 
     def close(self) -> None:
+        self.known.close()
         for descriptor in (self.ram, self.state):
             if descriptor is not None:
                 os.close(descriptor)
