@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         SystemdFinished,
         UnitActive,
     )
+    from pytest_readonly_vm.machine.changes import Change, Changes, FileState
     from pytest_readonly_vm.machine.checkpoints import Checkpoint
     from pytest_readonly_vm.machine.cluster import Cluster, ClusterCheckpoint
     from pytest_readonly_vm.machine.cut import Cut, MountedCut
@@ -156,6 +157,7 @@ _WHERE = {
         "SystemdFinished",
         "UnitActive",
     ),
+    "machine.changes": ("Change", "Changes", "FileState"),
     "machine.checkpoints": ("Checkpoint",),
     "machine.moments": ("Forks",),
     "machine.cluster": ("Cluster", "ClusterCheckpoint"),
@@ -183,6 +185,8 @@ __all__ = [
     "BootFailed",
     "BootTimeout",
     "CapsuleRefused",
+    "Change",
+    "Changes",
     "ChannelAnswers",
     "ChannelError",
     "ChannelLost",
@@ -208,6 +212,7 @@ __all__ = [
     "Fault",
     "FaultCounts",
     "FaultUnused",
+    "FileState",
     "Forks",
     "Frame",
     "Function",

@@ -46,6 +46,11 @@ class Listed:
     changed: bytes
     """When its inode changed last."""
 
+    @property
+    def moment(self) -> tuple[object, ...]:
+        """What is another one when a file has been written or replaced."""
+        return self.inode, self.changed
+
 
 Listing = dict[bytes, Listed]
 """By paths."""

@@ -6,7 +6,8 @@ All names are read once; of the other moment only what lies in parts of the disk
 from collections.abc import Iterator, Set
 from typing import NamedTuple
 
-from pytest_readonly_vm.image.ext4 import MOST_NAMES, ROOT, Ext4, Inode
+from pytest_readonly_vm.image.ext4 import MOST_NAMES, ROOT, Ext4
+from pytest_readonly_vm.image.ext4_inode import Inode
 from pytest_readonly_vm.image.qcow2 import Qcow2Layer, Unreadable
 
 _UNIT = 16
@@ -162,9 +163,9 @@ class _Comparison:
         return found
 
     def _names_now(self, directory: int) -> Names:
-        if directory not in self._names and directory not in self._changed:
-            if (known := self._before.names.get(directory)) is not None:
-                return known
+        is_known = directory not in self._names and directory not in self._changed
+        if is_known and (known := self._before.names.get(directory)) is not None:
+            return known
         inode = self._inode(directory)
         return self._now.names(inode, self._now.extents(inode)[0])
 

@@ -12,6 +12,9 @@ Aspect = Literal["type", "content", "target", "device", "mode", "owner", "links"
 
 _SHOWN = 40
 _LONGEST_NAME = 200
+_LINE_END = "\\n"
+_LONGEST_REPR = 236
+_MOST_OF_A_FAMILY = 100
 _ORDER = ("removed", "changed", "made")
 _KINDS = {
     0o040000: "directory",
@@ -82,11 +85,15 @@ class Change:
 
     def __str__(self) -> str:
         """``/etc/motd: changed: content (120 → 140 bytes), mode 0644 → 0600``."""
-        where = line(self.path.replace("\n", "\\n"), _LONGEST_NAME)
+        return f"{line(self.path.replace(chr(10), _LINE_END), _LONGEST_NAME)}: {self.in_words}"
+
+    @property
+    def in_words(self) -> str:
+        """The same without the path."""
         if self.kind != "changed" or self.old is None or self.new is None:
             what = self.new or self.old
-            return f"{where}: {self.kind}" + (f" ({what.type})" if what and what.type != "file" else "")
-        return f"{where}: changed: {', '.join(_in_words(one, self.old, self.new) for one in self.aspects)}"
+            return self.kind + (f" ({what.type})" if what and what.type != "file" else "")
+        return f"changed: {', '.join(_in_words(one, self.old, self.new) for one in self.aspects)}"
 
 
 def _content(read: Content | None, none: str) -> bytes:
@@ -118,14 +125,22 @@ class Changes(Sequence[Change]):
     """
 
     def __init__(
-        self, changes: Iterable[Change], *, looked_at: dict[str, str], remark: str = "", since: str = ""
+        self,
+        changes: Iterable[Change],
+        *,
+        looked_at: dict[str, str],
+        remark: str = "",
+        family: "list[Changes] | None" = None,
     ) -> None:
         found = sorted(changes, key=lambda change: change.path)
         self._changes = tuple(change for change in found if change.kind != "touched")
         self.touched = tuple(change for change in found if change.kind == "touched")
         self.looked_at = looked_at
         self.remark = remark
-        self._since = since
+        self.family: list[Changes] = [] if family is None else family
+        """Those that come of one question, the latest last: which of them a failed assertion was about."""
+        self.family.append(self)
+        del self.family[:-_MOST_OF_A_FAMILY]
 
     @overload
     def __getitem__(self, index: int | str) -> Change: ...
@@ -166,11 +181,11 @@ class Changes(Sequence[Change]):
         return tuple(change.path for change in self._changes if change.kind == kind)
 
     def inside(self, *places: str) -> "Changes":
-        """Those of the given files, and of what is below the given folders."""
+        """Those of the given files, and of what is below the given folders; all by absolute paths."""
         return self._with(change for change in self._all() if _is_below(change.path, places))
 
     def outside(self, *places: str) -> "Changes":
-        """All but those of the given files, and of what is below the given folders."""
+        """All but those of the given files, and of what is below the given folders; all by absolute paths."""
         return self._with(change for change in self._all() if not _is_below(change.path, places))
 
     def _all(self) -> Iterator[Change]:
@@ -178,7 +193,7 @@ class Changes(Sequence[Change]):
         yield from self.touched
 
     def _with(self, changes: Iterable[Change]) -> "Changes":
-        return Changes(changes, looked_at=self.looked_at, remark=self.remark, since=self._since)
+        return Changes(changes, looked_at=self.looked_at, remark=self.remark, family=self.family)
 
     def __eq__(self, other: object) -> bool:
         return self._changes == other._changes if isinstance(other, Changes) else NotImplemented
@@ -190,16 +205,22 @@ class Changes(Sequence[Change]):
         if not self._changes:
             return "<no changes>"
         counts = ", ".join(f"{len(paths)} {kind}" for kind in _ORDER if (paths := self._paths(kind)))  # type: ignore[arg-type]
-        few = "; ".join(map(str, self._changes[:3])) + ("; …" if len(self._changes) > 3 else "")
-        return f"<{counts}: {few}>"
+        told = f"<{counts}"
+        for number, change in enumerate(self._changes):
+            told += (": " if number == 0 else "; ") + str(change)
+            if len(told) > _LONGEST_REPR - 2:
+                return f"{told[: _LONGEST_REPR - 2]}…>"
+        return f"{told}>"
 
     def __str__(self) -> str:
-        lines = [str(change) for change in self._changes[:_SHOWN]]
-        if (more := len(self._changes) - len(lines)) > 0:
+        lines = [str(change) for change in self._changes[:_SHOWN]] or ["no changes"]
+        if (more := len(self._changes) - _SHOWN) > 0:
             lines.append(f"… and {more} more")
         lines += [f"({self.remark})"] if self.remark else []
-        return "\n".join(lines) or "no changes"
+        return "\n".join(lines)
 
 
 def _is_below(path: str, places: Sequence[str]) -> bool:
+    if wrong := [place for place in places if not place.startswith("/")]:
+        raise VmError(f"{wrong[0]!r} is no absolute path, as those of changes are")
     return any(path == place or path.startswith(place.rstrip("/") + "/") for place in places)

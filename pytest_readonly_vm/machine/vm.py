@@ -53,6 +53,7 @@ class VirtualMachine(Powered):
         """A test gets the machine: what is told of it as that test's is what comes from now on."""
         self.handed_over = time.time()
         self.results.clear()
+        self.latest_changes = None
         self.console.begin_test()
 
     @property

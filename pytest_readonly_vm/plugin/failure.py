@@ -52,6 +52,13 @@ def tell(
         _put_into_short_summary(report, summary)
     if lines and not (isinstance(error, WaitTimeout) and _put_below_headline(report, lines)):
         report.sections.append(("What the guest complained of", "\n".join(lines)))
+    for vm in machines:
+        # Of a property of them, say, nothing tells which they were.
+        family = vm.latest_changes.family if vm.latest_changes is not None else []
+        if isinstance(error, AssertionError) and any(family):
+            meant = next((one for one in reversed(family) if one and repr(one) in message), None)
+            if meant is not None:
+                report.sections.append((f"What has changed in {vm.name}", str(meant)))
     for vm, result in results:
         report.sections.append((f"Command in {vm.name}", _command(result)))
     for vm in machines:

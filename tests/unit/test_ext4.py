@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.image.ext4 import ROOT, Ext4, Inode, making_sense
+from pytest_readonly_vm.image.ext4 import ROOT, Ext4, making_sense
+from pytest_readonly_vm.image.ext4_inode import Inode
 from pytest_readonly_vm.image.ext4_tree import FileTree
 from pytest_readonly_vm.image.qcow2 import DiskBytes, Unreadable, layer
 from tests.guests import tools
