@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import (
     boots,
+    changes,
     channels,
     clone,
     clones,
@@ -36,6 +37,7 @@ _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
     "firmware": (firmware.tables, firmware.RUNS),
     "many_tests": (many_tests.tables, many_tests.RUNS),
     "networks": (networks.tables, networks.RUNS),
+    "changes": (changes.tables, changes.RUNS),
     "clusters": (clusters.tables, clusters.RUNS),
     "in_a_row": (clones.in_a_row, clones.RUNS),
     "seal_cost": (seal_cost.tables, seal_cost.RUNS),

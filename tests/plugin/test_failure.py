@@ -129,7 +129,7 @@ def test_an_error_of_any_kind_is_told(pytester: pytest.Pytester, run_on: Run) ->
         test_it="""
         import unittest
         import pytest
-        from pytest_readonly_vm import CommandResult
+        from pytest_readonly_vm import Change, Changes, CommandResult
 
         class Mute(Exception):
             def __str__(self):
@@ -143,6 +143,11 @@ def test_an_error_of_any_kind_is_told(pytester: pytest.Pytester, run_on: Run) ->
             readonly_vm.results.append(result.without_most())
             assert result.ok
 
+        def test_changed(readonly_vm):
+            made = (Change(f"/{folder}/{number:02}", "made") for folder in ("srv", "var") for number in range(30))
+            readonly_vm.latest_changes = Changes(made, looked_at={"/": "outside"})
+            assert not readonly_vm.latest_changes.outside("/var")
+
         class TestCase(unittest.TestCase):
             @pytest.fixture(autouse=True)
             def machine(self, readonly_vm):
@@ -153,12 +158,15 @@ def test_an_error_of_any_kind_is_told(pytester: pytest.Pytester, run_on: Run) ->
     """
     )
     result = run_on("hello", "--vm-start=cold")
-    result.assert_outcomes(failed=3)
+    result.assert_outcomes(failed=4)
     result.stdout.fnmatch_lines(
         [
             "E *test_it.Mute: <exception str() failed>",
             "*- Command in test_much -*",
             "Last 20 lines of stdout:",  # of how many is not known any more
+            "E *assert not <30 made: /srv/00: made; /srv/01: made; *",
+            "*- What has changed in test_changed -*",
+            *(f"/srv/{number:02}: made" for number in range(30)),
             ">       self.vm.console.expect(*",
             "E *WaitTimeout: test_case: the console did not show 'never' within 0.1 s",
             "FAILED *::test_case - WaitTimeout: the console did not sho*",
