@@ -13,7 +13,7 @@ _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _ON_DISK = re.compile(
     r"ext[234]|xfs|btrfs|vfat|msdos|exfat|ntfs3?|f2fs|jfs|reiserfs|nilfs2|bcachefs|udf|hfsplus|minix|fuseblk|zfs"
 )
-_SYNCED_MOUNTS = "sync; cat /proc/self/mountinfo"
+_SYNCED_MOUNTS = "sync; exec cat /proc/self/mountinfo"
 # Of each device its superblock: the name in mountinfo may be one that is not there, such as /dev/root.
 _SUPERBLOCKS = """\
 for number; do

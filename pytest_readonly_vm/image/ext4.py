@@ -17,8 +17,8 @@ from pytest_readonly_vm.image.qcow2 import DiskBytes, Unreadable
 ROOT = 2
 _JOURNAL = 8
 _MAGIC = 0xEF53
-_NEEDS_RECOVERY, _64BIT = 0x4, 0x80
-_READ = 0x2 | _NEEDS_RECOVERY | 0x40 | _64BIT | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000
+_NEEDS_RECOVERY, _META_BG, _64BIT = 0x4, 0x10, 0x80
+_READ = 0x2 | _NEEDS_RECOVERY | _META_BG | 0x40 | _64BIT | 0x100 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000
 """The features without which it cannot be read that are known here, with inline data, and large directories."""
 _EXTENTS, _INLINE, _IN_EA_INODE = 0x80000, 0x10000000, 0x200000
 _EXTENT_MAGIC, _MOST_LEVELS = 0xF30A, 5
@@ -36,8 +36,10 @@ class Ext4:
 
     inode_count: int
     inode_size: int
+    block_size: int
     block_count: int
     _first: int
+    _per_group: int
     _per_table: int
     _descriptor_size: int
 
@@ -99,12 +101,24 @@ class Ext4:
         size = groups * self._descriptor_size
         if size > 1 << 26:
             raise _damaged("its number of groups")
-        packed = self.blocks(self._first + 1, -(-size // self.block_size))
+        packed = b"".join(self.blocks(self._descriptors(one), 1) for one in range(-(-size // self.block_size)))
         wide = self._descriptor_size >= 64
         return tuple(
             int.from_bytes(packed[at + 8 : at + 12] + (packed[at + 40 : at + 44] if wide else b""), "little")
             for at in range(0, size, self._descriptor_size)
         )
+
+    def _descriptors(self, number: int) -> int:
+        """Which block has the descriptors that come at that place: all are together, or beside their groups."""
+        incompatible, read_only = struct.unpack_from("<II", self._head, 96)
+        if not incompatible & _META_BG or number < struct.unpack_from("<I", self._head, 260)[0]:
+            return self._first + 1 + number
+        group = number * self.block_size // self._descriptor_size
+        if struct.unpack_from("<I", self._head, 92)[0] & 0x200:
+            has_superblock = group in (0, *struct.unpack_from("<II", self._head, 0x24C))
+        else:
+            has_superblock = not read_only & 1 or group < 2 or any(_is_power(group, one) for one in (3, 5, 7))
+        return self._first + group * self._per_group + int(has_superblock)
 
     @property
     def table_blocks(self) -> int:
@@ -261,6 +275,12 @@ class Ext4:
             # One that is too long for this has an inode of its own, whose number is enough to see that it is another.
             yield name, b"inode %d" % inode if inode else packed[offset : offset + length]
             at += (16 + size + 3) & ~3
+
+
+def _is_power(number: int, base: int) -> bool:
+    while number > 1 and number % base == 0:
+        number //= base
+    return number == 1
 
 
 @contextlib.contextmanager

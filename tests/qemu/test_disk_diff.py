@@ -239,8 +239,9 @@ def test_content_before_and_after(vm: VirtualMachine, folder: str) -> None:
         file.before()
 
 
-def test_a_further_disk_is_looked_at(lab: Lab) -> None:
-    vm = lab.start(direct(disks=["data:16M"]), name="two disks")
+@pytest.mark.parametrize("snapshot", ["temporary", "overlay"])
+def test_a_further_disk_is_looked_at(lab: Lab, snapshot: str) -> None:
+    vm = lab.start(direct(disks=["data:16M"], snapshot=snapshot), name="two disks")
     path = vm.disks["data"].guest_path()
     vm.run(f"mke2fs {path}; mkdir /data; mount -t ext4 {path} /data; echo one >/data/file")
     with vm.checkpoint() as point:

@@ -21,6 +21,7 @@ KINDS = {
     "inline data": ("-t", "ext4", "-O", "inline_data", "-I", "256"),
     "small blocks": ("-t", "ext4", "-b", "1024"),
     "small inodes": ("-t", "ext4", "-I", "128", "-O", "^64bit,^metadata_csum"),
+    "descriptors beside the groups": ("-t", "ext4", "-O", "meta_bg,^resize_inode,^flex_bg", "-b", "1024", "-g", "256"),
     "ext3": ("-t", "ext3"),
     "ext2": ("-t", "ext2", "-b", "1024"),
 }
