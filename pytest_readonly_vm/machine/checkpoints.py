@@ -240,7 +240,7 @@ class Rewindable(Networked):
     def _copy_of(self, moment: Template) -> Iterator[Guest]:
         """The inside of one more machine, as this one was at a moment."""
         spec = replace(self.instance.spec, name=f"{self.name} (as it was)", cards=())
-        instance = self._keeper.maker.clone(spec, moment)
+        instance = self.keeper.maker.clone(spec, moment)
         try:
             yield Guest(instance, loop=self.loop, progress=self._progress)
         finally:
