@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pytest_readonly_vm.guest.guest import Guest
 
 EXT = ("ext4", "ext3", "ext2")
-_PATIENCE = 120.0
+PATIENCE = 60.0
 """Seconds, on a computer that runs guests by itself, that a guest may take to write what it has in memory."""
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _ON_DISK = re.compile(
@@ -41,12 +41,13 @@ class Mount:
         return self.path == b"/" or bool(_ON_DISK.fullmatch(self.kind))
 
 
-def synced_mounts(guest: Guest) -> list[Mount]:
+def synced_mounts(guest: Guest, *, timeout: float = PATIENCE) -> list[Mount]:
     """What is mounted, the topmost of what is mounted at one place, once all is written to the disks.
 
+    :param timeout: seconds that it may take, on a computer that runs guests by itself.
     :raises VmError: the guest cannot be asked.
     """
-    patience = _PATIENCE * guest.instance.spec.slowness
+    patience = timeout * guest.instance.spec.slowness
     return mounts(guest.run(_SYNCED_MOUNTS, timeout=patience, check=False).stdout_bytes)
 
 

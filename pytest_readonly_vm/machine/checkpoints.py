@@ -10,6 +10,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.guest.guest import Guest
+from pytest_readonly_vm.guest.mounts import PATIENCE
 from pytest_readonly_vm.machine.baseline import baseline
 from pytest_readonly_vm.machine.changes import Changes
 from pytest_readonly_vm.machine.diff import changes
@@ -210,7 +211,7 @@ class Rewindable(Networked):
         self._forked += count
         return Forks(forks)
 
-    def diff(self, since: Checkpoint | None = None) -> Changes:
+    def diff(self, since: Checkpoint | None = None, *, timeout: float = PATIENCE) -> Changes:
         """The files that are not what they were when the present test got the machine, or at a checkpoint.
 
         Compared are content, mode, owner, number of links, target, type, and from outside extended attributes, on the
@@ -219,6 +220,8 @@ class Rewindable(Networked):
         lists all files. What was there before, a copy of the guest as it was then shows, once for each moment. See
         `Changes`.
 
+        :param timeout: seconds, times `slowness`, that the guest may take to write what it has in memory; after those
+            it is read as after a loss of power.
         :raises VmError: there is no such moment: a machine that has booted for itself, or a fork, needs a checkpoint;
             or what has changed cannot be found out.
         """
@@ -231,7 +234,7 @@ class Rewindable(Networked):
                 "diff(since=checkpoint)"
             )
         with self._history.noting("state", "diff") as entry:
-            found = changes(self, baseline(moment, lambda: self._copy_of(moment)))
+            found = changes(self, baseline(moment, lambda: self._copy_of(moment)), timeout=timeout)
             entry.outcome = f"{len(found)} changes" if found else "no changes"
         self.latest_changes = found
         return found

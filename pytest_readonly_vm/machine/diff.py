@@ -16,15 +16,18 @@ from pytest_readonly_vm.machine.changes import Change, Changes
 from pytest_readonly_vm.machine.diff_inside import changes_from_inside
 from pytest_readonly_vm.machine.diff_outside import changes_from_outside
 
+_FAILED = "writes to its disk have failed: what the guest has in memory may not be there"
 
-def changes(guest: Guest, baseline: Baseline) -> Changes:
+
+def changes(guest: Guest, baseline: Baseline, *, timeout: float) -> Changes:
     """What the files of a machine are that they were not.
 
+    :param timeout: seconds, as of `synced_mounts`.
     :raises VmError: that cannot be found out; the message says why.
     """
     baseline.check_is_open()
-    mounts, unasked = _synced(guest)
-    remark = unasked
+    mounts, unasked = _synced(guest, timeout)
+    remark = unasked or (_FAILED if _has_failed_writes(guest) else "")
     found: list[Change] = []
     looked_at: dict[str, str] = {}
     hidden = [mount.path for mount in (baseline.mounts if mounts is None else mounts) if mount.path != b"/"]
@@ -53,10 +56,16 @@ def changes(guest: Guest, baseline: Baseline) -> Changes:
     return Changes(found, looked_at=looked_at, remark=remark)
 
 
-def _synced(guest: Guest) -> tuple[list[Mount] | None, str]:
+def _has_failed_writes(guest: Guest) -> bool:
+    """Whether QEMU has told that it could not write something for the guest, which `sync` does not."""
+    events = guest.instance.qmp.events
+    return any(event.name == "BLOCK_IO_ERROR" and event.data.get("operation") == "write" for event in events)
+
+
+def _synced(guest: Guest, timeout: float) -> tuple[list[Mount] | None, str]:
     """What is mounted, once all is written; None, and why, of a guest that cannot be asked."""
     try:
-        return synced_mounts(guest), ""
+        return synced_mounts(guest, timeout=timeout), ""
     except (ChannelError, GuestDied, GuestPaused, WaitTimeout) as error:
         if guest.instance.process.returncode is not None:
             raise
