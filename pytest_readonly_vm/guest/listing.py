@@ -27,7 +27,9 @@ for one; do
     fi
 done 2>/dev/null' sh
 """
-_RECORD = re.compile(rb" (\d+) ([0-9a-f]+) (\S) (\d+) (\d+) (\d+) (\d+) ([\d.]+|[\d-]+ [\d:.]+ [+-]\d{4}) (.*)", re.DOTALL)
+_RECORD = re.compile(
+    rb" (\d+) ([0-9a-f]+) (\S) (\d+) (\d+) (\d+) (\d+) ([\d.]+|[\d-]+ [\d:.]+ [+-]\d{4}) (.*)", re.DOTALL
+)
 _LETTERS = {"d": 0o040000, "f": 0o100000, "l": 0o120000, "p": 0o010000, "s": 0o140000, "c": 0o020000, "b": 0o060000}
 _AT_ONCE = 1 << 20
 

@@ -5,10 +5,11 @@ import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
-from pytest_readonly_vm.image.ext4 import Ext4
+from pytest_readonly_vm.image.ext4 import Ext4, making_sense
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.layout import partitions
 from pytest_readonly_vm.image.qcow2 import DiskBytes, Layer, Qcow2Layer, Unreadable, layer
+from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
 from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.start.migration import go_on
 from pytest_readonly_vm.start.template import written_file
@@ -32,9 +33,9 @@ async def standing_still(instance: Instance) -> AsyncIterator[None]:
                 await go_on(instance.qmp)
 
 
-def open_written(instance: Instance) -> int:
-    """A descriptor of the file that takes the guest's writes, for reading; for whoever asks to close."""
-    return os.open(written_file(instance), os.O_RDONLY | os.O_CLOEXEC)
+async def open_written(instance: Instance, disk: AttachedDisk) -> int:
+    """A descriptor of the file that takes the guest's writes, for reading; for whoever asks to close. On the loop."""
+    return os.open(await written_file(instance, disk), os.O_RDONLY | os.O_CLOEXEC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +72,12 @@ class DiskView:
             yield one
         raise Unreadable("the disk is of other files than it was")
 
-    def file_systems(self) -> dict[bytes, Ext4]:
-        """Those of ext4's kind, by their UUIDs; none of which there are two."""
-        found: dict[bytes, list[Ext4]] = {}
+    def file_systems(self) -> Iterator[Ext4]:
+        """Those of ext4's kind: the disk as a whole, and in partitions."""
         first = self.content.read(0, _FIRST)
         for start in (0, *(one.offset for one in partitions(first))):
-            with contextlib.suppress(Unreadable):
-                system = Ext4(self.content, start)
-                found.setdefault(system.uuid, []).append(system)
-        return {uuid: systems[0] for uuid, systems in found.items() if len(systems) == 1}
+            with contextlib.suppress(Unreadable), making_sense():
+                yield Ext4(self.content, start)
 
 
 def _identity(descriptor: int) -> Identity:

@@ -239,9 +239,8 @@ def test_content_before_and_after(vm: VirtualMachine, folder: str) -> None:
         file.before()
 
 
-@pytest.mark.parametrize("snapshot", ["temporary", "overlay"])
-def test_a_further_disk_is_looked_at(lab: Lab, snapshot: str) -> None:
-    vm = lab.start(direct(disks=["data:16M"], snapshot=snapshot), name="two disks")
+def test_a_further_disk_is_looked_at_and_files_with_names_are_read(lab: Lab) -> None:
+    vm = lab.start(direct(disks=["data:16M"], snapshot="overlay"), name="two disks")
     path = vm.disks["data"].guest_path()
     vm.run(f"mke2fs {path}; mkdir /data; mount -t ext4 {path} /data; echo one >/data/file")
     with vm.checkpoint() as point:
@@ -258,6 +257,14 @@ def test_a_file_system_that_the_guest_has_ruined_is_left_to_the_guest(vm: Virtua
     found = vm.diff()
     assert found.looked_at == {"/": "inside", "/mnt": "inside"}
     assert found.remark.startswith("the disk could not be read from outside: ")
+
+
+def test_that_writes_have_failed_is_said(vm: VirtualMachine) -> None:
+    with vm.disk.error("write"):
+        vm.run("echo one >/mnt/file; sync")
+        found = vm.diff()
+    assert not found
+    assert found.remark == "writes to its disk have failed: what the guest has in memory may not be there"
 
 
 def test_only_a_guest_that_answers_can_tell_of_what_is_not_on_a_disk(vm: VirtualMachine) -> None:
