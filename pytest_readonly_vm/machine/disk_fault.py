@@ -28,6 +28,7 @@ class DiskFault(Undoable):
         self._instance = disk.vm.instance
         self._may_be_unused = may_be_unused
         self._hits = 0
+        self._is_known = effect.is_counted
 
     def begin(self) -> None:
         """Have it be on.
@@ -70,22 +71,23 @@ class DiskFault(Undoable):
         self._disk.loop.run(self._effect_off())
 
     async def _effect_off(self) -> None:
-        if self._is_gone:
-            return
+        if self._instance is not self._disk.vm.instance:
+            return  # it was looked at before the other one came
         try:
             self._hits = await self._effect.end()
         except GuestDied:
             if not self._is_gone:
                 raise
+            self._is_known = False  # only that QEMU has counted
 
     def _check(self) -> None:
-        if self._hits or self._may_be_unused or not self._effect.is_counted:
+        if self._hits or self._may_be_unused or not self._is_known:
             return
         unused = FaultUnused(f"{self._disk.vm.name}: {self.label}: {self._effect.unused}")
         unused.add_note("a fault that need not meet anything is made with may_be_unused=True")
         raise unused
 
     def __str__(self) -> str:
-        if not self._effect.is_counted:
+        if not self._is_known and not self._hits:
             return f"{self.label}: not counted"
         return f"{self.label}: {self._hits} {'request' if self._hits == 1 else 'requests'} met"

@@ -427,6 +427,41 @@ def writer(text: str) -> bytes:
     return asm.sector()
 
 
+def uses_disk(text: str) -> bytes:
+    """Print `text`, then read the data sector for an ``r`` that arrives, write it for a ``w``: ``done`` or ``error``.
+
+    By the BIOS, which knows disks on any interface.
+    """
+    asm = _start(text)
+    _receive(asm)
+    asm.label("again")
+    asm.call("getc")
+    asm.emit("b4 42")  # mov ah, 0x42                   (extended read)
+    asm.emit("3c", b"r")  # cmp al, 'r'
+    asm.short("74", "disk")  # jz
+    asm.emit("b8 0043")  # mov ax, 0x4300               (extended write, no verify)
+    asm.label("disk")
+    asm.emit("8a16 ff7b")  # mov dl, [0x7bff]
+    asm.address("c706", "count")  # mov word [count], 1         (it is how many were done, after an error)
+    asm.emit("0100")
+    asm.address("be", "packet")  # mov si, packet
+    asm.emit("cd 13")  # int 0x13
+    asm.address("be", "error")  # mov si, error
+    asm.short("72", "tell")  # jc
+    asm.address("be", "done")  # mov si, done
+    asm.label("tell")
+    asm.call("puts")
+    asm.short("eb", "again")  # jmp
+    _getc(asm)
+    asm.label("packet")  # disk address packet: size, sectors, offset, segment, LBA
+    asm.emit("10 00")
+    asm.label("count")
+    asm.emit("0100", _word(_BUFFER), "0000", DATA_SECTOR.to_bytes(8, "little"))
+    _string(asm, "done", b"done\n")
+    _string(asm, "error", b"error\n")
+    return asm.sector()
+
+
 def write_image(path: Path, sector: bytes, *, size: int = 1 << 20) -> Path:
     """Write a raw disk image of `size` bytes that starts with `sector` and return `path`."""
     if len(sector) != SECTOR_SIZE or sector[-2:] != _SIGNATURE:

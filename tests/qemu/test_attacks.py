@@ -130,6 +130,24 @@ def test_read_only_descriptors_alone_keep_the_disk_as_it_was(
     assert states(images) == before
 
 
+@pytest.mark.parametrize("attack", ON_ITS_OWN_DISK, ids=lambda attack: attack.name)
+def test_faults_of_the_disk_leave_the_base_as_it_was(
+    images: Path, disk: Disk, readonly_vm: VirtualMachine, attack: Attack
+) -> None:
+    before = states(images)
+    own = readonly_vm.disk
+    for fault in (
+        own.corrupt(0, 512, may_be_unused=True),
+        own.error("read", after=3, may_be_unused=True),
+        own.read_only(may_be_unused=True),
+        own.throttle(bandwidth="100M", may_be_unused=True),
+    ):
+        assert fault.is_on
+    attack(readonly_vm, images / disk.attacked)
+    readonly_vm.close()
+    assert states(images) == before
+
+
 @pytest.mark.parametrize("disk", [RAW], ids=["raw"])
 def test_a_sealed_machine_cannot_open_the_disk_below_the_bases_file_system(
     images: Path, readonly_vm: VirtualMachine

@@ -2,12 +2,24 @@
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import DiskError, DiskFault, FaultUnused, GuestPaused, Lab, VirtualMachine, VmConfig
+from pytest_readonly_vm import (
+    DiskError,
+    DiskFault,
+    FaultUnused,
+    GuestPaused,
+    Lab,
+    VirtualMachine,
+    VmConfig,
+    WaitTimeout,
+)
 from pytest_readonly_vm.disks.filters import is_filter
 from tests.accelerator import ACCEL
+from tests.conftest import READY
+from tests.guests import bootsector
 from tests.guests.tiny_disks import tiny_with_disks
 from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
@@ -228,6 +240,50 @@ def test_machines_that_are_made_anew_have_no_fault(lab: Lab) -> None:
     vm.kill()
     hanging.end()
     failing.end()
+    vm.close()
+
+
+@pytest.mark.parametrize("start", ["cold", "clone"])
+@pytest.mark.parametrize("interface", ["sata", "usb"])
+def test_a_firmware_meets_errors(lab: Lab, tmp_path: Path, interface: str, start: str) -> None:
+    """On interfaces for which the tiny guest's kernel has no driver."""
+    image = bootsector.write_image(tmp_path / "disk.img", bootsector.uses_disk(READY))
+    settings: dict[str, object] = {"image": image, "memory": "16M", "accel": ACCEL, "ready": f"console:{READY}"}
+    settings |= {"disk_interface": interface, "start": start, "no_cache": True, "boot_timeout": GENEROUS}
+    vm = lab.start(VmConfig().replace(**settings), name=interface)
+
+    assert vm.manner == {"cold": "boot", "clone": "clone"}[start]
+
+    def does(letter: str) -> str:
+        vm.console.send(letter)
+        return vm.console.expect("done|error", timeout=GENEROUS)[0]
+
+    for kind, letter in (("read", "r"), ("write", "w")):
+        with vm.disk.error(kind) as fault:  # type: ignore[arg-type]
+            assert does(letter) == "error"
+        assert fault.hits
+        assert does(letter) == "done"
+    with vm.disk.full() as full:
+        vm.console.send("w")
+        with pytest.raises(GuestPaused, match="by the fault full"):
+            vm.console.expect("done|error", timeout=GENEROUS)
+    assert vm.console.expect("done|error", timeout=GENEROUS)[0] == "done"
+    assert full.hits
+    with vm.disk.read_only():
+        assert does("w") == "error"
+    with vm.disk.throttle(bandwidth="1M"), vm.disk.corrupt(0, 512):
+        assert does("r") == "done"
+    with vm.disk.hang():
+        vm.console.send("r")
+        with pytest.raises(WaitTimeout):
+            vm.console.expect("done|error", timeout=0.5)
+    assert vm.console.expect("done|error", timeout=GENEROUS)[0] in ("done", "error")  # of which the firmware gave up
+    if start == "clone":
+        failing = vm.disk.error("read")
+        vm.reset()
+        assert does("r") == "done"
+        with pytest.raises(FaultUnused):
+            failing.end()
     vm.close()
 
 
