@@ -16,7 +16,8 @@ class HistoryEntry:
 
     kind: str
     """``start``, ``boot``, ``layer``, ``command``, ``file``, ``wait``, ``health``, ``qmp``, ``event``, ``screen``,
-    ``death``, ``state``, ``network``, ``fault``; of a network ``fault``, ``partition``, ``cable``, ``capture``."""
+    ``death``, ``state``, ``network``, ``fault``, ``recording``, ``cut``; of a network ``fault``, ``partition``,
+    ``cable``, ``capture``."""
     what: str
     time: float
     seconds: float = 0.0

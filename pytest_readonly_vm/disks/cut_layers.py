@@ -24,8 +24,10 @@ _BLOCK = 4 << 20
 _ENTRIES = 1024
 """And entries, at most."""
 _FACTOR = 8
-_IN_MEMORY = 32 << 20
+_IN_MEMORY = 8 << 20
 """Bytes: what is larger goes to a file."""
+_KEPT = 24
+"""Blocks that are kept for further cuts beside those of the latest."""
 
 
 class CutLayers:
@@ -60,13 +62,15 @@ class CutLayers:
         while whole < len(self._ends) and self._ends[whole] <= state.sure:
             whole += 1
         needed = list(_parts(whole))
-        for known in self._blocks.keys() - set(needed):
-            os.close(self._blocks.pop(known).descriptor)
         for part in needed:
-            if part not in self._blocks:
+            if part in self._blocks:
+                self._blocks[part] = self._blocks.pop(part)  # as the latest
+            else:
                 first, last = _range(*part)
                 begin = self._ends[first - 1] if first else 0
                 self._blocks[part] = self._layer((entry, None) for entry in range(begin, self._ends[last]))
+        while len(self._blocks) > _KEPT + len(needed):
+            os.close(self._blocks.pop(next(iter(self._blocks))).descriptor)
         begin = self._ends[whole - 1] if whole else 0
         entries = [*((entry, None) for entry in range(begin, state.sure)), *state.kept(self._log)]
         top = self._layer(entries)

@@ -69,6 +69,13 @@ class LiveDisk:
         if await block_device(self.qmp, self.attached.device) is not None:
             await self.apply_limits()
 
+    async def let_all_go(self) -> None:
+        """Take away all limits and holds, as the machine ends; what waited goes on."""
+        self._limits.clear()
+        self._holding.clear()
+        if await block_device(self.qmp, self.attached.device) is not None:
+            await self.apply_limits()
+
     async def apply_limits(self) -> None:
         """Have the device know them; it forgets them when it is taken out."""
         if not self._holding:

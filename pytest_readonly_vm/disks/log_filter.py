@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable
 
 from pytest_readonly_vm.channels.qmp import Qmp
@@ -20,6 +21,9 @@ class LogFilter:
         self._filters = filters
         self._filter: Filter | None = None
         self._node = ""
+        self._log = -1
+        self.length = 0
+        """Bytes of the log when it began to be taken out: QEMU flushes then, and the guest did not."""
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -34,6 +38,7 @@ class LogFilter:
         :param limit: bytes; when the log has more it is taken out, and `on_full` is called before.
         :raises QmpError: QEMU refuses it.
         """
+        self._log = log
         fdset = await self._qmp.hand_over(log)
         self._node = f"write-log-{fdset}"
         file = {
@@ -67,6 +72,7 @@ class LogFilter:
 
     async def _take_out(self) -> None:
         if self._filter is not None:
+            self.length = self.length or os.fstat(self._log).st_size
             await self._filters.remove(self._filter)
             await self._qmp.attempt("blockdev-del", {"node-name": self._node})
 
@@ -74,3 +80,4 @@ class LogFilter:
         """Do no more for it: its QEMU ends."""
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None

@@ -39,7 +39,7 @@ class WriteLog:
         :raises LogDamaged: it is none, or not whole between its beginning and its end.
         :raises OSError: it cannot be read.
         """
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self.sector, self.count, self.data = array("Q"), array("Q"), array("Q")
         """Of each entry: where on the disk it begins, how many sectors it has, where in the log its data is, bytes."""
         self.flags = array("B")
@@ -53,14 +53,14 @@ class WriteLog:
         return len(self.flags)
 
     def _walk(self, sectors: int) -> None:
-        size = os.fstat(self._descriptor).st_size
+        size = os.fstat(self.descriptor).st_size
         position = SECTOR
         window, begin = b"", 0
         if size >= SECTOR:
             self._check_superblock()
         while position < size:
             if not begin <= position <= begin + len(window) - SECTOR:
-                window, begin = os.pread(self._descriptor, _WINDOW, position), position
+                window, begin = os.pread(self.descriptor, _WINDOW, position), position
             start = position - begin
             header = window[start : start + SECTOR]
             if len(header) < SECTOR or header == bytes(SECTOR):
@@ -87,7 +87,7 @@ class WriteLog:
 
     def _check_superblock(self) -> None:
         """What there is of it: QEMU writes none before the first flush."""
-        magic, version, _, size = _SUPER.unpack(os.pread(self._descriptor, _SUPER.size, 0))
+        magic, version, _, size = _SUPER.unpack(os.pread(self.descriptor, _SUPER.size, 0))
         if (magic, version, size) not in ((_MAGIC, _VERSION, SECTOR), (0, 0, 0)):
             raise LogDamaged("it does not begin as such a log does")
 
@@ -127,7 +127,7 @@ class WriteLog:
                 yield offset, hole
                 position, offset = position + hole, offset + hole
                 continue
-            data = os.pread(self._descriptor, min(most, end - position), position)
+            data = os.pread(self.descriptor, min(most, end - position), position)
             if not data:
                 raise LogDamaged(f"the log ends at byte {position}")
             yield offset, data
@@ -136,7 +136,7 @@ class WriteLog:
     def _hole(self, position: int, end: int) -> int:
         """How many bytes from there on are a hole in the file, which zeros that QEMU was told of by number are."""
         try:
-            found = min(os.lseek(self._descriptor, position, os.SEEK_DATA), end)
+            found = min(os.lseek(self.descriptor, position, os.SEEK_DATA), end)
         except OSError:  # there is no data any more
             found = end
         return (found - position) // SECTOR * SECTOR

@@ -105,6 +105,10 @@ class Cut:
         """The texts of the marks that were made before: what the disk must have, if the guest keeps its word."""
         return tuple(mark.text for mark in self.marks)
 
+    def _noting(self, how: str) -> contextlib.AbstractContextManager[object]:
+        disk = self._recorded.disk
+        return disk.vm.instance.qmp.history.noting("cut", f"{disk.name}: {self.id} {how}")
+
     @contextlib.contextmanager
     def _disk(self) -> Iterator[CutDisk]:
         disk = self._recorded.disk_of(self.state)
@@ -129,7 +133,7 @@ class Cut:
         """
         disk, keeper = self._recorded.disk, self._recorded.disk.vm.keeper
         spec = replace(disk.vm.instance.spec, name=f"{disk.vm.name} ({self.id})", cards=(), slot=None, is_spare=False)
-        with self._disk() as files:
+        with self._noting("mounted"), self._disk() as files:
             instance = keeper.anew(spec)
             vm = keeper.adopt(instance)
             try:
@@ -162,11 +166,12 @@ class Cut:
             named_overlay=spec.config.snapshot == "overlay",
             ssh_key=old.ssh_key,
         )
-        vm = keeper.adopt(keeper.maker.booted(spec, initial))
-        try:
-            yield vm
-        finally:
-            end(vm)
+        with self._noting("booted"):
+            vm = keeper.adopt(keeper.maker.booted(spec, initial))
+            try:
+                yield vm
+            finally:
+                end(vm)
 
     def check(self, command: Sequence[str], *, partition: int | None = None, timeout: float = 60.0) -> CommandResult:
         """Have a program of this computer look at it: a raw image in a file that the command has for `PATH`.

@@ -12,6 +12,7 @@ from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.machine.checkpoints import Rewindable
 from pytest_readonly_vm.machine.disk import MachineDisk
 from pytest_readonly_vm.machine.disk_fault import DiskFault
+from pytest_readonly_vm.machine.undoable import Undoable
 
 
 class FaultyDisk(MachineDisk):
@@ -20,7 +21,7 @@ class FaultyDisk(MachineDisk):
     def __init__(self, vm: Rewindable, name: str) -> None:
         super().__init__(vm, name)
         self._live: LiveDisk | None = None
-        self._done: list[DiskFault] = []
+        self._done: list[Undoable] = []
 
     @property
     def live(self) -> LiveDisk:
@@ -137,7 +138,7 @@ class FaultyDisk(MachineDisk):
     # The test.
 
     @property
-    def done(self) -> tuple[DiskFault, ...]:
+    def done(self) -> tuple[Undoable, ...]:
         """What the present test has done to it, whether it is on or not."""
         return tuple(self._done)
 

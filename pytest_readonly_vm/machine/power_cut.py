@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from random import Random
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_readonly_vm.disks.cut_rules import Survivors
 from pytest_readonly_vm.disks.filters import device_path
+from pytest_readonly_vm.disks.live_disk import LiveDisk
 from pytest_readonly_vm.errors import RecordingError
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.machine.checkpoints import Rewindable
@@ -55,8 +56,9 @@ class Powered(Rewindable):
                 "recorded: with vm.disk.record(): …"
             )
         old = self.instance
-        with self._history.noting("disk", f"power cut, {survives} writes survive"):
-            overlays = dict(self.loop.run(_part(old, set(recordings))))
+        with self._history.noting("cut", f"power cut, {survives} writes survive"):
+            lives = [disk.live for _, disk in sorted(self.disks.items(), key=lambda one: one[0] not in recordings)]
+            overlays = dict(self.loop.run(_part(old, lives, set(recordings))))
             old.process.kill()
             try:
                 for name, recording in recordings.items():
@@ -94,18 +96,20 @@ def _state(recording: Recording, survives: str, seed: int, *, torn: bool) -> Sur
     return Survivors(end, rules.sure(end), dict.fromkeys(rules.unsure(end), 0))
 
 
-async def _part(instance: Instance, recorded: set[str]) -> Overlays:
+async def _part(instance: Instance, lives: Sequence[LiveDisk], recorded: set[str]) -> Overlays:
     """Have nothing that the guest asks of its disks be done any more, and all that it was told of be in files.
 
     Whatever it hears is true until then. What QEMU is doing at this moment it does to its end, so the logs are whole;
     were it stopped instead, it would flush, as no power cut does. On the loop.
 
+    :param lives: the disks, those that are recorded first.
     :return: of the disks that are not recorded the files above those of the image.
     """
     qmp = instance.qmp
     found: dict[str, tuple[ImageFile, ...]] = {}
     with ExitStack() as opened:
-        for number, disk in enumerate(sorted(instance.disks, key=lambda disk: disk.name not in recorded)):
+        for number, live in enumerate(lives):
+            disk = live.attached
             below = await disk.node(qmp)
             written = None
             if disk.name not in recorded:
@@ -115,6 +119,7 @@ async def _part(instance: Instance, recorded: set[str]) -> Overlays:
             node = f"{_NOBODY}{number}"
             nobody = {"driver": "null-co", "node-name": node, "size": size, "latency-ns": _LONG, "read-zeroes": True}
             await qmp.command("blockdev-add", nobody)
+            await live.let_all_go()  # what is held back would be waited for
             path = await device_path(qmp, disk.device)
             await qmp.command("qom-set", {"path": path, "property": "drive", "value": node})
             if written is not None:

@@ -1,11 +1,10 @@
 """Owns the recording of a machine's disk."""
 
-import weakref
-
 from pytest_readonly_vm.disks.write_log import SECTOR
 from pytest_readonly_vm.errors import RecordingError
 from pytest_readonly_vm.machine.faulty_disk import FaultyDisk
-from pytest_readonly_vm.machine.recording import MARKS, Recording
+from pytest_readonly_vm.machine.mark import MARKS
+from pytest_readonly_vm.machine.recording import Recording
 
 _LIMIT = 2 << 30
 
@@ -13,13 +12,12 @@ _LIMIT = 2 << 30
 class RecordedDisk(FaultyDisk):
     """A disk of which it can be told what a power cut would leave."""
 
-    _recording: "weakref.ref[Recording] | None" = None
+    _recording: Recording | None = None
 
     @property
     def recording(self) -> Recording | None:
         """The one that is on, if there is one."""
-        found = self._recording() if self._recording is not None else None
-        return found if found is not None and found.is_on else None
+        return self._recording
 
     def record(self, *, limit: int = _LIMIT, marks_at: int | str | None = None) -> Recording:
         """Record from now on what the guest writes to it, flushes and discards; afterwards there are `Recording.cuts`.
@@ -36,7 +34,7 @@ class RecordedDisk(FaultyDisk):
         label = f"{vm.name}: {self.name}"
         if self.recording is not None:
             raise RecordingError(f"{label}: it is being recorded already; end that recording first")
-        if any(fault.is_on for fault in self.done):
+        if self.filters.all:
             raise RecordingError(
                 f"{label}: a fault is on, below which nothing is recorded; begin the recording first, then the fault"
             )
@@ -46,8 +44,15 @@ class RecordedDisk(FaultyDisk):
             raise RecordingError(f"{label}: record(marks_at={marks_at!r}): no place of 4096 bytes at a sector's border")
         if not isinstance(limit, int) or limit < 1 << 20:
             raise RecordingError(f"{label}: record(limit={limit!r}): less than 1 MiB")
-        entry = vm.instance.qmp.history.note("disk", f"{self.name} recorded")
-        recording = Recording(self, self.filters, limit=limit, marks_at=place, entry=entry)
+        entry = vm.instance.qmp.history.note("recording", f"{self.name} recorded")
+        recording = Recording(
+            self, self.filters, limit=limit, marks_at=place, entry=entry, on_end=self._forget_recording
+        )
+        self._recording = recording
         recording.begin()
-        self._recording = weakref.ref(recording)
+        self._done.append(recording)
         return recording
+
+    def _forget_recording(self) -> None:
+        """It is for who has made it to keep from now on: it takes room."""
+        self._recording = None

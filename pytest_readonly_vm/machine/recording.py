@@ -7,7 +7,7 @@ import tempfile
 import time
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.machine.cut import Cut
 from pytest_readonly_vm.machine.cut_search import CutSearch
 from pytest_readonly_vm.machine.host_disk import HostDisks
-from pytest_readonly_vm.machine.mark import Mark
+from pytest_readonly_vm.machine.mark import Mark, guest_marks
 from pytest_readonly_vm.machine.undoable import Undoable
 from pytest_readonly_vm.printable import line
 from pytest_readonly_vm.qemu.disk_spec import copies
@@ -33,9 +33,6 @@ from pytest_readonly_vm.start.migration import go_on
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.disk import MachineDisk
-
-MARKS = 4096
-"""Bytes of the place on a disk to which a guest may write marks."""
 
 
 class Recording(CutSearch, Undoable):
@@ -46,18 +43,27 @@ class Recording(CutSearch, Undoable):
     """
 
     def __init__(
-        self, disk: "MachineDisk", filters: Filters, *, limit: int, marks_at: int | None, entry: HistoryEntry
+        self,
+        disk: "MachineDisk",
+        filters: Filters,
+        *,
+        limit: int,
+        marks_at: int | None,
+        entry: HistoryEntry,
+        on_end: Callable[[], object],
     ) -> None:
         """It is on from `begin` on.
 
         :param limit: bytes of the log at which it ends.
         :param marks_at: the byte of the disk at which the guest writes marks.
+        :param on_end: called when it has ended.
         """
         super().__init__(entry)
         self.disk = disk
         self.size = 0
         self.ended = ""
         self._limit, self._marks_at = limit, marks_at
+        self._on_end = on_end
         self._instance = disk.vm.instance
         self._is_fatal = False
         """Whether what was written since its end is not in it though the test may mean it is."""
@@ -146,12 +152,16 @@ class Recording(CutSearch, Undoable):
     # Its end.
 
     def _off(self) -> None:
+        self._on_end()
         vm, is_whole = self.disk.vm, True
         self.disk.loop.loop.call_soon_threadsafe(self._filter.forget)
         if vm.instance is not self._instance:
             self._end_early("the machine went back to another time, or has been made anew")
             is_whole = False
-        elif vm.closed or not self._instance.is_alive:
+        elif vm.closed:
+            self._end_early("the machine was closed meanwhile")
+            is_whole = False
+        elif not self._instance.is_alive:
             self.ended = self.ended or "the machine has ended"
             is_whole = False
         else:
@@ -172,6 +182,7 @@ class Recording(CutSearch, Undoable):
 
     def _undo_at_once(self) -> None:
         self._is_on = False
+        self._on_end()
         self._entry.seconds = time.time() - self._entry.time
         self._entry.is_pending = False
         self.read(is_whole=True)
@@ -190,11 +201,18 @@ class Recording(CutSearch, Undoable):
         except (OSError, LogDamaged) as error:
             self._end_early(f"its log is damaged: {error}{self._room()}")
             return
+        if self._filter.length:
+            log.cut_short(log.moment(self._filter.length))
         if not is_whole:
             # The last entries may be torn, which does not show; a flush was done when its own was there.
             log.cut_short(log.flushes[-1] + 1 if log.flushes else 0)
         self._log = log
-        self._marks, numbers = self._found_marks(log)
+        self._marks, numbers = guest_marks(log, self._descriptor, self._marks_at)
+        placed = (Mark(text, log.moment(size), when) for text, size, when in self._placed)
+        # Of a log that was cut short, what is said of later moments says nothing of its end.
+        is_short = not is_whole
+        self._marks += [mark for mark in placed if mark.moment <= len(log) - is_short]
+        self._marks.sort(key=lambda mark: mark.moment)
         self._rules = CutRules(log, numbers)
         self._layers = CutLayers(log, self._disk_size, self.folder)
         self._kept.callback(self._layers.close)
@@ -208,22 +226,6 @@ class Recording(CutSearch, Undoable):
             if event.name == "BLOCK_IO_ERROR" and event.data.get("nospace") and event.time >= self._entry.time
         ]
         return f"; there was no room for it below {self.folder.parent}" if full else ""
-
-    def _found_marks(self, log: WriteLog) -> tuple[list[Mark], set[int]]:
-        marks, numbers = [], set()
-        if self._marks_at is not None:
-            first, last = self._marks_at // SECTOR, (self._marks_at + MARKS) // SECTOR
-            for entry in range(len(log)):
-                if log.has_data(entry) and first <= log.sector[entry] and log.sector[entry] + log.count[entry] <= last:
-                    numbers.add(entry)
-                    data = os.pread(self._descriptor, log.count[entry] * SECTOR, log.data[entry])
-                    text = data.partition(b"\0")[0].partition(b"\n")[0].decode(errors="replace")
-                    if text:
-                        marks.append(Mark(line(text), entry + 1))
-        for text, size, when in self._placed:
-            if (moment := log.moment(size)) <= len(log) and (log.is_whole or moment < len(log)):
-                marks.append(Mark(text, moment, when))
-        return sorted(marks, key=lambda mark: mark.moment), numbers
 
     def _check(self) -> None:
         if self._is_fatal:

@@ -2,7 +2,8 @@
 
 const LEGEND = [["starts", "start", "boot"], ["layers", "layer"], ["commands", "command"], ["waits", "wait"],
   ["files", "file"], ["health gates", "health"], ["QMP", "qmp"], ["events", "event"], ["screen", "screen"], ["states", "state"], ["deaths", "death"],
-  ["networks", "network"], ["faults", "fault"], ["partitions", "partition"], ["cables", "cable"], ["captures", "capture"]];
+  ["networks", "network"], ["faults", "fault"], ["partitions", "partition"], ["cables", "cable"], ["captures", "capture"],
+  ["recordings", "recording"], ["power cuts", "cut"]];
 
 const $ = (id) => document.getElementById(id);
 const run = new Run(JSON.parse($("data").textContent));

@@ -3,7 +3,7 @@
 
 const RULER = 22, TESTS = 24, LANE = 38, GAP = 10;
 const STRIPS = {life: [3, 13], work: [18, 9], fine: [29, 6]}; // offset and height within a lane
-const FINE = new Set(["qmp", "event", "screen", "state", "cable", "capture"]);
+const FINE = new Set(["qmp", "event", "screen", "state", "cable", "capture", "recording"]);
 const SHORTEST = 0.02; // ms in view at most zoom
 const STEPS = [1, 2, 5];
 
