@@ -4,8 +4,8 @@ import pytest
 
 
 def pytest_addoption(parser):
-    parser.addoption("--orders", type=int, default=3, help="how many a shop takes before power goes (default: 3)")
-    parser.addoption("--cuts", type=int, default=8, help="of how many moments, where there are many (default: 8)")
+    parser.addoption("--orders", type=int, default=2, help="how many a shop takes before power goes (default: 2)")
+    parser.addoption("--cuts", type=int, default=6, help="of how many moments, where there are many (default: 6)")
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ def recovers(cut):
     """What dpkg says is installed is whole, and what it was about to do can be done."""
     with cut.mount() as disk:
         digests = f"{disk.path}/var/lib/dpkg/info/shop.md5sums"
-        disk.vm.run(dpkg(disk.path, "--configure", "--pending"))
+        # Where a package was half unpacked this fails, and wants it to be installed again.
+        disk.vm.run(dpkg(disk.path, "--configure", "--pending"), check=False)
         if "\nStatus: install ok installed" in disk.vm.run(dpkg(disk.path, "--status", "shop"), check=False).stdout:
             disk.vm.run(["md5sum", "-c", digests], cwd=disk.path)
         disk.vm.run(dpkg(disk.path, "--install", PACKAGE))
@@ -45,6 +46,6 @@ def test_recovers(install, cuts):
 
 def test_eats_data(install):
     """Nothing is synced, as some have it where machines are made: dpkg is sure of files that are empty."""
-    failed = install(LD_PRELOAD="libeatmydata.so").first_failing(recovers)
+    failed = install(LD_PRELOAD="libeatmydata.so").first_failing(recovers, minimise=0)
     assert failed
     assert "md5sum" in failed.why

@@ -39,7 +39,7 @@ def test_renamed(save):
 
 def test_renamed_without_that(save):
     """Nothing else says that it must: the new file is there, and what was in it is not."""
-    failed = save("noauto_da_alloc").first_failing(is_old_or_new)
+    failed = save("noauto_da_alloc").first_failing(is_old_or_new, minimise=0)
     assert failed
     assert settings(failed.cut) == ""
 
@@ -75,4 +75,4 @@ def test_content_before_its_file(reuse):
 
 def test_file_before_its_content(reuse):
     """What somebody has deleted is in a file of somebody else's."""
-    assert reuse("nodelalloc,data=writeback").first_failing(tells_no_secret)
+    assert reuse("nodelalloc,data=writeback").first_failing(tells_no_secret, minimise=0)
