@@ -58,6 +58,8 @@ class Filters:
         self._bottom = bottom
         self._stack: list[Filter | str] = []
         """From the lowest on; of those that were taken out below others only the name of a joint."""
+        self.is_out = False
+        """Whether the device has been taken out, so that it uses none of them."""
         self._changing = asyncio.Lock()
         self._path = ""
 
@@ -68,6 +70,11 @@ class Filters:
         """
         self._path = self._path or await device_path(self._qmp, self._device)
         return self._path
+
+    @property
+    def top(self) -> str:
+        """The node that the device is to have, while there is a filter."""
+        return _top(self._stack[-1])
 
     @property
     def all(self) -> tuple[Filter, ...]:
@@ -146,6 +153,8 @@ class Filters:
         await self._qmp.command("blockdev-add", options)
 
     async def _use(self, node: str) -> None:
+        if self.is_out:
+            return
         await self._qmp.command("qom-set", {"path": await self.path(), "property": "drive", "value": node})
 
     async def _delete(self, *nodes: str) -> None:

@@ -10,7 +10,10 @@ from pytest_readonly_vm.machine.checkpoints import Rewindable
 from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
 from pytest_readonly_vm.qemu.disk import export_disk
 
+_FOUND_LATE = 5.0
+
 _FIND = """
+while :; do
 for link in /dev/disk/by-id/*[-_]"$1"; do
     [ -b "$link" ] && readlink -f "$link" && exit
 done
@@ -21,9 +24,13 @@ for disk in /sys/block/*; do
         case $found in "$1" | *[![:graph:]]"$1") echo "/dev/${disk##*/}" && exit ;; esac
     done
 done
-exit 1
+[ "$2" -gt 0 ] || exit 1
+set -- "$1" $(($2 - 1))
+sleep 0.1
+done
 """
-"""Where the disk with that serial number is: by udev's names, and by the kernel's where there is no udev."""
+"""Where the disk with that serial number is: by udev's names, and by the kernel's where there is no udev. As often as
+the second word says it is looked for again."""
 
 
 class MachineDisk:
@@ -54,11 +61,13 @@ class MachineDisk:
         return self.attached.spec.serial
 
     def guest_path(self) -> str:
-        """The device that the guest has it as: ``/dev/vdb``. Asks the guest.
+        """The device that the guest has it as: ``/dev/vdb``. Asks the guest, and waits for it to find one that was put
+        back.
 
         :raises VmError: the guest has no such disk, perhaps for lack of a driver.
         """
-        found = self.vm.run(f"set -- {shlex.quote(self.serial)}\n{_FIND}", check=False)
+        seconds = round(_FOUND_LATE * self.vm.instance.spec.slowness) if self.attached.was_out else 0
+        found = self.vm.run(f"set -- {shlex.quote(self.serial)} {seconds * 10}\n{_FIND}", check=False)
         if not found.ok:
             raise VmError(
                 f"{self.vm.name}: the guest has no disk with the serial number {self.serial}; its kernel may have no "

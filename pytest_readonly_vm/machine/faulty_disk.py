@@ -8,11 +8,15 @@ from pytest_readonly_vm.disks.effects import Effect, Failing, Waiting
 from pytest_readonly_vm.disks.faults import Guest, Kind
 from pytest_readonly_vm.disks.filters import Filters
 from pytest_readonly_vm.disks.live_disk import LiveDisk
-from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.disks.unplugged import Unplugged
+from pytest_readonly_vm.errors import DiskError, VmError
 from pytest_readonly_vm.machine.checkpoints import Rewindable
 from pytest_readonly_vm.machine.disk import MachineDisk
 from pytest_readonly_vm.machine.disk_fault import DiskFault
 from pytest_readonly_vm.machine.undoable import Undoable
+
+_LETTING_GO = 15.0
+"""Seconds, on a computer that runs guests by itself, until a guest has let go of a disk."""
 
 
 class FaultyDisk(MachineDisk):
@@ -22,6 +26,7 @@ class FaultyDisk(MachineDisk):
         super().__init__(vm, name)
         self._live: LiveDisk | None = None
         self._done: list[Undoable] = []
+        self._out: DiskFault | None = None
 
     @property
     def live(self) -> LiveDisk:
@@ -127,6 +132,30 @@ class FaultyDisk(MachineDisk):
         live = self.live
         words = faults.damaged(offset, length, of=self.loop.run(live.size()))
         return self._fault(words, Damaged(live, offset, length), may_be_unused)
+
+    def unplug(self) -> DiskFault:
+        """Take it out of the machine while that runs, until the context's end, that of the test, or `plug`.
+
+        What is on it stays. It is put back where it was; what the guest calls it then may be another name. A machine of
+        which a disk is out has no checkpoint, fork or capsule.
+
+        :raises DiskError: it is out already, the guest does not let go of it, or the machine lets go of none such: of
+            ide and sata, and of virtio and nvme where there is PCI Express.
+        :raises GuestDied: QEMU has ended.
+        """
+        instance = self.vm.instance
+        effect = Unplugged(self.live, instance.process.argv, patience=_LETTING_GO * instance.spec.slowness)
+        self._out = self._fault("unplug()", effect, True)
+        return self._out
+
+    def plug(self) -> None:
+        """Put it back.
+
+        :raises DiskError: it has not been taken out.
+        """
+        if self._out is None or not self._out.is_on:
+            raise DiskError(f"{self.vm.name}: {self.name}: plug(): it has not been taken out")
+        self._out.end()
 
     def _fault(self, words: str, effect: Effect, may_be_unused: bool) -> DiskFault:
         entry = self.vm.instance.qmp.history.note("fault", f"{self.name}: {words}")

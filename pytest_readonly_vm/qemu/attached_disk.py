@@ -23,6 +23,10 @@ class AttachedDisk:
     """The named file that takes the guest's writes; None when they go to one without a name."""
     written: str = ""
     """The name that this file has, or had; known with the node."""
+    is_out: bool = False
+    """Whether it has been taken out of the machine."""
+    was_out: bool = False
+    """Whether it was put back, of which a guest hears a little later."""
     _node: str = ""
 
     @property

@@ -63,6 +63,18 @@ def drive_arguments(drives: Sequence[DriveWire], config: VmConfig, arch: str, *,
     return tuple(arguments)
 
 
+def properties_of(name: str, arguments: Sequence[str]) -> dict[str, str | int]:
+    """Of a disk's device on a command line, what ``device_add`` would be told of it, but for its drive."""
+    mark = f",id={device_of(name)},"
+    [words] = [word for word in arguments if mark in f"{word},"]
+    driver, *pairs = words.split(",")
+    found: dict[str, str | int] = {"driver": driver, **dict(pair.split("=", 1) for pair in pairs)}
+    del found["drive"]
+    if "bootindex" in found:
+        found["bootindex"] = int(found["bootindex"])
+    return found
+
+
 def _backend(drive: DriveWire) -> list[str]:
     arguments: list[str] = []
     for one in drive.chain:

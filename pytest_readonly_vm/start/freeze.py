@@ -18,7 +18,7 @@ from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
 from pytest_readonly_vm.qemu.disk import create_overlay
 from pytest_readonly_vm.qemu.disk_spec import Overlays, close_all, copies
 from pytest_readonly_vm.qemu.instance import Instance
-from pytest_readonly_vm.start.migration import InterruptPending, go_on, save_state
+from pytest_readonly_vm.start.migration import InterruptPending, Unfrozen, go_on, save_state
 from pytest_readonly_vm.start.repair import prepare
 from pytest_readonly_vm.start.template import Template, frozen_overlay, seal, written_file
 
@@ -180,6 +180,8 @@ async def _all_kept(work: Sequence[Awaitable[int]], kept: ExitStack) -> list[int
 
 async def _parted(instance: Instance) -> Conversation:
     """Leave the channel as a copy of the guest can find it, and know where the cards are."""
+    if out := [disk.name for disk in instance.disks if disk.is_out]:
+        raise Unfrozen(f"the disk {out[0]} is taken out; plug it in first")
     await instance.place_cards()
     if await _is_running(instance):
         await prepare(instance)

@@ -14,6 +14,7 @@ from pytest_readonly_vm import (
     Lab,
     VirtualMachine,
     VmConfig,
+    VmError,
     WaitTimeout,
 )
 from pytest_readonly_vm.disks.filters import is_filter
@@ -284,6 +285,43 @@ def test_a_firmware_meets_errors(lab: Lab, tmp_path: Path, interface: str, start
         assert does("r") == "done"
         with pytest.raises(FaultUnused):
             failing.end()
+    vm.close()
+
+
+@pytest.mark.parametrize("interface", ["virtio", "scsi"])
+def test_a_disk_is_taken_out_and_put_back_as_it_was(lab: Lab, interface: str) -> None:
+    vm = started(lab, f"out-{interface}", disks=f"data:1M,interface={interface}", disk_interface="virtio")
+    data = vm.disks["data"]
+    vm.run(f"echo kept | dd of={data.guest_path()} bs=512 conv=sync,fsync")
+    with data.error("write", may_be_unused=True):  # which is above it when it comes back
+        with data.unplug():
+            with pytest.raises(VmError, match="the guest has no disk with the serial number data"):
+                data.guest_path()
+            with pytest.raises(VmError, match="the disk data is taken out; plug it in first"):
+                vm.checkpoint()
+            with pytest.raises(DiskError, match="it is taken out already"):
+                data.unplug()
+        assert not vm.run(f"dd if=/dev/zero of={data.guest_path()} bs=4k count=1 oflag=direct", check=False).ok
+    assert vm.run(f"head -c 4 {data.guest_path()}").stdout == "kept"
+    with vm.checkpoint():  # whose copies have it where it is
+        out = data.unplug()
+        data.plug()
+        assert not out.is_on
+        vm.run(f"dd if=/dev/zero of={data.guest_path()} bs=4k count=1 oflag=direct")
+    assert vm.run(f"head -c 4 {data.guest_path()}").stdout == "kept"
+    data.unplug()
+    vm.reset()
+    assert data.guest_path()
+    with pytest.raises(DiskError, match="it has not been taken out"):
+        data.plug()
+    vm.close()
+
+
+def test_a_disk_that_cannot_be_taken_out_stays(lab: Lab) -> None:
+    vm = started(lab, "in", disk_interface="ide")
+    with pytest.raises(DiskError, match=r"disk0: unplug.*does not support hotplugging.*interface=scsi"):
+        vm.disk.unplug()
+    assert do(vm, "write")
     vm.close()
 
 

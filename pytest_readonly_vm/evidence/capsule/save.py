@@ -140,6 +140,8 @@ async def _look(instance: Instance, deadline: float) -> _Moment:
 
 async def _require_devices_of_ours(instance: Instance) -> None:
     """:raises Unfrozen: somebody has plugged in a device that a machine of this configuration does not have."""
+    if out := [disk.name for disk in instance.disks if disk.is_out]:
+        raise Unfrozen(f"the disk {out[0]} is taken out; plug it in first")
     await RootShell(instance).unplug()  # which is one
     named = await instance.qmp.command("qom-list", {"path": "/machine/peripheral"})
     devices = {item["name"] for item in named if item["type"].startswith("child<")}
