@@ -17,7 +17,7 @@ Guest = Literal["report", "pause"]
 """What becomes of an error: the guest is told, or the machine stands still, as QEMU has it on a full host."""
 
 SECTOR = 512
-MOST_AFTER = 10_000
+MOST_AFTER = 1000  # for which QEMU takes half a second to read the rules, with the square of it
 MOST_SECTORS = 4096
 LARGEST_DAMAGE = 1 << 20  # bytes
 

@@ -54,7 +54,7 @@ class FaultyDisk(MachineDisk):
         """Have requests fail from now on, until the end of the context that this gives, or of the test.
 
         :param kind: which ones: ``read``, ``write`` or ``flush``, by which a guest has what it wrote be safe.
-        :param after: so many requests of this kind pass before, at most 10000.
+        :param after: so many requests of this kind pass before, at most 1000, which takes half a second to put in.
         :param sector: only those that have this sector of 512 bytes, or one of these, at most 4096.
         :param once: only the first one that it meets. Drivers may repeat it: Linux' do, but for virtio's.
         :param guest: whether it is told (``report``; it sees EIO), or the machine stands still (``pause``) until the
