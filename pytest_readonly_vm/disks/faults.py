@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from pytest_readonly_vm.config.values import size
-from pytest_readonly_vm.errors import ConfigurationError, DiskError
+from pytest_readonly_vm.errors import DiskError
 from pytest_readonly_vm.printable import line
 
 Kind = Literal["read", "write", "flush"]
@@ -117,7 +117,7 @@ def throttle(
     if bandwidth is not None:
         try:
             limits["bps"] = _limit("bandwidth", size(bandwidth))
-        except ConfigurationError as error:
+        except ValueError as error:
             raise DiskError(f"throttle: bandwidth={bandwidth!r}: {error}") from None
     if latency is not None:
         # QEMU has no delay for each request. A disk that serves one after another, each so long, has such a limit.
