@@ -10,6 +10,7 @@ from pytest_readonly_vm import (
     CommandFailed,
     Cut,
     CutFailed,
+    Disk,
     Lab,
     MountFailed,
     Recording,
@@ -234,6 +235,45 @@ def test_power_cut_leaves_all_if_told_to(vm: VirtualMachine) -> None:
         vm.run(DIRECT)
         vm.power_cut(survives="all")
     assert vm.run("dd if=/dev/vda bs=4096 count=1 skip=12000 2>/dev/null").stdout == "x" * 4096
+
+
+@pytest.fixture(scope="module")
+def two(lab: Lab) -> VirtualMachine:
+    """A machine with a file system on each of two disks."""
+    vm = lab.start(config(start="clone", disks=(Disk("data", size="32M"),)), name="two disks")
+    device = vm.disks["data"].guest_path()
+    vm.run(f"mke2fs -F {device} >/dev/null 2>&1 && mkdir -p /data && mount {device} /data && sync")
+    return vm
+
+
+def test_each_of_two_disks_has_a_log_of_its_own(two: VirtualMachine) -> None:
+    with two.disk.record() as first, two.disks["data"].record() as second:
+        two.run("echo 1 > /mnt/a && echo 2 > /data/b && sync")
+    assert "a 1" in files(first.cut(f"flush:{first.flushes}"))
+    assert files(second.cut(f"flush:{second.flushes}")) == {"b 2"}
+
+
+def test_failed_writes_are_in_no_cut(two: VirtualMachine) -> None:
+    disk = two.disks["data"]
+    with disk.error("write", may_be_unused=True), pytest.raises(RecordingError, match="begin the recording first"):
+        disk.record()
+    with disk.record() as log:
+        two.run("echo 3 > /data/before && sync")
+        with disk.error("write"):
+            two.run("dd if=/dev/zero of=/data/failed bs=4k count=4 conv=fsync", check=False)
+    assert "before 3" in files(log.cut(f"flush:{log.flushes}"))
+    assert sum(log.log.count[entry] for entry in range(len(log.log))) < 32 * 8
+
+
+def test_plug_is_pulled_on_a_disk_that_hangs_and_the_other_keeps_all(two: VirtualMachine) -> None:
+    device = two.disks["data"].guest_path()
+    two.run("umount /data")
+    with two.disks["data"].record() as log, two.disks["data"].hang(may_be_unused=True):
+        two.run(f"(dd if=/dev/zero of={device} bs=4096 count=1 oflag=direct conv=notrunc) >/dev/null 2>&1 &")
+        two.run("echo late > /mnt/late; dd if=/mnt/late of=/mnt/last conv=fsync 2>/dev/null")
+        two.power_cut()
+    assert log.ended
+    assert two.run("cat /mnt/last").stdout == "late\n"
 
 
 def test_power_cut_wants_a_recording(vm: VirtualMachine) -> None:
