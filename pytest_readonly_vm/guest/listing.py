@@ -65,7 +65,7 @@ def listing(guest: Guest, root: bytes) -> Listing:
     """
     mark = secrets.token_hex(8)
     command = ["sh", "-c", _LIST, "sh", _text(root), mark]
-    result = guest.run(command, check=False)
+    result = guest.ask(command)
     found: Listing = {}
     for record in result.stdout_bytes.split(mark.encode()):
         if match := _RECORD.fullmatch(record.removesuffix(b"\n")):
@@ -86,7 +86,7 @@ def digests(guest: Guest, paths: Sequence[bytes]) -> list[bytes]:
     """Of each file a digest of what is in it: content, target or the numbers of a device."""
     found: list[bytes] = []
     for batch in _batches(paths):
-        told = guest.run(_DIGEST, input=b"".join(path + b"\0" for path in batch), check=False).stdout_bytes.splitlines()
+        told = guest.ask(_DIGEST, input=b"".join(path + b"\0" for path in batch)).stdout_bytes.splitlines()
         found += [line.split()[0] if line.split() else b"" for line in told[: len(batch)]]
         found += [b""] * (len(batch) - len(told))
     return found

@@ -48,7 +48,7 @@ def synced_mounts(guest: Guest, *, timeout: float = PATIENCE) -> list[Mount]:
     :raises VmError: the guest cannot be asked.
     """
     patience = timeout * guest.instance.spec.slowness
-    return mounts(guest.run(_SYNCED_MOUNTS, timeout=patience, check=False).stdout_bytes)
+    return mounts(guest.ask(_SYNCED_MOUNTS, timeout=patience).stdout_bytes)
 
 
 def mounts(table: bytes) -> list[Mount]:
@@ -68,7 +68,7 @@ def identities(guest: Guest, devices: list[str]) -> dict[str, bytes]:
     """Of devices with a file system of ext4's kind, by their numbers, the UUID that it has."""
     if not devices:
         return {}
-    told = guest.run(["sh", "-c", _SUPERBLOCKS, "sh", *devices], check=False).stdout
+    told = guest.ask(["sh", "-c", _SUPERBLOCKS, "sh", *devices]).stdout
     found = {}
     for line in told.splitlines():
         number, _, digits = line.partition(" ")

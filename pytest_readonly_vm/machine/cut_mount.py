@@ -106,7 +106,7 @@ def mount_cut(guest: Guest, name: str, *, partition: int | None, type: str | Non
         options=shlex.quote(options),
         tries=round(_PATIENCE * slowness / 0.02),
     )
-    result = guest.run(script, check=False, timeout=4 * _PATIENCE * slowness)
+    result = guest.ask(script, timeout=4 * _PATIENCE * slowness)
     if result.exit_code == 0:
         device, _, path = result.stdout.strip().rpartition("\n")[2].partition(" ")
         return Found(device, path)

@@ -64,7 +64,7 @@ class _Outside:
     def changes(self, place: bytes, tree: FileTree) -> Iterator[Found]:
         system = Ext4(self.now.content, tree.system.offset)
         for one in tree.differences(system, self.parts):
-            path = place.rstrip(b"/") + one.path
+            path = (place.rstrip(b"/") + one.path).rstrip(b"/") or b"/"
             if (change := self._change(path, one, tree.system, system)) is not None:
                 yield path, change
 

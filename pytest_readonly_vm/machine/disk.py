@@ -67,7 +67,7 @@ class MachineDisk:
         :raises VmError: the guest has no such disk, perhaps for lack of a driver.
         """
         seconds = round(_FOUND_LATE * self.vm.instance.spec.slowness) if self.attached.was_out else 0
-        found = self.vm.run(f"set -- {shlex.quote(self.serial)} {seconds * 10}\n{_FIND}", check=False)
+        found = self.vm.ask(f"set -- {shlex.quote(self.serial)} {seconds * 10}\n{_FIND}")
         if not found.ok:
             raise VmError(
                 f"{self.vm.name}: the guest has no disk with the serial number {self.serial}; its kernel may have no "

@@ -67,7 +67,7 @@ class DiskKeeper:
         if report.failed and report.when != "teardown":
             told = [words for disk in self._disks() for words in _words(disk, disk.told())]
         if told and (report.failed or report.when == "teardown"):
-            report.sections.append(("Faults of disks", "\n".join(told)))
+            report.sections.append(("What was done to disks", "\n".join(told)))
         if report.when == "teardown":
             report.user_properties += [("vm_disk", words) for words in self._told]
             self._told = []
