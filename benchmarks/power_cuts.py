@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import islice
 
 from benchmarks import guests, processor
 from benchmarks.stopwatch import Stopwatch
@@ -31,7 +30,7 @@ def tables(runs: int) -> Iterator[Table]:
     with Lab() as lab:
         lab.start(config, name="template").close()
         yield from _recording(lab, config, runs)
-        yield _cuts(lab, config, runs)
+        yield from _cuts(lab, config, runs)
 
 
 def _with_data(lab: Lab, config: VmConfig) -> VirtualMachine:
@@ -69,31 +68,37 @@ def _recording(lab: Lab, config: VmConfig, runs: int) -> Iterator[Table]:
         yield table
 
 
-def _cuts(lab: Lab, config: VmConfig, runs: int) -> Table:
-    watch = Stopwatch()
+def _cuts(lab: Lab, config: VmConfig, runs: int) -> Iterator[Table]:
+    """On the wall, and in time of processors, of this process too."""
+    wall, processors = Stopwatch(), Stopwatch(processor.of_all)
     vm = _with_data(lab, config)
-    watch.next_round()
-    with watch.timing("recording begins"):
+    wall.next_round()
+    with wall.timing("recording begins"):
         log = vm.disks["data"].record()
     vm.run(_WORK["100 transactions of SQLite"], timeout=600)
-    with watch.timing("recording ends"):
+    with wall.timing("recording ends"):
         log.end()
-    begins, ends = watch.samples("recording begins"), watch.samples("recording ends")
-    watch.forget_round()
-    for number, cut in enumerate(islice(log.cuts(limit=runs + 1), runs + 1)):
-        watch.next_round()
-        with watch.timing("a cut built"):
+    ends = [(label, wall.samples(label)) for label in wall.labels()]
+    wall.forget_round()
+    for number, cut in enumerate(log.cuts(limit=runs + 1)):
+        wall.next_round()
+        processors.next_round()
+        label = "a cut built"
+        with wall.timing(label), processors.timing(label):
             log.disk_of(cut.state).close()
-        with watch.timing("built, mounted in a fresh copy, judged"), cut.mount() as disk:
+        label = "built, mounted in a fresh copy, judged"
+        with wall.timing(label), processors.timing(label), cut.mount() as disk:
             disk.vm.run(["sqlite3", f"{disk.path}/shop.db", "SELECT count(*) FROM sqlite_schema"])
-        with watch.timing("checked by e2fsck on the host"):
+        label = "built, checked by e2fsck on the host"
+        with wall.timing(label), processors.timing(label):
             cut.check(["e2fsck", "-fy", cut.PATH])
-        if not number:
-            watch.forget_round()
+        if not number:  # which warms caches up, and writes the disk to a file
+            wall.forget_round()
+            processors.forget_round()
     vm.close()
-    table = Table(f"tiny Linux: cuts of a recording of {log.writes} writes and {log.flushes} flushes", "ms")
-    table.add("recording begins", begins)
-    table.add("recording ends", ends)
-    for label in watch.labels():
-        table.add(label, watch.samples(label))
-    return table
+    what = f"cuts of a recording of {log.writes} writes and {log.flushes} flushes"
+    for watch, first, how in ((wall, ends, ""), (processors, [], ", in time of processors")):
+        table = Table(f"tiny Linux: {what}{how}", "ms")
+        for label, samples in [*first, *((label, watch.samples(label)) for label in watch.labels())]:
+            table.add(label, samples)
+        yield table
