@@ -54,6 +54,8 @@ class Keeper:
     """Another machine like one, pristine and ready."""
     adopt: Callable[[Instance], Any]
     """Keeps one more machine, a `VirtualMachine`, which ends with the run at the latest."""
+    record: Callable[[Instance], None]
+    """Tells how a machine came to be that nobody has adopted."""
 
 
 class Rewindable(Networked):
@@ -115,6 +117,7 @@ class Rewindable(Networked):
         else:
             with exchanging([(self.places, self.first_places)]):
                 new = self.keeper.anew(old.spec)
+                self.keeper.record(new)
             self._follow(old, new, "reset")
             self._handed_over_as = new.origin
             self._end(old)

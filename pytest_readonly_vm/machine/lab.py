@@ -93,7 +93,7 @@ class Lab:
             "clone": Clone(self._maker, self._templates),
             "auto": Auto(self._maker, self._templates),
         }
-        self._keeper = Keeper(self._maker, self._anew, self._adopt)
+        self._keeper = Keeper(self._maker, self._made_of, self._adopt, self._record)
         self._cluster_keeper = ClusterKeeper(self._maker, self.networks, self._adopt)
         self._clusters = Clusters(
             self._cluster_keeper,
@@ -240,7 +240,7 @@ class Lab:
     def _start_ahead(self, config: VmConfig, name: str) -> Instance | Thawed:
         if config.cluster is not None:
             return self._clusters.thaw(config, name, is_spare=True)
-        return self._strategies[config.start].start(self.spec(config, name, is_spare=True))
+        return self._made_of(self.spec(config, name, is_spare=True))
 
     def _discard(self, ahead: Instance | Thawed) -> None:
         if isinstance(ahead, Thawed):
@@ -261,10 +261,8 @@ class Lab:
         self._record(instance)
         return vm
 
-    def _anew(self, spec: MachineSpec) -> Instance:
-        instance = self._strategies[spec.config.start].start(spec)
-        self._record(instance)
-        return instance
+    def _made_of(self, spec: MachineSpec) -> Instance:
+        return self._strategies[spec.config.start].start(spec)
 
     def _record(self, instance: Instance) -> None:
         history = instance.qmp.history
