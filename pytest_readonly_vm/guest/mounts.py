@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pytest_readonly_vm.guest.guest import Guest
 
 EXT = ("ext4", "ext3", "ext2")
-PATIENCE = 60.0
-"""Seconds, on a computer that runs guests by itself, that a guest may take to write what it has in memory."""
 _ESCAPED = re.compile(rb"\\([0-7]{3})")
 _ON_DISK = re.compile(
     r"ext[234]|xfs|btrfs|vfat|msdos|exfat|ntfs3?|f2fs|jfs|reiserfs|nilfs2|bcachefs|udf|hfsplus|minix|fuseblk|zfs"
@@ -41,7 +39,7 @@ class Mount:
         return self.path == b"/" or bool(_ON_DISK.fullmatch(self.kind))
 
 
-def synced_mounts(guest: Guest, *, timeout: float = PATIENCE) -> list[Mount]:
+def synced_mounts(guest: Guest, *, timeout: float = 60.0) -> list[Mount]:
     """What is mounted, the topmost of what is mounted at one place, once all is written to the disks.
 
     :param timeout: seconds that it may take, on a computer that runs guests by itself.

@@ -10,10 +10,6 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.guest.guest import Guest
-from pytest_readonly_vm.guest.mounts import PATIENCE
-from pytest_readonly_vm.machine.baseline import baseline
-from pytest_readonly_vm.machine.changes import Changes
-from pytest_readonly_vm.machine.diff import changes
 from pytest_readonly_vm.machine.moments import Forks, OpenCheckpoints, Returning
 from pytest_readonly_vm.machine.networked import Networked
 from pytest_readonly_vm.machine.places import Places, Told, cablings, exchanging
@@ -22,6 +18,9 @@ from pytest_readonly_vm.qemu.instance import Instance
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.maker import Maker
 from pytest_readonly_vm.start.template import Template
+
+if TYPE_CHECKING:  # which costs who does not use it
+    from pytest_readonly_vm.machine.changes import Changes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -214,7 +213,7 @@ class Rewindable(Networked):
         self._forked += count
         return Forks(forks)
 
-    def diff(self, since: Checkpoint | None = None, *, timeout: float = PATIENCE) -> Changes:
+    def diff(self, since: Checkpoint | None = None, *, timeout: float = 60.0) -> "Changes":
         """The files that are not what they were when the present test got the machine, or at a checkpoint.
 
         Compared are content, mode, owner, number of links, target, type, and from outside extended attributes, on the
@@ -236,6 +235,9 @@ class Rewindable(Networked):
                 "a machine that has booted for itself, is a fork, or one of a cluster; take a checkpoint, and ask for "
                 "diff(since=checkpoint)"
             )
+        from pytest_readonly_vm.machine.baseline import baseline
+        from pytest_readonly_vm.machine.diff import changes
+
         with self._history.noting("state", "diff") as entry:
             found = changes(self, baseline(moment, lambda: self._copy_of(moment)), timeout=timeout)
             entry.outcome = f"{len(found)} changes" if found else "no changes"

@@ -4,7 +4,9 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.channels.history import History
 from pytest_readonly_vm.config.disk import DISK
@@ -13,19 +15,20 @@ from pytest_readonly_vm.guest.files import Progress
 from pytest_readonly_vm.machine.checkpoints import Keeper
 from pytest_readonly_vm.machine.expected_panic import Panic, expecting_panic
 from pytest_readonly_vm.machine.power_cut import Powered
-from pytest_readonly_vm.machine.virtual_disk import VirtualDisk
 from pytest_readonly_vm.qemu.disk import keep_overlay
 from pytest_readonly_vm.qemu.disk_spec import close_all, copies
 from pytest_readonly_vm.qemu.instance import Instance
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.machine.virtual_disk import VirtualDisk
 
 
 class VirtualMachine(Powered):
     """A guest that runs, and QEMU around it.
 
     Attributes: `name`; `config`, what it was made of; `qmp`, its monitor; `console`, its serial port; `screen`, its
-    display and keyboard; `disks`, each by its name; `boot_seconds`, from the start of QEMU until the guest was ready,
-    and `boot_phases`, the same in parts where systemd tells them, for a copy those of the guest that booted; `closed`,
-    whether `close` was called;
+    display and keyboard; `boot_seconds`, from the start of QEMU until the guest was ready, and `boot_phases`, the same
+    in parts where systemd tells them, for a copy those of the guest that booted; `closed`, whether `close` was called;
     `folder`, the machine's own on the host, the only one that a sealed QEMU may write to, and gone when it is closed.
     After `reset` and `restore`, `qmp`, `console`, `screen` and `folder` are others.
     """
@@ -36,7 +39,6 @@ class VirtualMachine(Powered):
         self.handed_over = 0.0
         """When the present test got it, in seconds since the epoch."""
         self.closed = False
-        self.disks: Mapping[str, VirtualDisk] = {disk.name: VirtualDisk(self, disk.name) for disk in instance.disks}
 
     def _enter(self, instance: Instance) -> None:
         super()._enter(instance)
@@ -45,7 +47,7 @@ class VirtualMachine(Powered):
         self.boot_phases = instance.boot_phases
 
     def _follow(self, old: Instance, new: Instance, how: str, *, to: float = 0.0) -> None:
-        for disk in self.disks.values():
+        for disk in self.disks.values() if self.has_used_disks else ():
             disk.look()  # what its faults have met so far, which only that QEMU knows
         super()._follow(old, new, how, to=to)
 
@@ -76,8 +78,20 @@ class VirtualMachine(Powered):
         """Process id of QEMU."""
         return self.instance.process.pid
 
+    @cached_property
+    def disks(self) -> "Mapping[str, VirtualDisk]":
+        """All its disks by their names; that of the setting ``image`` is ``disk0``."""
+        from pytest_readonly_vm.machine.virtual_disk import VirtualDisk
+
+        return {disk.name: VirtualDisk(self, disk.name) for disk in self.instance.disks}
+
     @property
-    def disk(self) -> VirtualDisk:
+    def has_used_disks(self) -> bool:
+        """Whether anybody has asked for `disks`."""
+        return "disks" in vars(self)
+
+    @property
+    def disk(self) -> "VirtualDisk":
         """Its first disk: that of the setting ``image``, else the first of ``disks``.
 
         :raises VmError: it has none.

@@ -26,7 +26,7 @@ class DiskKeeper:
     def _disks(self) -> "list[VirtualDisk]":
         """Those to which the present test has done something, of whosever machine."""
         machines = self._run.lab.machines if self._run.has_lab else []
-        return [disk for vm in machines for disk in vm.disks.values() if disk.done]
+        return [disk for vm in machines if vm.has_used_disks for disk in vm.disks.values() if disk.done]
 
     # As a plugin.
 
