@@ -44,7 +44,7 @@ PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")), *EXAMPLES)
 
 ON_THE_LOOP = {
     *("attempt", "hand_over", "found", "command", "next_event", "connect", "disconnect", "listeners"),
-    *("ask", "begin_test", "tail_of_test", "without_most"),
+    *("ask", "begin_test", "has_used_disks", "tail_of_test", "without_most"),
     *(
         "begins_with",
         "card",

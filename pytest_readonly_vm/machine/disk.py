@@ -1,9 +1,11 @@
 """Owns a disk of a machine as a test holds it: where the guest has it, and its content in a file."""
 
+import contextlib
 import os
 import shlex
 from pathlib import Path
 
+from pytest_readonly_vm.command_result import CommandResult
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.machine.checkpoints import Rewindable
@@ -13,24 +15,32 @@ from pytest_readonly_vm.qemu.disk import export_disk
 _FOUND_LATE = 5.0
 
 _FIND = """
-while :; do
-for link in /dev/disk/by-id/*[-_]"$1"; do
-    [ -b "$link" ] && readlink -f "$link" && exit
-done
-for disk in /sys/block/*; do
-    for file in serial device/serial device/vpd_pg80; do
-        [ -r "$disk/$file" ] || continue
-        read -r found <"$disk/$file" 2>/dev/null
-        case $found in "$1" | *[![:graph:]]"$1") echo "/dev/${disk##*/}" && exit ;; esac
+look() {
+    for link in /dev/disk/by-id/*[-_]"$1"; do
+        [ -b "$link" ] && readlink -f "$link" && return
     done
-done
-[ "$2" -gt 0 ] || exit 1
-set -- "$1" $(($2 - 1))
-sleep 0.1
+    for disk in /sys/block/*; do
+        for file in serial device/serial device/vpd_pg80; do
+            [ -r "$disk/$file" ] || continue
+            read -r found <"$disk/$file" 2>/dev/null
+            case $found in "$1" | *[![:graph:]]"$1") echo "/dev/${disk##*/}" && return ;; esac
+        done
+    done
+    return 1
+}
+while :; do
+    if place=$(look "$1"); then
+        [ "$3" = found ] && echo "$place" && exit
+    elif [ "$3" = gone ]; then
+        exit 0
+    fi
+    [ "$2" -gt 0 ] || exit 1
+    set -- "$1" $(($2 - 1)) "$3"
+    sleep 0.1
 done
 """
-"""Where the disk with that serial number is: by udev's names, and by the kernel's where there is no udev. As often as
-the second word says it is looked for again."""
+"""Where the disk with the serial number that is the first word is: by udev's names, and by the kernel's where there is
+no udev. It is looked for as often as the second word says, until it is what the third does: found, or gone."""
 
 
 class MachineDisk:
@@ -66,14 +76,24 @@ class MachineDisk:
 
         :raises VmError: the guest has no such disk, perhaps for lack of a driver.
         """
-        seconds = round(_FOUND_LATE * self.vm.instance.spec.slowness) if self.attached.was_out else 0
-        found = self.vm.ask(f"set -- {shlex.quote(self.serial)} {seconds * 10}\n{_FIND}")
+        found = self._looked_for("found", _FOUND_LATE if self.attached.was_out else 0.0)
         if not found.ok:
             raise VmError(
                 f"{self.vm.name}: the guest has no disk with the serial number {self.serial}; its kernel may have no "
                 f"driver for disk_interface={self.attached.spec.interface}"
             )
         return found.stdout.strip()
+
+    def _looked_for(self, wanted: str, patience: float) -> CommandResult:
+        """Have the guest look for it until it is ``found``, or ``gone``, for so many seconds times `slowness`."""
+        tries = round(patience * self.vm.instance.spec.slowness * 10)
+        return self.vm.ask(f"set -- {shlex.quote(self.serial)} {tries} {wanted}\n{_FIND}")
+
+    def _wait_until_gone(self) -> None:
+        """Have the guest forget it, which has been taken out, if it can be asked."""
+        if self.vm.channel is not None:
+            with contextlib.suppress(VmError):
+                self._looked_for("gone", _FOUND_LATE)
 
     def export(self, path: str | os.PathLike[str], *, format: str = "qcow2", timeout: float = 600.0) -> None:
         """Write the disk, as it is at this moment, to a new image that needs no other; the guest runs on meanwhile.

@@ -146,6 +146,7 @@ class FaultyDisk(MachineDisk):
         instance = self.vm.instance
         effect = Unplugged(self.live, instance.process.argv, patience=_LETTING_GO * instance.spec.slowness)
         self._out = self._fault("unplug()", effect, True)
+        self._wait_until_gone()
         return self._out
 
     def plug(self) -> None:
