@@ -99,13 +99,10 @@ def find_list(folder: Path) -> Path | None:
 
 
 def listed(config: VmConfig) -> VmConfig:
-    """A configuration whose image is no name any more, with what the list says of it where nobody says otherwise.
+    """A configuration whose images are no names any more, with what the list says of it where nobody says otherwise.
 
     :raises ConfigurationError: there is no such name; the message has the nearest ones. Or the list is wrong.
     """
-    origin = config.origin("cdrom")
-    if (found := _found(config.cdrom, origin)) is not None:
-        config = config.with_settings({"cdrom": found.given(origin)})
     disks, origin = [], config.origin("disks")
     for disk in config.disks:
         if (found := _found(disk.image, origin)) is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_readonly_vm.config.disk import Disk
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.image_url import ImageUrl
 from pytest_readonly_vm.config.setting import Given
@@ -65,6 +66,13 @@ def test_a_digest_goes_to_where_registries_have_it(project: Path) -> None:
 
 def test_a_path_of_a_list_is_relative_to_it(project: Path) -> None:
     assert named("mine", project / "tests").image == project / "images/mine.qcow2"
+
+
+def test_a_further_disk_is_found_by_a_name_as_well(project: Path) -> None:
+    found = named("debian-12", project, disks=["data:mine,serial=S-1", "more:1M"]).disks
+    assert found == (Disk("data", image=project / "images/mine.qcow2", serial="S-1"), Disk("more", size="1M"))
+    with pytest.raises(ConfigurationError, match=r"disks: .*lists no 'none-such'"):
+        named("debian-12", project, disks="data:none-such")
 
 
 def test_a_file_of_that_name_counts_more_than_the_list(project: Path) -> None:
