@@ -11,6 +11,8 @@
     │   └── OutOfSpace
     ├── ImageError               the base image is refused, before anything starts
     │   └── DownloadError        ... as it could not be had from its URL or registry
+    ├── RemoteError              a frozen guest cannot go to the place where it is to lie, or come from there
+    │   └── NotTrusted           ... as nobody whom this user trusts has signed it
     ├── BaseImageChanged         the base image is no longer what it was when the run opened it
     ├── StartFailed              QEMU did not come up
     ├── BootFailed               the firmware booted nothing: it found no loader, or Secure Boot refused it
@@ -99,6 +101,14 @@ class ImageError(VmError):
 
 class DownloadError(ImageError):
     """An image cannot be had from its URL or registry: refused, missing, cut too often, not what its digest says."""
+
+
+class RemoteError(VmError):
+    """A frozen guest cannot be pushed or fetched: the place is refused, stalls, has not all of it, or it is damaged."""
+
+
+class NotTrusted(RemoteError):
+    """A frozen guest is not used, as it is not signed by anybody in ``cache_signers``; the message says what to do."""
 
 
 class BaseImageChanged(VmError):

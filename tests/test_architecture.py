@@ -12,7 +12,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pytest_readonly_vm"
 FLOORS = (
-    *("config", "host", "image", "sources", "channels", "qemu", "network", "disks"),
+    *("config", "host", "image", "sources", "remote", "channels", "qemu", "network", "disks"),
     *("guest", "start", "machine", "evidence", "plugin"),
 )
 """From the ground up; below them are the modules beside the folders, level with the highest is ``cli``."""
@@ -94,6 +94,7 @@ def test_no_imports_go_in_circles() -> None:
                 "host/once.py",
                 "host/stopwatch.py",
                 "sources/download/connections.py",
+                "remote/at_once.py",
                 "machine/new_cluster.py",
                 "machine/frame_match.py",
                 "machine/lab.py",
@@ -144,6 +145,7 @@ def test_files_come_to_places_of_the_users_by_the_output_guard() -> None:
         "sources/kept_disk.py",
         "sources/download/part_file.py",
         "sources/unpack.py",
+        "remote/assembly.py",
         "qemu/firmware.py",
         "qemu/provision.py",
     }

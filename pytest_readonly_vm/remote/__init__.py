@@ -1,0 +1,1 @@
+"""Places where frozen guests travel: a folder, an OCI registry, whatever fsspec knows."""

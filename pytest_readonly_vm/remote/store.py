@@ -1,0 +1,50 @@
+"""Owns what a place for parcels has to be able to do: keep blobs by their digests, and heads by keys."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+LARGEST_MANIFEST = 4 << 20
+"""Bytes, as the specification of registries has it."""
+LARGEST_SIGNATURE = 1 << 16
+MOST_KEYS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What lies under a key."""
+
+    manifest: bytes
+    """As it lies there; whoever has it compares what it names."""
+    signature: str | None
+
+
+class Store(Protocol):
+    """A place, as one thread has it. All methods raise `RemoteError`, within a bounded time."""
+
+    name: str
+    """For people: without passwords."""
+    is_own: bool
+    """Whether nobody but this user, and root, can put anything there."""
+    distrust: str
+    """Why it is not, in words that end a sentence which begins with what it is; empty for a place elsewhere."""
+
+    def keys(self) -> list[str]:
+        """The keys of all parcels there, in any order, `MOST_KEYS` at most."""
+
+    def head(self, key: str) -> Head | None:
+        """What lies under a key; None if nothing does."""
+
+    def publish(self, key: str, head: Head) -> None:
+        """Have all others see it, from one moment to the next, in place of what was there. Its blobs are there."""
+
+    def has(self, digest: str, size: int) -> bool:
+        """Whether a blob is there."""
+
+    def get(self, digest: str, size: int) -> bytes:
+        """A blob, whatever it is: no more is read than one byte beyond its size, and nothing is compared."""
+
+    def put(self, digest: str, blob: bytes) -> None:
+        """Have a blob there, whole or not at all."""
+
+    def close(self) -> None:
+        """Let go of connections."""

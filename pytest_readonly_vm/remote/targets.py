@@ -1,0 +1,52 @@
+"""Owns which kind of place a target is, by how it is written."""
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pytest_readonly_vm.errors import ConfigurationError
+from pytest_readonly_vm.remote.folder_files import FolderFiles
+from pytest_readonly_vm.remote.layout import LayoutStore
+from pytest_readonly_vm.remote.remote_cache import RemoteCache
+from pytest_readonly_vm.remote.store import Store
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def open_remote(
+    target: str | Path,
+    *,
+    signers: Path | None = None,
+    unsigned: bool = False,
+    tell: Callable[[str], object] = lambda sentence: None,
+) -> RemoteCache:
+    """A place for frozen guests: a folder, ``oci://REGISTRY/NAME``, ``https://…``, or a URL of what fsspec knows.
+
+    :param signers: a file of allowed signers, as of ssh-keygen(1).
+    :param unsigned: whether what nobody has signed is used from wherever it comes. A frozen guest is data and code of
+        whoever has made it.
+    :param tell: given sentences for people.
+    :raises ConfigurationError: it is no place.
+    :raises HostError: a package is not installed that it takes.
+    :raises RemoteError: it cannot be reached.
+    """
+    return RemoteCache(_opener(target), signers=signers, unsigned=unsigned)
+
+
+def _opener(target: str | Path) -> Callable[[], Store]:
+    found = _SCHEME.match(target) if isinstance(target, str) else None
+    scheme = found[1].lower() if found else "file"
+    if not found:
+        return functools.partial(_folder, Path(target).expanduser())
+    if scheme == "file":
+        parts = urlsplit(str(target))
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise ConfigurationError(f"{target} is no folder of this computer; write file:///path, or the path alone")
+        return functools.partial(_folder, Path(unquote(parts.path)))
+    raise ConfigurationError(f"{scheme}:// is no place for frozen guests")
+
+
+def _folder(path: Path) -> Store:
+    return LayoutStore(FolderFiles(path))
