@@ -1,4 +1,4 @@
-"""``readonly-vm cache``: the templates that are kept between runs, listed and removed."""
+"""``readonly-vm cache``: the templates that are kept between runs, listed, removed, and shared with other computers."""
 
 import argparse
 import sys
@@ -6,13 +6,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_readonly_vm.cli import cache_travel
 from pytest_readonly_vm.cli.kept import NAME_SHOWN, ago, counted, mebibytes, named, print_table, without_controls
 from pytest_readonly_vm.cli.settings import given_settings
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.values import path
 from pytest_readonly_vm.start.cache import Entry, TemplateCache, default_folder
 
-HELP = "list or remove the templates that are kept between runs"
+_SETTINGS = ("cache", "cache_size", "cache_signers", "cache_unsigned", "qemu", "accel")
+
+HELP = "list or remove the templates that are kept between runs, or share them with other computers"
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -24,16 +27,21 @@ def declare(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", parents=[folder], help="show them, the last used first")
     clear = actions.add_parser("clear", parents=[folder], help="remove all, or those that are named")
     clear.add_argument("keys", nargs="*", metavar="KEY", help="a key as the list shows it, or the beginning of one")
+    cache_travel.declare(actions, folder)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = VmConfig().with_settings(given_settings(argparse.Namespace(), ("cache",)))
+    config = VmConfig().with_settings(given_settings(argparse.Namespace(), _SETTINGS))
     folder = arguments.folder or config.cache or default_folder()
+    if arguments.action == "pull":
+        return cache_travel.pull(arguments, TemplateCache(folder, limit=config.cache_size), config)
     # Looking makes no folder.
     cache = TemplateCache(folder, limit=0) if folder.exists() else None
     entries = cache.entries() if cache else []
     if arguments.action == "list":
         return _list(entries, folder)
+    if arguments.action == "push":
+        return cache_travel.push(arguments, entries)
     chosen = named(arguments.keys, entries, lambda entry: entry.key, what="template key") if arguments.keys else entries
     freed = [entry for entry in chosen if cache and cache.remove(entry.key)]
     print(f"removed {counted(freed, 'template')} from {folder}, freed {mebibytes(freed)}")

@@ -24,6 +24,8 @@ from typing import Any, Generic, Protocol, Self
 Files = str | os.PathLike[str] | list[str | os.PathLike[str]] | tuple[str | os.PathLike[str], ...]
 """Files and folders, relative to the file that a function is in."""
 
+_OF_PROJECTS = (".git", "pyproject.toml", "pytest.toml", "pytest.ini", "tox.ini", "setup.cfg", "setup.py")
+
 _IN_THIS_PROCESS = f"only in process {os.urandom(8).hex()} "
 _UNCHANGEABLE = (str, bytes, int, float, complex, tuple, frozenset, PurePath, enum.Enum, type, FunctionType, type(None))
 
@@ -67,6 +69,12 @@ class Prepared:
         """
         return hashlib.sha256(code_of(self).encode(errors="surrogateescape")).hexdigest()
 
+    def portable_key(self) -> str:
+        """The same for whoever has the project in another folder."""
+        here = rf"{re.escape(str(project_of(self.function)))}(?![\w.-])"
+        text = re.sub(here, "<project>", code_of(self))
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
 
 def located(function: Callable[..., object], files: Files) -> tuple[str, ...]:
     """What a decorator was given of files that its function depends on."""
@@ -77,6 +85,13 @@ def located(function: Callable[..., object], files: Files) -> tuple[str, ...]:
 def home_of(function: Callable[..., object]) -> Path:
     """The folder of a function's file."""
     return Path(inspect.getfile(inspect.unwrap(function))).absolute().parent
+
+
+def project_of(function: Callable[..., object]) -> Path:
+    """The folder of the project that a function's file is in, by what projects have there; else the file's own."""
+    home = home_of(function)
+    folders = (folder for folder in (home, *home.parents) if any((folder / mark).exists() for mark in _OF_PROJECTS))
+    return next(folders, home)
 
 
 def code_of(thing: object) -> str:

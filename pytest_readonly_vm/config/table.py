@@ -215,6 +215,17 @@ OPTIONS = {
     ),
     "cache": Option("DIR", "folder for frozen guests, from which later runs start (default: in the user's cache)"),
     "cache_size": Option("SIZE", "how much the frozen guests may take there (default: 10G)"),
+    "cache_from": Option(
+        "TARGET",
+        "where frozen guests of other computers are, taken if they fit this one: a folder, oci://REGISTRY/NAME, or a "
+        "URL of S3, GCS, Azure, SSH, HTTP; `readonly-vm cache push TARGET` puts them there",
+    ),
+    "cache_signers": Option(
+        "FILE",
+        "who may have signed them, as ssh-keygen(1) has allowed signers; what nobody of them has signed is refused, "
+        "but in a folder of your own",
+    ),
+    "cache_unsigned": Option("on|off", "take what nobody has signed as well: it runs, and is believed", kind=bool),
     "image_store": Option(
         "DIR", "where images that were unpacked or downloaded are kept (default: in the user's cache)"
     ),

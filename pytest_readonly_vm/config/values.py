@@ -88,6 +88,13 @@ def _without_detours(path: Path) -> Path:
     return Path(plain) if ".." in path.parts and os.path.realpath(plain) == os.path.realpath(path) else path
 
 
+def folder_or_url(value: object) -> Path | str:
+    """A place where things are shared: what has ``://`` in it is a URL."""
+    if isinstance(value, str) and "://" in value:
+        return text(value)
+    return path(value)
+
+
 def program(value: object) -> str:
     """A name on PATH, or a path."""
     return _expanded(text(value))

@@ -14,12 +14,23 @@ from pathlib import Path
 from pytest_readonly_vm.host.locks import new_locked_folder, remove_if_unlocked, try_lock
 
 _NAME = re.compile(r"[0-9a-f]{64}")
+_PORTABLE = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}")
 _HALF = ".half-"
 
 
 def is_name(name: str) -> bool:
     """Whether an entry may be called so."""
-    return bool(_NAME.fullmatch(name))
+    return bool(_NAME.fullmatch(name)) or is_portable(name)
+
+
+def is_portable(name: str) -> bool:
+    """Whether it is the name of an entry that came from another computer."""
+    return bool(_PORTABLE.fullmatch(name))
+
+
+def portable(key: str) -> str:
+    """The name of an entry that came from another computer, where it has this key of 64 digits."""
+    return f"{key[:32]}-{key[32:]}"
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pytest_readonly_vm.image.image_file import Fingerprint
@@ -38,6 +38,10 @@ class ContentDigests:
             return self.digest(path)
         except OSError as error:
             return str(error.strerror)
+
+    def has_read(self, reads: Mapping[str, str]) -> bool:
+        """Whether files have in them what they had when they were read, by their paths and digests then."""
+        return all(self.digest_or_reason(path) == known for path, known in reads.items())
 
     def _lines(self, path: str, name: str, found: os.stat_result) -> Iterator[bytes]:
         """One for each member, always in the same order; `name` is its name from the top."""

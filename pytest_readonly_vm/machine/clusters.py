@@ -28,7 +28,9 @@ from pytest_readonly_vm.start.freeze import Moment, freeze
 from pytest_readonly_vm.start.frozen import FrozenOnes
 from pytest_readonly_vm.start.key import digest, key_of, keys_of
 from pytest_readonly_vm.start.migration import Unfrozen
+from pytest_readonly_vm.start.recipe import Recipe, Untravelled
 from pytest_readonly_vm.start.templates import Templates
+from pytest_readonly_vm.start.travel import Origin
 from pytest_readonly_vm.start.watched import watched_layer
 
 _OTHERS = 60
@@ -124,7 +126,7 @@ class Clusters:
             load=lambda archive: self._kept(archive, key, config),
             make=lambda: self._form(config, name),
             save=lambda archive, state: archive.save_cluster(
-                key, state, self._specs(config, state.machines), name=str(config.cluster)
+                key, state, self._specs(config, state.machines), self._origin(config), name=str(config.cluster)
             ),
             part=Part.LAYERS,
         )
@@ -134,17 +136,34 @@ class Clusters:
         resources = self._keeper.maker.resources
         with resources.stopwatch.part(Part.KEPT):
             state = archive.load_cluster(
-                key, is_current=self._formed.has_read, new_folder=partial(resources.new_folder, config)
+                key,
+                self._origin(config),
+                specs=partial(self._specs, config),
+                digests=self._formed.digests,
+                new_folder=partial(resources.new_folder, config),
             )
         if state is not None and not self._is_current(config, state):
             state.close()
             return None
         return state
 
+    def _origin(self, config: VmConfig) -> Origin:
+        """By what it comes to be, for whoever has it from another computer."""
+        assert config.cluster is not None
+        formed_by, layers = config.cluster, config.layers
+
+        def recipe() -> Recipe:
+            if config.boots is None:
+                raise Untravelled("each of its machines has an image of its own, which may be anywhere elsewhere")
+            alone = self._spec(replace(config, cluster=None), "")
+            return Recipe.of(alone, layers=len(layers)).of_cluster(formed_by.portable_key())
+
+        return Origin(recipe, (*layers, formed_by))
+
     def _is_current(self, config: VmConfig, state: ClusterState) -> bool:
         """Whether what each machine was made of, and what was pushed into it, is what it was."""
         keys = [key_of(spec) for spec in self._specs(config, state.machines)]
-        return keys == [machine.key for machine in state.machines] and self._formed.has_read(state.reads)
+        return keys == [machine.key for machine in state.machines] and self._formed.digests.has_read(state.reads)
 
     def _specs(self, config: VmConfig, machines: Iterable[MachineState]) -> list[MachineSpec]:
         """What the machines of a cluster take, by their own names."""

@@ -38,16 +38,6 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A parcel as its place lists it. Nobody has looked at a signature yet."""
-
-    key: str
-    description: Mapping[str, str]
-    size: int
-    """Bytes that all of it would cost to fetch."""
-
-
-@dataclass(frozen=True, slots=True)
 class Pack:
     """Blocks of files that lie at a place as one blob."""
 

@@ -13,7 +13,7 @@ from pytest_readonly_vm.remote import signature, wire
 from pytest_readonly_vm.remote.assembly import Assembly
 from pytest_readonly_vm.remote.at_once import at_once
 from pytest_readonly_vm.remote.packing import digest_of, packed, unpacked
-from pytest_readonly_vm.remote.parcel import MOST_FILES, Listed, Manifest, Pack, Parcel, Sent, is_file_name, is_key
+from pytest_readonly_vm.remote.parcel import MOST_FILES, Manifest, Pack, Parcel, Sent, is_file_name, is_key
 from pytest_readonly_vm.remote.splitting import Known, Split
 from pytest_readonly_vm.remote.store import Head, Store
 
@@ -52,14 +52,12 @@ class RemoteCache:
         """For people, without a password."""
         return self._store.name
 
-    def keys(self) -> list[Listed]:
-        """All parcels there, by key. What is damaged or something else is left out; it takes a request for each.
+    def keys(self) -> list[str]:
+        """Those of all parcels there, in order; nobody has looked at them.
 
         :raises RemoteError: the place cannot be listed.
         """
-        keys = sorted(self._store.keys())
-        found = at_once(self._new_store, (lambda store, key=key: _listed(store, key) for key in keys))  # type: ignore[misc]
-        return [one for one in found if one is not None]
+        return sorted(self._store.keys())
 
     def find(self, key: str) -> Manifest | None:
         """What lies under a key, read and found to be trusted; None if nothing does.
@@ -197,15 +195,6 @@ class RemoteCache:
         what = f"{self.name}: the frozen guest {key[:12]}"
         outline = wire.outline(head.manifest, key, what)
         return wire.read(outline, _blob(self._store, outline.table), what)
-
-
-def _listed(store: Store, key: str) -> Listed | None:
-    try:
-        head = store.head(key)
-        outline = wire.outline(head.manifest, key, store.name) if head is not None else None
-    except RemoteError:
-        return None
-    return Listed(key, outline.description, outline.size) if outline is not None else None
 
 
 def _put(store: Store, data: bytes) -> tuple[Pack, bool]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.entries import discard, half_made, is_name, sweep
+from pytest_readonly_vm.host.entries import discard, half_made, is_name, is_portable, sweep
 from pytest_readonly_vm.host.folders import make_private, user_cache
 from pytest_readonly_vm.host.locks import Room, build_lock, is_still
 from pytest_readonly_vm.host.os_errors import is_lack
@@ -168,16 +168,52 @@ class TemplateCache:
         :raises OSError: no room, or the entry alone is beyond the limit; nothing is left of it. The message is one
             sentence.
         """
+
+        def write(half: Path) -> dict[str, str]:
+            return {name: _write(half / name, descriptor) for name, descriptor in files.items()}
+
         # A little less may be written, for there may be zeros in memory; but then gigabytes would be written in vain.
-        self._require_fits(sum(os.fstat(descriptor).st_blocks * 512 for descriptor in files.values()))
+        size = sum(os.fstat(descriptor).st_blocks * 512 for descriptor in files.values())
+        self._add(key, write, size, description, facts)
+
+    def fetch(
+        self,
+        key: str,
+        fetch: Callable[[Path], object],
+        *,
+        size: int,
+        description: dict[str, Any],
+        facts: dict[str, Any],
+    ) -> None:
+        """The same with files that somebody else writes, into a folder that is given to `fetch`.
+
+        :param size: bytes that they will take on the disk.
+        """
+
+        def fetched(half: Path) -> dict[str, str]:
+            fetch(half)
+            return {path.name: _digest(path) for path in half.iterdir()}
+
+        self._add(key, fetched, size, description, facts)
+
+    def _add(
+        self,
+        key: str,
+        write: Callable[[Path], dict[str, str]],
+        size: int,
+        description: dict[str, Any],
+        facts: dict[str, Any],
+    ) -> None:
+        """`write` makes files in a folder, and says their digests."""
+        self._require_fits(size)
         with half_made(self.folder) as half:
-            digests = {name: _write(half / name, descriptor) for name, descriptor in files.items()}
+            digests = write(half)
             manifest = {
                 "format": _FORMAT,
                 "key": key,
                 "description": description,
                 "facts": facts,
-                "sizes": {name: (half / name).stat().st_size for name in files},
+                "sizes": {name: (half / name).stat().st_size for name in digests},
                 "digests": digests,
             }
             content = json.loads(json.dumps(manifest))  # as it will be read
@@ -195,6 +231,11 @@ class TemplateCache:
         except OSError:
             return False
         return True
+
+    @property
+    def has_travelled(self) -> bool:
+        """Whether there is an entry that came from another computer, as far as the names tell."""
+        return any(is_portable(path.name) for path in self.folder.iterdir())
 
     def _read(self, key: str) -> Entry | None:
         folder = self.folder / key
@@ -240,6 +281,14 @@ def _write(path: Path, source: int) -> str:
         return sparse.copy(source, target)
     finally:
         os.close(target)
+
+
+def _digest(path: Path) -> str:
+    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return sparse.digest(source)
+    finally:
+        os.close(source)
 
 
 def _checksum(content: object) -> str:

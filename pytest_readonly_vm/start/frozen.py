@@ -9,7 +9,6 @@ from typing import Generic, Protocol, TypeVar
 from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.start.archive import Archive
-from pytest_readonly_vm.start.template import Reads
 
 
 class Frozen(Protocol):
@@ -78,10 +77,6 @@ class FrozenOnes(Generic[F]):
                 if kept is not None:
                     save(kept, made)
             return made
-
-    def has_read(self, reads: Reads) -> bool:
-        """Whether files of the host have in them what they had when they were read."""
-        return all(self.digests.digest_or_reason(path) == known for path, known in reads.items())
 
     def distrust(self, key: str, archive: Archive | None) -> bool:
         """Forget what is from an earlier run, here and there, and say whether it was."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.prepared import code_of
 from pytest_readonly_vm.config.setting import Part
-from pytest_readonly_vm.config.settings import FILES, settings_in
+from pytest_readonly_vm.config.settings import FILES, VmConfig, settings_in
 from pytest_readonly_vm.image.image_file import Fingerprint
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.command_line import PortWire, TpmWire, Wiring
@@ -23,7 +23,7 @@ from pytest_readonly_vm.qemu.launch import port_names
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.qemu.tpm import tpm_device
 
-_FORMAT = 4
+FORMAT = 4
 """To be raised when a template of before can no longer be used."""
 
 _FOLDER = Path("/machine")
@@ -33,7 +33,27 @@ _SEEN_BY_GUESTS = ("nested", "enable_pmu", "ignore_msrs", "ept", "npt", "avic", 
 
 def key_of(spec: MachineSpec) -> str:
     """The key of the template of a machine that has just become ready, as hexadecimal digits."""
-    config, qemu, firmware = spec.config, spec.hypervisor.qemu, spec.firmware
+    config, qemu = spec.config, spec.hypervisor.qemu
+    arguments, provided = told(spec)
+    return digest(
+        FORMAT,
+        plugin(),
+        qemu.version,
+        qemu.identity(),
+        processor(),
+        kernel(Path("/")) if spec.hypervisor.accelerator.name == "kvm" else None,
+        arguments,
+        provided,
+        [dataclasses.astuple(file.fingerprint) for file in spec.images],
+        [_file(path) for path in named_files(config)],
+        {name: code_of(getattr(config, name)) for name in settings_in(Part.KEY) if name not in FILES},
+    )
+
+
+def told(spec: MachineSpec) -> tuple[tuple[str, ...], list[str]]:
+    """QEMU's arguments for such a machine, whatever it is called and wherever its files are open, and the digests of
+    what provisioning gives its guest."""
+    config, firmware = spec.config, spec.firmware
     given = spec.provision(_FOLDER, key=None)
     wiring = Wiring(
         monitor=0,
@@ -52,21 +72,15 @@ def key_of(spec: MachineSpec) -> str:
         provision=given.qemu_args,
         sandboxed=spec.hypervisor.seal.sandbox,
     )
-    files = [getattr(config, name) for name in settings_in(Part.KEY) if name in FILES]
     arguments = replace(spec, name="").command_line(wiring)
-    return digest(
-        _FORMAT,
-        _plugin(),
-        qemu.version,
-        qemu.identity(),
-        _processor(),
-        _kernel(Path("/")) if spec.hypervisor.accelerator.name == "kvm" else None,
-        arguments,
-        [hashlib.sha256(content).hexdigest() for content in given.files.values()],
-        [dataclasses.astuple(file.fingerprint) for file in spec.images],
-        [_file(path) for path in (*files, *_files_of(config.qemu_args)) if path],
-        {name: code_of(getattr(config, name)) for name in settings_in(Part.KEY) if name not in FILES},
-    )
+    return arguments, [hashlib.sha256(content).hexdigest() for content in given.files.values()]
+
+
+def named_files(config: VmConfig) -> list[Path]:
+    """The files whose content shapes such a guest, beside its images: those of settings, and what extra arguments
+    name."""
+    files = [getattr(config, name) for name in settings_in(Part.KEY) if name in FILES]
+    return [path for path in (*files, *_files_of(config.qemu_args)) if path]
 
 
 def _without_descriptors(drive: DriveWire) -> DriveWire:
@@ -97,12 +111,13 @@ def _files_of(arguments: Iterable[str]) -> list[Path]:
 
 
 @cache
-def _plugin() -> str:
+def plugin() -> str:
+    """The version of this package."""
     return version("pytest-readonly-vm")
 
 
 @cache
-def _kernel(root: Path) -> object:
+def kernel(root: Path) -> object:
     """The kernel whose KVM runs a guest, and how that is set: the state of its processor and clocks is this KVM's.
 
     One that is emulated has seen nothing of it: QEMU, which is in the key, makes all of its computer.
@@ -117,7 +132,7 @@ def _kernel(root: Path) -> object:
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
     """What the host's processor is; a guest under KVM has seen it, and a home folder may be on several computers."""
     lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     wanted = ("vendor_id", "cpu family", "model", "stepping", "flags", "CPU implementer", "CPU part", "Features")

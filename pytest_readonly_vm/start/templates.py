@@ -102,18 +102,18 @@ class Templates:
             key,
             lambda: self._archive(spec.config) if key not in self._refused else None,
             patience=spec.config.boot_timeout * spec.slowness * len(keys),  # a boot's time for each of the steps
-            is_current=lambda template: self._made.has_read(template.reads),
-            load=lambda archive: self._kept(archive, key, spec),
+            is_current=lambda template: self._made.digests.has_read(template.reads),
+            load=lambda archive: self._kept(archive, key, spec, layers=len(below)),
             make=make,
             save=lambda archive, template: archive.save(key, template, spec, layers=len(below)),
             part=Part.LAYERS if below else Part.BOOTING,
         )
 
-    def _kept(self, archive: Archive, key: str, spec: MachineSpec) -> Template | None:
+    def _kept(self, archive: Archive, key: str, spec: MachineSpec, *, layers: int) -> Template | None:
         resources = self._maker.resources
         with resources.stopwatch.part(Part.KEPT):
             new_folder = partial(resources.new_folder, spec.config)
-            return archive.load(key, is_current=self._made.has_read, new_folder=new_folder)
+            return archive.load(key, spec, layers=layers, digests=self._made.digests, new_folder=new_folder)
 
     def _booted(self, spec: MachineSpec, key: str, even_if_quick: bool) -> Template:
         with _memory(new_ram(spec.config.memory) if has_one_ram(spec.config) else None) as ram:
@@ -158,7 +158,7 @@ class Templates:
         """Whether the template of such a machine is there by now, and is what would be made now."""
         key = keys_of(spec)[-1]
         made = self._made.known(key)
-        return made is not None and key not in self._refused and self._made.has_read(made.reads)
+        return made is not None and key not in self._refused and self._made.digests.has_read(made.reads)
 
     def refuse(self, spec: MachineSpec, reason: str) -> None:
         """Do without the template of such a machine from now on, for a reason that turned up when it was used."""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm import ConfigurationError, Lab, QemuDied, VirtualMachine, VmConfig, VmError, cluster, layer
+from pytest_readonly_vm.cli import main
 from pytest_readonly_vm.config.cluster import GuestCluster
 from pytest_readonly_vm.machine.cluster import Cluster
 from pytest_readonly_vm.machine.new_cluster import NewCluster
@@ -176,6 +177,19 @@ def test_another_run_takes_what_was_kept_unless_something_of_it_changed(
                 found = other.start_cluster(config.replace(cluster=pair(pushed=pushed)), name="another")
                 assert found["one"].run("cat /tmp/pushed").stdout == content
     assert len(formed) == count + 2
+
+
+def test_it_travels_with_what_is_on_its_way(
+    cache: Path, config: VmConfig, tmp_path: Path, lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.start_cluster(config, name="test").close()
+    count = len(formed)
+    assert main(["cache", "push", str(tmp_path / "pushed"), "--folder", str(cache)]) == 0
+    assert "stays here" not in capsys.readouterr().out
+    with Lab() as other:
+        elsewhere = config.replace(cache=tmp_path / "cache", cache_from=tmp_path / "pushed")
+        assert is_whole(other.start_cluster(elsewhere, name="another")["two"])
+    assert len(formed) == count
 
 
 @layer

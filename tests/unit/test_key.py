@@ -79,6 +79,9 @@ OTHER_VALUES = {
     "prefetch": 1,
     "cache": "other",
     "cache_size": "1G",
+    "cache_from": "other",
+    "cache_signers": "other",
+    "cache_unsigned": True,
     "no_cache": True,
     "budget": "off",
     "reset": "each-test",
@@ -151,8 +154,8 @@ def test_firmware_that_is_installed_anew_is_another_name(spec: MachineSpec, tmp_
 
 
 def kernel(root: Path) -> object:
-    key._kernel.cache_clear()
-    return key._kernel(root)
+    key.kernel.cache_clear()
+    return key.kernel(root)
 
 
 def test_another_kernel_or_another_setting_of_kvm_is_another_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,123 @@
+"""``readonly-vm cache push`` and ``pull``: templates that go to other computers, and come from them."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from pytest_readonly_vm.cli.kept import NAME_SHOWN, counted, named, without_controls
+from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.values import folder_or_url, path
+from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.host.entries import portable
+from pytest_readonly_vm.host.hypervisor import find_hypervisor
+from pytest_readonly_vm.host.os_errors import explain
+from pytest_readonly_vm.host.qemu_binary import find_qemu_img
+from pytest_readonly_vm.printable import line
+from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache
+from pytest_readonly_vm.start.recipe import Recipe, Untravelled
+from pytest_readonly_vm.start.travel import RECIPE, packed
+
+
+def declare(actions: "argparse._SubParsersAction[argparse.ArgumentParser]", folder: argparse.ArgumentParser) -> None:
+    push = actions.add_parser("push", parents=[folder], help="put them where other computers find them")
+    pull = actions.add_parser("pull", parents=[folder], help="take those of other computers that fit this one")
+    for parser in (push, pull):
+        parser.add_argument(
+            "target",
+            type=folder_or_url,
+            metavar="TARGET",
+            help="a folder, oci://REGISTRY/NAME, s3://…, gs://…, ssh://…",
+        )
+        parser.add_argument("keys", nargs="*", metavar="KEY", help="a key, or the beginning of one (default: all)")
+    push.add_argument(
+        "--sign-with",
+        type=path,
+        metavar="FILE",
+        help="sign them with this key of OpenSSH's, or by the agent if it is a public one",
+    )
+    pull.add_argument(
+        "--signers", type=path, metavar="FILE", help="who may have signed them (default: $PYTEST_VM_CACHE_SIGNERS)"
+    )
+    pull.add_argument("--unsigned", action="store_true", help="take what nobody has signed; it runs, and is believed")
+
+
+def push(arguments: argparse.Namespace, entries: Sequence[Entry]) -> int:
+    chosen = named(arguments.keys, entries, lambda entry: entry.key, what="template key") if arguments.keys else entries
+    from pytest_readonly_vm.remote.targets import open_remote
+
+    remote = open_remote(arguments.target, signers=None, unsigned=True)
+    failed = False
+    for entry in chosen:
+        what = f"{entry.key[:NAME_SHOWN]} ({without_controls(entry.description.get('image', ''))})"
+        try:
+            with packed(entry) as parcel:
+                sent = remote.push(parcel, sign_with=arguments.sign_with)
+        except Untravelled as bound:
+            print(f"{what} stays here: {line(str(bound))}")
+        except Damaged as damaged:
+            failed = True
+            print(f"readonly-vm: {what} is not pushed: {line(str(damaged))}", file=sys.stderr)
+        else:
+            print(
+                f"{what} pushed as {parcel.key[:NAME_SHOWN]}: sent {sent.sent / (1 << 20):.1f} MiB, "
+                f"{sent.there / (1 << 20):.1f} MiB were there"
+            )
+    print(f"looked at {counted(chosen, 'template')}")
+    return 1 if failed else 0
+
+
+def pull(arguments: argparse.Namespace, cache: TemplateCache, config: VmConfig) -> int:
+    from pytest_readonly_vm.remote.targets import open_remote
+
+    remote = open_remote(
+        arguments.target,
+        signers=arguments.signers or config.cache_signers,
+        unsigned=arguments.unsigned or config.cache_unsigned,
+    )
+    names = remote.keys()
+    chosen = named(arguments.keys, names, str, what="template key") if arguments.keys else names
+    pulled = 0
+    for name in chosen:
+        if cache.find(portable(name)):
+            print(f"{name[:NAME_SHOWN]} is here")
+            continue
+        manifest = remote.find(name)
+        if manifest is None:  # it has gone meanwhile
+            continue
+        what = f"{name[:NAME_SHOWN]} ({without_controls(manifest.description.get('image', ''))})"
+        with _understood(manifest.key):
+            recipe = Recipe.read(manifest.facts[RECIPE])
+        if reason := _unfit(recipe, config):
+            print(f"{what} is not taken: {line(reason)}")
+            continue
+        try:
+            cache.fetch(
+                portable(name),
+                partial(remote.fetch, manifest),
+                size=manifest.data,
+                description=dict(manifest.description),
+                facts=manifest.facts,
+            )
+        except OSError as error:
+            raise VmError(f"{what} is not pulled: {explain(error) or error.strerror or error}") from None
+        pulled += 1
+        print(f"{what} pulled, {manifest.size / (1 << 20):.1f} MiB")
+    print(f"pulled {pulled} of {counted(chosen, 'template')}")
+    return 0
+
+
+def _unfit(recipe: Recipe, config: VmConfig) -> str | None:
+    try:
+        return recipe.unfit(find_hypervisor(config, arch=recipe.arch, qemu_img=find_qemu_img(config.qemu)))
+    except VmError as error:
+        return str(error)
+
+
+@contextmanager
+def _understood(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise VmError(f"{name[:NAME_SHOWN]} does not say what it is made of") from None
