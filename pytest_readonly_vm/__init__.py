@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.errors import (
         AcceleratorUnavailable,
         BaseImageChanged,
+        BaseImageLost,
         BootFailed,
         BootTimeout,
         CapsuleRefused,
@@ -102,6 +103,7 @@ _WHERE = {
     "errors": (
         "AcceleratorUnavailable",
         "BaseImageChanged",
+        "BaseImageLost",
         "BootFailed",
         "BootTimeout",
         "CapsuleRefused",
@@ -186,6 +188,7 @@ __all__ = [
     "AllOf",
     "AnyOf",
     "BaseImageChanged",
+    "BaseImageLost",
     "BootFailed",
     "BootTimeout",
     "CapsuleRefused",

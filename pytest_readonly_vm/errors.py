@@ -14,6 +14,7 @@
     ├── RemoteError              a frozen guest cannot go to the place where it is to lie, or come from there
     │   └── NotTrusted           ... as nobody whom this user trusts has signed it
     ├── BaseImageChanged         the base image is no longer what it was when the run opened it
+    ├── BaseImageLost            the server of a base image on the network does not answer any more
     ├── StartFailed              QEMU did not come up
     ├── BootFailed               the firmware booted nothing: it found no loader, or Secure Boot refused it
     ├── GuestDied                the guest has come to its end, or QEMU with it, while somebody was waiting for it
@@ -113,6 +114,13 @@ class NotTrusted(RemoteError):
 
 class BaseImageChanged(VmError):
     """A file of the base image's backing chain was written, truncated or replaced while the run was using it."""
+
+
+class BaseImageLost(VmError):
+    """The server of a base image on the network stalls, is gone, or refuses to go on, for longer than `image_timeout`.
+
+    The guests that read from it got I/O errors from then on.
+    """
 
 
 class GuestWarning(_Legible, UserWarning):

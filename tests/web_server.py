@@ -109,13 +109,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content, status = file.content, 200
         modified = None if file.modified is None else email.utils.formatdate(file.modified, usegmt=True)
         headers = {"ETag": file.etag, "Last-Modified": modified, "Accept-Ranges": "bytes"}
-        found = re.fullmatch(r"bytes=(\d+)-", asked.get("range", ""))
+        if asked.get("if-match", file.etag) != file.etag:
+            return self.answer(412, {}, b"")
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.get("range", ""))
         if found and not fault.no_range and asked.get("if-range") in (None, file.etag, modified):
             start = int(found[1])
             if start >= len(content):
                 return self.answer(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            content, status = content[start:], 206
+            end = min(int(found[2] or len(content)), len(content) - 1)
+            headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+            content, status = content[start : end + 1], 206
         given = {name: value for name, value in (headers | fault.headers).items() if value}
         self.answer(status, given, content, fault)
         return None

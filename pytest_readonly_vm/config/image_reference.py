@@ -7,9 +7,11 @@ from pathlib import Path
 
 from pytest_readonly_vm.config import values
 from pytest_readonly_vm.config.image_url import ImageUrl
+from pytest_readonly_vm.config.network_image import SCHEMES as _STAYING
+from pytest_readonly_vm.config.network_image import NetworkImage
 from pytest_readonly_vm.config.oci_reference import OciReference
 
-_SCHEMES = ("https", "http", "oci")
+_SCHEMES = ("https", "http", "oci", *_STAYING)
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -18,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 class ImageReference:
     """An image that is first to be found, and perhaps brought here. Shows itself without anything secret."""
 
-    place: ImageUrl | OciReference | str
+    place: ImageUrl | OciReference | NetworkImage | str
     """Where it is; a text is a name of a list."""
     folder: Path = field(default_factory=Path.cwd, compare=False)
     """Where it was written: the list of a name is looked for there, and above."""
@@ -35,7 +37,7 @@ class ImageReference:
     @property
     def name(self) -> str:
         """The last part, as the name of a path."""
-        if isinstance(self.place, ImageUrl):
+        if isinstance(self.place, ImageUrl | NetworkImage):
             return self.place.name or str(self.place)
         return str(getattr(self.place, "repository", self.place)).rpartition("/")[2]
 
@@ -62,6 +64,8 @@ def image(value: object) -> Path | ImageReference:
         scheme = found[1].lower()
         if scheme == "oci":
             return ImageReference(OciReference.parse(written))
+        if scheme in _STAYING:
+            return ImageReference(NetworkImage.parse(written))
         if scheme not in (*_SCHEMES, "file"):
             known = ", ".join(f"{one}://" for one in _SCHEMES)
             raise ValueError(f"{scheme}:// is none of {known}{values.nearest(scheme, _SCHEMES)}")

@@ -50,7 +50,7 @@ class ImageUrl:
             raise ValueError(f"{name}: images come by https://, not by {parts.scheme}://")
         if not host:
             raise ValueError("the URL names no host")  # what follows may be anything, a password too
-        digest, insecure = _read_fragment(parts.fragment)
+        digest, insecure = read_fragment(parts.fragment)
         if parts.scheme == "http" and not insecure:
             raise ValueError(
                 f"{name}: anybody on the way can read and change what comes by http; write https://, "
@@ -97,7 +97,11 @@ def shown_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], path, "…" if parts.query else "", ""))
 
 
-def _read_fragment(written: str) -> tuple[Digest | None, bool]:
+def read_fragment(written: str) -> tuple[Digest | None, bool]:
+    """What is written after ``#``: a digest, and whether the word `INSECURE` is.
+
+    :raises ValueError: it is something else, or there are two digests.
+    """
     digest, insecure = None, False
     for word in filter(None, written.split("&")):
         if word == INSECURE:

@@ -107,6 +107,7 @@ class VmConfig:
     cache_unsigned: bool = setting(Part.SHELL, False, read.switch)
     image_store: Path | None = setting(_COMPUTER, None, read.path)
     image_store_size: int = setting(_COMPUTER, 50 << 30, read.size)
+    image_timeout: float = setting(_COMPUTER, 15.0, read.seconds)
     no_cache: bool = setting(Part.SHELL, False, read.switch)
     budget: str = setting(_COMPUTER, "auto", read.budget)
     reset: str = setting(_TESTS, "never", read.one_of("never", "each-test"))

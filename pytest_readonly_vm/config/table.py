@@ -230,6 +230,9 @@ OPTIONS = {
         "DIR", "where images that were unpacked or downloaded are kept (default: in the user's cache)"
     ),
     "image_store_size": Option("SIZE", "how much of them is kept, the least recently used going first (default: 50G)"),
+    "image_timeout": Option(
+        "SECONDS", "how long the server of an image on the network may take for an answer (default: 15)"
+    ),
     "no_cache": Option("on|off", "keep no frozen guests for later runs", kind=bool),
     "budget": Option(
         "SIZE[,CPUS]",

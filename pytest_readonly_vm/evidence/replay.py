@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_readonly_vm.config.network_image import RANGES
 from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.evidence.redaction import option_without_secrets
 from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.image.network_file import NOWHERE, ChainFile, Where
 from pytest_readonly_vm.qemu.command_line import CDROM, TPM
 from pytest_readonly_vm.qemu.drive import below, drive_of
 
@@ -32,13 +34,13 @@ class Started:
     argv: Sequence[str]
     folder: Path
     """The machine's own, which goes with it."""
-    disks: Mapping[str, Sequence[tuple[int, Path, str]]] = field(default_factory=dict)
+    disks: Mapping[str, Sequence[tuple[int, Where, str]]] = field(default_factory=dict)
     """The files of the image of each disk, by its name, the topmost first: descriptor, path, format."""
     blank: Mapping[str, int] = field(default_factory=dict)
     """The sizes of the disks without one, in bytes."""
     cdrom: tuple[int, Path] | None = None
     """The image of a CD: descriptor, path."""
-    firmware: Sequence[tuple[int, Path, str]] = ()
+    firmware: Sequence[tuple[int, Where, str]] = ()
     """The same for those of its firmware."""
     credentials: str | None = None
     """The text for systemd in the guest, if there is one."""
@@ -46,9 +48,9 @@ class Started:
     """Whether the guest did not boot but went on from a frozen one."""
 
 
-def opened_as(files: Iterable[ImageFile]) -> list[tuple[int, Path, str]]:
+def opened_as(files: Iterable[ChainFile]) -> list[tuple[int, Where, str]]:
     """Of files that QEMU was given: descriptor, path, format."""
-    return [(file.descriptor, file.path, file.format) for file in files]
+    return [(file.descriptor if isinstance(file, ImageFile) else NOWHERE, file.path, file.format) for file in files]
 
 
 def script(started: Started) -> str:
@@ -91,7 +93,7 @@ def _options(started: Started, notes: list[str]) -> Iterator[tuple[str, ...]]:
     if started.is_copy:
         notes.append("The machine was a copy of a frozen guest, the script boots anew.")
     files = (*(file for layers in started.disks.values() for file in layers), *started.firmware)
-    known: Mapping[int, tuple[Path, str]] = {number: (path, kind) for number, path, kind in files}
+    known: Mapping[int, tuple[Where, str]] = {number: (path, kind) for number, path, kind in files}
     if started.cdrom is not None:
         known = {**known, started.cdrom[0]: (started.cdrom[1], "CD")}
     for option, value in _pairs(started.argv[1:]):
@@ -112,14 +114,14 @@ def _drives(started: Started) -> dict[str, str]:
     found = {}
     for name, layers in started.disks.items():
         _, path, kind = layers[0]
-        found[drive_of(name)] = f"format={kind},file={escaped(str(path))}"
+        found[drive_of(name)] = f"format={kind},file={escaped(str(path).removeprefix(RANGES))}"
     for name, size in started.blank.items():
         found[drive_of(name)] = f"driver=null-co,read-zeroes=on,size={size}"
     return found
 
 
 def _changed(
-    started: Started, option: str, value: str, layers: Mapping[int, tuple[Path, str]], notes: list[str]
+    started: Started, option: str, value: str, layers: Mapping[int, tuple[Where, str]], notes: list[str]
 ) -> list[tuple[str, ...]] | None:
     """What stands for an option that cannot be as it was; None for one that can."""
     by_descriptor = _BY_DESCRIPTOR.fullmatch(value)

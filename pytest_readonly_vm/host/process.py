@@ -241,7 +241,8 @@ class Process:
     def with_evidence(self, error: E) -> E:
         """Add what is known of the process to an error, as notes; on the loop."""
         for witness in self.witnesses:
-            error.add_note(witness(error))
+            if words := witness(error):
+                error.add_note(words)
         if complaints := self.stderr().strip().splitlines():
             error.add_note("\n".join([f"{self.what}'s stderr:", *complaints[-_STDERR_LINES_SHOWN:]]))
         return error

@@ -12,14 +12,16 @@ from typing import Protocol
 
 from pytest_readonly_vm.config.disk import Disk
 from pytest_readonly_vm.config.image_reference import ImageReference
+from pytest_readonly_vm.config.network_image import NetworkImage
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.errors import BaseImageChanged, ConfigurationError, ImageError
+from pytest_readonly_vm.errors import BaseImageChanged, BaseImageLost, ConfigurationError, ImageError
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.writers import WriteWatch, times_show_writes
 from pytest_readonly_vm.image.disk_formats import UNFREEZABLE
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.inspection import inspect_chain, refuse_writers
+from pytest_readonly_vm.image.network_file import ChainFile, NetworkFile, NetworkFingerprint, Where
 from pytest_readonly_vm.image.signatures import HEAD, is_cd
 
 _SMALL = 64 << 20
@@ -32,7 +34,7 @@ class BaseImage:
 
     def __init__(
         self,
-        chain: tuple[ImageFile, ...],
+        chain: tuple[ChainFile, ...],
         watch: WriteWatch,
         watched: dict[ImageFile, int],
         *,
@@ -51,13 +53,13 @@ class BaseImage:
         """Set by whoever finds a difference: why no further machine may start from this image."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Where:
         return self.chain[0].path
 
     @cached_property
     def is_cd(self) -> bool:
         """Whether it is the image of a CD or DVD."""
-        return self.format == "raw" and is_cd(os.pread(self.chain[0].descriptor, HEAD, 0))
+        return self.format == "raw" and is_cd(self.chain[0].read(0, HEAD))
 
     @property
     def format(self) -> str:
@@ -83,7 +85,22 @@ class BaseImage:
     def close(self) -> None:
         self._watch.close()
         for file in self.chain:
-            os.close(file.descriptor)
+            file.close()
+
+    @property
+    def virtual_size(self) -> int | None:
+        """Bytes of the disk, where that is known and its name leads nowhere on this computer."""
+        return file.virtual_size if isinstance(file := self.chain[0], NetworkFile) else None
+
+    def require_served(self) -> None:
+        """Ask the server of a file on the network once more, if it did not answer.
+
+        :raises BaseImageLost: it does not now.
+        :raises BaseImageChanged: it has another file.
+        """
+        for file in self.chain:
+            if isinstance(file, NetworkFile):
+                file.require_served()
 
 
 def open_base(path: Path, *, format: str | None, origin: str, qemu_img: Path, called: str = "base image") -> BaseImage:
@@ -125,6 +142,11 @@ class Sources(Protocol):
     def locate(self, image: Path | ImageReference, config: VmConfig, *, origin: str, qemu_img: Path) -> Path:
         """The file that is meant."""
 
+    def connect(
+        self, image: NetworkImage, config: VmConfig, *, format: str | None, shown: str, qemu_img: Path
+    ) -> NetworkFile:
+        """One that stays on the network."""
+
     def has(self, image: Path | ImageReference, config: VmConfig) -> bool:
         """Whether it can be had at once."""
 
@@ -157,7 +179,12 @@ class Bases:
                 f"CD {config.cdrom} (from {config.origin('cdrom')}) is not the image of a CD or DVD; a disk is given "
                 "by --vm-image"
             )
-        if base is None or not base.is_cd or config.format is not None:
+        if base is not None and base.virtual_size is not None and config.keep != "never":
+            raise ConfigurationError(
+                f"{config.origin('keep')}: keep={config.keep} needs a base that is a file of this computer, and "
+                f"{base.path} stays on the network; VirtualDisk.export writes a disk that stands alone"
+            )
+        if base is None or config.format is not None or not base.is_cd:
             return base, cdrom
         if cdrom is not None:
             raise ConfigurationError(
@@ -192,6 +219,12 @@ class Bases:
         origin = config.origin(setting)
 
         def opened() -> BaseImage:
+            if isinstance(image, ImageReference) and isinstance(image.place, NetworkImage):
+                if setting == "cdrom":
+                    raise ImageError(f"{origin}: a CD is read from a file of this computer, not from {image}")
+                shown = f"{called} {image.describe()} (from {origin})"
+                file = self._sources.connect(image.place, config, format=format, shown=shown, qemu_img=qemu_img)
+                return BaseImage((file,), WriteWatch(), {})
             path = self._sources.locate(image, config, origin=origin, qemu_img=qemu_img)
             # It says what was brought here, which is converted on its way where it is one of these.
             given = None if path != image and format in UNFREEZABLE else format
@@ -221,35 +254,44 @@ class Bases:
         shown = f"{what} {parts[0][0]} (from {origin})"
         found = self._parts.get(parts, lambda: _opened(parts, shown=shown, what=what))
         self._prove(found, verify)
-        return found.chain
+        return tuple(file for file in found.chain if isinstance(file, ImageFile))
 
     def _prove(self, base: BaseImage, verify: str) -> None:
         if base.broken:
             raise BaseImageChanged(f"{base.path} is not used any more: {base.broken}")
+        base.require_served()
         if verify != "off":
             self._watched.add(base)
         if verify == "hash":
             self._digests.get(base, base.sha256)
 
-    def check(self, *, during: str) -> tuple[Path, ...]:
+    def check(self, *, during: str) -> tuple[Where, ...]:
         """Compare every base in use with what it was when it was opened; return those that were compared.
 
         :param during: what ran meanwhile, for the message.
         :raises BaseImageChanged: one is not what it was.
+        :raises BaseImageLost: the server of one does not tell.
         """
-        sound, found = [], []
+        sound, found, lost = [], [], []
         for base in [base for base in tuple(self._watched) if not base.broken]:
-            if difference := base.difference():
+            try:
+                difference = base.difference()
+            except BaseImageLost as error:
+                lost.append(str(error))
+                continue
+            if difference:
                 base.broken = f"{difference} while {during} ran"
                 found.append(f"{base.what} is no longer what it was: {base.broken}")
             else:
                 sound.append(base.path)
         if found:
             raise BaseImageChanged("; ".join(found))
+        if lost:
+            raise BaseImageLost(f"{'; '.join(lost)}; whether it is what it was while {during} ran cannot be told")
         return tuple(sound)
 
     @property
-    def broken(self) -> dict[Path, str]:
+    def broken(self) -> dict[Where, str]:
         """What happened to each base that was found changed so far."""
         return {base.path: base.broken for base in tuple(self._watched) if base.broken}
 
@@ -261,12 +303,14 @@ class Bases:
                 if base in digests:
                     return {"sha256": digests[base][0]}
                 found = base.chain[0].fingerprint
+                if isinstance(found, NetworkFingerprint):
+                    return {"fingerprint": str(found)}
                 return {"fingerprint": f"size={found.size} mtime_ns={found.mtime_ns} inode={found.inode}"}
         return {}
 
-    def compare_digests(self) -> dict[Path, str]:
+    def compare_digests(self) -> dict[Where, str]:
         """Read every base that was opened with ``verify=hash`` once more: what is to complain of each, or nothing."""
-        complaints = {}
+        complaints: dict[Where, str] = {}
         for base, before in self._digests.made().items():
             compared = zip(base.chain, before, base.sha256(), strict=True)
             changed = [f"{at.path} has the SHA-256 {new} and had {old}" for at, old, new in compared if old != new]

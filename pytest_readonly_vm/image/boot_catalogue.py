@@ -3,11 +3,10 @@
 By the "El Torito" Bootable CD-ROM Format Specification 1.0, and UEFI 2.10, 13.3.2.1, for the platform of UEFI.
 """
 
-import os
 import struct
 from collections.abc import Callable
 
-from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.image.network_file import ChainFile
 
 _SECTOR = 2048
 _BOOT_RECORD = 17  # the second volume descriptor
@@ -41,9 +40,9 @@ def boot_images(read: Callable[[int, int], bytes]) -> dict[str, int]:
     return found
 
 
-def firmware_of_cd(cd: ImageFile) -> frozenset[str]:
+def firmware_of_cd(cd: ChainFile) -> frozenset[str]:
     """``bios`` and ``uefi``, as far as a CD boots by them.
 
     :raises OSError: it cannot be read.
     """
-    return frozenset(boot_images(lambda offset, length: os.pread(cd.descriptor, length, offset)))
+    return frozenset(boot_images(cd.read))

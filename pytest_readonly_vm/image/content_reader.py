@@ -7,6 +7,8 @@ from pathlib import Path
 from pytest_readonly_vm.errors import ImageError, VmError
 from pytest_readonly_vm.host.qemu_binary import run_qemu_img
 from pytest_readonly_vm.image.base import BaseImage
+from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.image.network_file import Line, NetworkFile, socket_node
 
 _SECTOR = 512
 _BLOCK = 1 << 20
@@ -33,7 +35,7 @@ class ContentReader:
         if offset + length > _END:
             return b""
         if self._is_plain:
-            return os.pread(self._base.chain[0].descriptor, length, offset)
+            return self._base.chain[0].read(offset, length)
         first = offset - offset % _BLOCK
         content = b"".join(map(self._block, range(first, offset + length, _BLOCK)))
         return content[offset - first :][:length]
@@ -45,25 +47,39 @@ class ContentReader:
 
     def _window(self, offset: int, length: int) -> bytes:
         window = os.memfd_create("disk-window", os.MFD_CLOEXEC)
+        lines: list[Line] = []
         try:
+            node = self._node(lines)
             # Its count is of what it has come to from the disk's beginning, with what it has skipped.
             place = (f"bs={_SECTOR}", f"skip={offset // _SECTOR}", f"count={(offset + length) // _SECTOR}")
             run_qemu_img(
                 self._qemu_img,
-                ("dd", "-O", "raw", *place, f"if=json:{json.dumps(self._node())}", f"of=/proc/self/fd/{window}"),
+                ("dd", "-O", "raw", *place, f"if=json:{json.dumps(node)}", f"of=/proc/self/fd/{window}"),
                 failure=f"{self._base.path} cannot be read",
-                pass_fds=(window, *(file.descriptor for file in self._base.chain)),
+                pass_fds=(
+                    window,
+                    *(file.descriptor for file in self._base.chain if isinstance(file, ImageFile)),
+                    *(line.socket.fileno() for line in lines),
+                ),
             )
             return os.pread(window, length, 0)
         except VmError as error:
             raise ImageError(str(error)) from None
         finally:
             os.close(window)
+            for line in lines:
+                line.socket.close()
+                line.close()
 
-    def _node(self) -> dict[str, object]:
+    def _node(self, lines: list[Line]) -> dict[str, object]:
+        """The chain for QEMU's block layer; `lines` gets those to files on the network, to be closed."""
         node: dict[str, object] | None = None
         for one in reversed(self._base.chain):
-            file = {"driver": "file", "filename": f"/proc/self/fd/{one.descriptor}", "locking": "off"}
+            if isinstance(one, NetworkFile):
+                lines.append(one.reader.lend(lambda trouble: None))
+                file = socket_node(lines[-1].socket.fileno())
+            else:
+                file = {"driver": "file", "filename": f"/proc/self/fd/{one.descriptor}", "locking": "off"}
             node = {"driver": one.format, "file": file, **({"backing": node} if one.format in _BACKED else {})}
         assert node is not None
         return node

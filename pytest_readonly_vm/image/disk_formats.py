@@ -63,6 +63,21 @@ def end_of_cd(head: bytes) -> int:
     return max(_number("<I", head, 32848) - _CD_PADDING, 0) * _CD_SECTOR
 
 
+def end_of_partitions(head: bytes) -> int:
+    """Where the last partition of an MBR table ends, in bytes; 0 when there is no such table."""
+    table = head[446:512]
+    if len(table) < 66 or table[64:] != b"\x55\xaa":
+        return 0
+    end = 0
+    for start in range(0, 64, 16):
+        status, kind, first, count = struct.unpack_from("<B3xB3xII", table, start)
+        if status not in (0, 0x80):
+            return 0  # boot code up to the signature, no table
+        if kind not in (0, 0xEE):  # 0xEE protects a GPT; its size is often a constant
+            end = max(end, first + count)
+    return end * _SECTOR
+
+
 def vhd_type(footer: bytes, size: int) -> int | None:
     """Of which type a VHD is, by the last bytes of a file of this size; None if it is none.
 

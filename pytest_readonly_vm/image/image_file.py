@@ -60,6 +60,13 @@ class ImageFile:
         found = self.fingerprint.difference(Fingerprint.of(by_name))
         return found or self.fingerprint.difference(Fingerprint.of(os.fstat(self.descriptor)))
 
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes there; fewer, or none, beyond the end."""
+        return os.pread(self.descriptor, length, offset)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
     def sha256(self, *, deadline: float = math.inf) -> str:
         """:raises TimeoutError: it takes until after a deadline, by `time.monotonic`."""
         digest = hashlib.sha256()

@@ -12,7 +12,7 @@ from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.host.process import ending
 from pytest_readonly_vm.host.tool import Completed, run_tool
 from pytest_readonly_vm.host.writers import has_writer
-from pytest_readonly_vm.image.disk_formats import DIFFERENCING, FOOTER, end_of_cd, vhd_type
+from pytest_readonly_vm.image.disk_formats import DIFFERENCING, FOOTER, end_of_cd, end_of_partitions, vhd_type
 from pytest_readonly_vm.image.not_a_disk import why_not_a_disk
 from pytest_readonly_vm.image.signatures import HEAD
 from pytest_readonly_vm.printable import count
@@ -135,7 +135,7 @@ def _refuse_what_info_shows(info: dict[str, Any], what: str) -> None:
 
 def _refuse_damage(image: Inspected, what: str, qemu_img: Path) -> None:
     if image.format == "raw":
-        _refuse_truncation(image, max(_end_of_partitions(image.path), _end_of_cd(image.path)), what)
+        _refuse_truncation(image, max(end_of_partitions(_head(image.path)), _end_of_cd(image.path)), what)
         return  # nothing in it is of QEMU's, so qemu-img has nothing to check
     if image.format == "vdi":  # qemu-img checks it, and does not notice
         _refuse_truncation(image, _end_of_vdi(image.path), what)
@@ -159,21 +159,9 @@ def _findings(done: Completed) -> str:
     return count(report.get("corruptions", 0) + report.get("check-errors", 0), "error")
 
 
-def _end_of_partitions(path: Path) -> int:
-    """Where the last partition of an MBR table ends, in bytes; 0 when there is no such table."""
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        file.seek(446)
-        table = file.read(66)
-    if len(table) < 66 or table[64:] != b"\x55\xaa":
-        return 0
-    end = 0
-    for start in range(0, 64, 16):
-        status, kind, first, count = struct.unpack_from("<B3xB3xII", table, start)
-        if status not in (0, 0x80):
-            return 0  # boot code up to the signature, no table
-        if kind not in (0, 0xEE):  # 0xEE protects a GPT; its size is often a constant
-            end = max(end, first + count)
-    return end * _SECTOR
+        return file.read(_SECTOR)
 
 
 def _end_of_cd(path: Path) -> int:

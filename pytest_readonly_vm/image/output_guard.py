@@ -16,10 +16,10 @@ from typing import BinaryIO
 
 from pytest_readonly_vm.config.settings import FILES, SETTINGS, VmConfig
 from pytest_readonly_vm.host.atomic_file import atomic_file
-from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.image.network_file import ChainFile, Where
 
 
-def _layer(image: Path | None) -> str:
+def _layer(image: Where | None) -> str:
     return f"a layer of the base image {image}"
 
 
@@ -34,7 +34,7 @@ class OutputGuard:
         self._opened: dict[tuple[int, int], str] = {}
         self._unopened: set[Path | None] = set()
 
-    def protect(self, config: VmConfig, layers: Sequence[ImageFile] = (), cdrom: Sequence[ImageFile] = ()) -> None:
+    def protect(self, config: VmConfig, layers: Sequence[ChainFile] = (), cdrom: Sequence[ChainFile] = ()) -> None:
         """Keep the files that a machine of this configuration reads, whether one has been started or not.
 
         :param layers: of its base image, if that has been opened.
@@ -54,7 +54,7 @@ class OutputGuard:
             self._opened.setdefault(known, what)
         self._unopened.discard(config.image if layers else None)
 
-    def protect_files(self, layers: Sequence[ImageFile]) -> None:
+    def protect_files(self, layers: Sequence[ChainFile]) -> None:
         """Keep the files of the image of a further disk."""
         for layer in layers:
             known = layer.fingerprint.device, layer.fingerprint.inode

@@ -118,6 +118,12 @@ class Clusters:
     def _get(self, config: VmConfig, name: str) -> ClusterState:
         """The frozen cluster of a configuration: known, kept by an earlier run, or formed now."""
         key = self._key(config)
+
+        def save(archive: Archive, state: ClusterState) -> None:
+            specs = self._specs(config, state.machines)
+            if all(spec.is_lasting for spec in specs):
+                archive.save_cluster(key, state, specs, self._origin(config), name=str(config.cluster))
+
         return self._formed.get(
             key,
             lambda: self._archive(config),
@@ -125,9 +131,7 @@ class Clusters:
             is_current=partial(self._is_current, config),
             load=lambda archive: self._kept(archive, key, config),
             make=lambda: self._form(config, name),
-            save=lambda archive, state: archive.save_cluster(
-                key, state, self._specs(config, state.machines), self._origin(config), name=str(config.cluster)
-            ),
+            save=save,
             part=Part.LAYERS,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pytest_readonly_vm.image.ext4 import Ext4, making_sense
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.layout import partitions
+from pytest_readonly_vm.image.network_file import ChainFile, NetworkFile
 from pytest_readonly_vm.image.qcow2 import DiskBytes, Layer, Qcow2Layer, Unreadable, layer
 from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
 from pytest_readonly_vm.qemu.instance import Instance
@@ -46,11 +47,14 @@ class DiskView:
     files: tuple[tuple[Identity, Layer], ...]
 
     @classmethod
-    def of(cls, written: int, below: Sequence[ImageFile]) -> "DiskView":
+    def of(cls, written: int, below: Sequence[ChainFile]) -> "DiskView":
         """:param written: a descriptor of the file that takes the guest's writes; the others are below.
         :raises Unreadable: one of them is in a format that is not read here.
         """
-        described = [(written, "qcow2"), *((file.descriptor, file.format) for file in below)]
+        if [file for file in below if isinstance(file, NetworkFile)]:
+            raise Unreadable("its base is on the network, and not read from there for this")
+        here = [(file.descriptor, file.format) for file in below if isinstance(file, ImageFile)]
+        described = [(written, "qcow2"), *here]
         files = tuple((_identity(descriptor), layer(descriptor, format)) for descriptor, format in described)
         layers = [one for _, one in files]
         # What a sound file system needs is less, whatever is in it; see there for what counts how much.

@@ -20,6 +20,7 @@ from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.host.watch import Watch, nobody
 from pytest_readonly_vm.image.base import Bases
 from pytest_readonly_vm.image.layout import Layouts
+from pytest_readonly_vm.image.network_file import Where
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.machine.checkpoints import Keeper
 from pytest_readonly_vm.machine.cluster import Cluster, ClusterKeeper, Thawed, around, discard
@@ -74,7 +75,7 @@ class Lab:
         self.layers: list[LayerMade] = []
         self._progress = progress
         self._resources = Resources(self.output_guard, tell, stopwatch or Stopwatch())
-        self._bases = Bases(ImageSources(tell, watch, self._resources.stopwatch))
+        self._bases = Bases(ImageSources(tell, watch, self._resources.stopwatch, lambda: self._resources.loop))
         self._layouts = Layouts()
         self._firmwares = Firmwares(self._bases, self._layouts)
         hooks = Hooks(
@@ -301,7 +302,7 @@ class Lab:
             )
         )
 
-    def check_bases(self, *, during: str) -> tuple[Path, ...]:
+    def check_bases(self, *, during: str) -> tuple[Where, ...]:
         """Compare every base in use with what it was when it was opened; return those that were compared.
 
         Costs microseconds. A base that changed is not used for further machines, nor is a frozen guest whose disk did.
@@ -315,7 +316,7 @@ class Lab:
         return sound
 
     @property
-    def broken_bases(self) -> dict[Path, str]:
+    def broken_bases(self) -> dict[Where, str]:
         """What happened to each base that was found changed so far."""
         return self._bases.broken
 
@@ -323,6 +324,6 @@ class Lab:
         """By what a base image can be told from another: its ``fingerprint``; with ``verify=hash`` its ``sha256``."""
         return self._bases.identity(image)
 
-    def compare_digests(self) -> dict[Path, str]:
+    def compare_digests(self) -> dict[Where, str]:
         """Read every base that was opened with ``verify=hash`` once more: what is to complain of each, or nothing."""
         return self._bases.compare_digests()

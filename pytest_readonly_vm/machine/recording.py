@@ -83,6 +83,11 @@ class Recording(CutSearch, Undoable):
         :raises RecordingError: the disk cannot be recorded.
         """
         vm = self.disk.vm
+        if not self.disk.attached.spec.is_here:
+            raise RecordingError(
+                f"{self._label}: it cannot be recorded: its image is on the network, and the states after a cut are "
+                "made of files of this computer; have the image downloaded, by https://"
+            )
         self.folder = vm.keeper.maker.resources.new_folder(vm.config)
         self._kept.callback(shutil.rmtree, self.folder, ignore_errors=True)
         try:
@@ -119,7 +124,8 @@ class Recording(CutSearch, Undoable):
                 if is_running:
                     await go_on(qmp)
         below = copies({"": attached.frozen_overlays})[""]
-        self._below = CutDisk(below, attached.files, self._disk_size, attached.spec.size)
+        here = tuple(file for file in attached.files if isinstance(file, ImageFile))  # all of them
+        self._below = CutDisk(below, here, self._disk_size, attached.spec.size)
         self._kept.callback(self._below.close)
 
     def _overflow(self) -> None:

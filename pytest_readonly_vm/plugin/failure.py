@@ -45,7 +45,8 @@ def tell(
     message = _message(error)
     results = [] if isinstance(error, VmError) else list(_results(message, machines))
     known = "\n".join([message, *getattr(error, "__notes__", ())]) if isinstance(error, VmError) else ""
-    lines = [
+    lines = [f"{_of(vm, machines)}{one}" for vm in machines for one in vm.instance.base_lines.waiting()]
+    lines += [
         f"{_of(vm, machines)}{one}" for vm, found in complaints.items() for one in found if not _is_told(one, known)
     ]
     if summary := _summary(error, message, test, machines, results, lines):

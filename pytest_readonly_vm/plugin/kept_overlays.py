@@ -70,4 +70,4 @@ def _is_above_store(vm: "VirtualMachine") -> bool:
     from pytest_readonly_vm.sources.store import is_of_a_store
 
     base = vm.instance.spec.base
-    return base is not None and any(is_of_a_store(file.path) for file in base.chain)
+    return base is not None and any(isinstance(file.path, Path) and is_of_a_store(file.path) for file in base.chain)

@@ -8,6 +8,7 @@ from typing import Any
 from pytest_readonly_vm.channels.qmp import Qmp
 from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.image.network_file import ChainFile
 from pytest_readonly_vm.qemu.disk_spec import DiskSpec
 from pytest_readonly_vm.qemu.drive import device_of, drive_of
 
@@ -44,7 +45,7 @@ class AttachedDisk:
         return device_of(self.name)
 
     @property
-    def files(self) -> tuple[ImageFile, ...]:
+    def files(self) -> tuple[ChainFile, ...]:
         """Those of its image, which nobody writes."""
         return self.spec.chain
 

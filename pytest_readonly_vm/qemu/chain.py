@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pytest_readonly_vm.image.network_file import socket_node
+
 _BACKED = ("qcow2", "qed", "vmdk")
 """Formats of which a file can have another one below."""
 
@@ -16,6 +18,8 @@ class DiskImage:
     format: str
     is_frozen: bool = False
     """Whether it is a file of our own that nobody writes any more, though a QEMU may still hold it for writing."""
+    is_network: bool = False
+    """Whether the descriptor is the line to who reads a file on the network."""
 
 
 def chain(files: Sequence[DiskImage], name: str | None = None, *, size: int | None = None) -> str:
@@ -32,7 +36,9 @@ def chain(files: Sequence[DiskImage], name: str | None = None, *, size: int | No
         node = {"driver": "null-co", "size": size, "read-zeroes": True}
     for one in reversed(files):
         locking = {"locking": "off"} if one.is_frozen else {}
-        file = {"driver": "file", "filename": f"/dev/fdset/{one.descriptor}", **locking}
+        file: dict[str, object] = {"driver": "file", "filename": f"/dev/fdset/{one.descriptor}", **locking}
+        if one.is_network:
+            file = socket_node(one.descriptor)
         below = {"backing": node} if one.format in _BACKED else {}
         node = {"driver": one.format, "file": file, **below}
     named = {"node-name": name, "read-only": True} if name else {}

@@ -27,6 +27,8 @@ def create_overlay(path: Path, above: BaseImage | int, *, qemu_img: Path, name: 
     :param name: the machine's, for the message.
     :raises StartFailed: it cannot be made.
     """
+    if isinstance(above, BaseImage) and above.virtual_size is not None:
+        above = above.virtual_size  # what is below is said to whoever opens it
     named, size = ((), (str(above),)) if isinstance(above, int) else (("-F", above.format, "-b", str(above.path)), ())
     create = ("create", "-q", "-f", "qcow2", *named, str(path), *size)
     try:
@@ -83,11 +85,12 @@ def keep_overlay(instance: Instance, destination: Path, between: Sequence[ImageF
     if between:
         options = [f"driver=qcow2,file.filename={escaped(str(overlay))}"]
         prefix = "backing"
-        for file in (*between, *base):
+        files = tuple(file for file in (*between, *base) if isinstance(file, ImageFile))  # none else is kept above
+        for file in files:
             options.append(f"{prefix}.driver={file.format},{prefix}.file.filename=/proc/self/fd/{file.descriptor}")
             prefix += ".backing"
         rebase = ("rebase", "--image-opts", "-b", str(base[0].path), "-F", base[0].format, ",".join(options))
-        inherited = [file.descriptor for file in (*between, *base)]
+        inherited = [file.descriptor for file in files]
         failure = f"{instance.name}: its overlay cannot be kept as {destination}"
         qemu_img = instance.spec.hypervisor.qemu_img
         run_qemu_img(qemu_img, rebase, failure=failure, timeout=_MERGE_PATIENCE, pass_fds=inherited)

@@ -1,7 +1,7 @@
 """Owns what is wanted of one disk of a machine, and the files that QEMU gets of it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image.base import BaseImage, Bases
 from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.image.network_file import ChainFile, NetworkFile
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.drive import DriveWire
 
@@ -44,7 +45,7 @@ class DiskSpec:
     """Bytes of a blank one."""
 
     @property
-    def chain(self) -> tuple[ImageFile, ...]:
+    def chain(self) -> tuple[ChainFile, ...]:
         """The files of its image."""
         return self.base.chain if self.base else ()
 
@@ -53,17 +54,35 @@ class DiskSpec:
         if self.base is None:
             return f"blank, {self.size} bytes"
         file = self.chain[0]
+        if isinstance(file, NetworkFile):
+            return f"{file.path} ({file.format}, {file.fingerprint})"
         return f"{file.path} ({file.format}, {file.fingerprint.size} bytes, inode {file.fingerprint.inode})"
 
-    def wire(self, overlays: tuple[ImageFile, ...], overlay: Path | None) -> DriveWire:
+    @property
+    def is_here(self) -> bool:
+        """Whether all of it is in files of this computer."""
+        return not any(isinstance(file, NetworkFile) for file in self.chain)
+
+    def wire(
+        self,
+        overlays: tuple[ImageFile, ...],
+        overlay: Path | None,
+        lend: Callable[[NetworkFile], int] = lambda file: 0,
+    ) -> DriveWire:
         """The same for QEMU's command line.
 
         :param overlays: frozen files above those of its image.
         :param overlay: the named file that takes the guest's writes, if one does.
+        :param lend: gives the descriptor of a new line to who reads a file on the network.
         """
         files = (
             *(DiskImage(file.descriptor, file.format, is_frozen=True) for file in overlays),
-            *(DiskImage(file.descriptor, file.format) for file in self.chain),
+            *(
+                DiskImage(lend(file), file.format, is_network=True)
+                if isinstance(file, NetworkFile)
+                else DiskImage(file.descriptor, file.format)
+                for file in self.chain
+            ),
         )
         return DriveWire(self.name, files, overlay, self.size, self.interface, self.serial)
 

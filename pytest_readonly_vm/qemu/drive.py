@@ -77,7 +77,7 @@ def properties_of(name: str, arguments: Sequence[str]) -> dict[str, str | int]:
 
 def _backend(drive: DriveWire) -> list[str]:
     arguments: list[str] = []
-    for one in drive.chain:
+    for one in (one for one in drive.chain if not one.is_network):
         arguments += ["-add-fd", f"fd={one.descriptor},set={one.descriptor}"]
     name = drive_of(drive.name)
     if drive.overlay is None:

@@ -24,6 +24,7 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
+from pytest_readonly_vm.qemu.base_lines import BaseLines
 from pytest_readonly_vm.qemu.board import has_power_button, virtio_bus
 from pytest_readonly_vm.qemu.card import Card, found_place
 from pytest_readonly_vm.qemu.disk_spec import Overlays, close_all
@@ -77,6 +78,8 @@ class Instance:
     """The key that the guest was given when it booted."""
     has_named_ram: bool
     """Whether its RAM is the object ``ram``, which is so in all copies then."""
+    base_lines: BaseLines
+    """Those to files on the network."""
     cards: list[Card] = field(default_factory=list)
     """On private networks, as they are plugged in now."""
     tpm: Process | None = None

@@ -25,12 +25,14 @@ from pytest_readonly_vm.channels.ssh import Ssh
 from pytest_readonly_vm.config.disk import DISK
 from pytest_readonly_vm.config.qemu_args import may_use_tcp
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.errors import GuestDied, StartFailed
+from pytest_readonly_vm.errors import GuestDied, StartFailed, VmError
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.process import Process
 from pytest_readonly_vm.host.seal import Bounds
 from pytest_readonly_vm.host.ssh_key import public_key
+from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.qemu.attached_disk import AttachedDisk
+from pytest_readonly_vm.qemu.base_lines import BaseLines
 from pytest_readonly_vm.qemu.card import Card, CardWire
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.command_line import PortWire, RamWire, TpmWire, Wiring
@@ -97,10 +99,15 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
         from_state = initial.state is not None
         if not from_state:
             spec.firmware.write_variables(folder)
+        base_lines = BaseLines(loop, name)
+        undo.callback(base_lines.close)
         wiring = Wiring(
             monitor=qemu_monitor.fileno(),
             console=qemu_console.fileno(),
-            drives=tuple(disk.spec.wire(disk.frozen_overlays, disk.overlay) for disk in disks),
+            drives=tuple(
+                disk.spec.wire(disk.frozen_overlays, disk.overlay, lambda file: base_lines.lend(file, sockets))
+                for disk in disks
+            ),
             cdrom=DiskImage(spec.cd.descriptor, spec.cd.format) if spec.cd else None,
             ram=initial.ram,
             waits_for_state=from_state,
@@ -118,6 +125,7 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
         process = _spawn(spec, resources, wiring, folder, extra=() if initial.state is None else (initial.state,))
         undo.callback(process.kill)
         qmp = Qmp(loop, process, name)
+        base_lines.watch(process, qmp)
         lines["console"] = console
         instance = _connect(
             spec,
@@ -134,8 +142,9 @@ def launch(spec: MachineSpec, resources: Resources, initial: InitialState) -> In
             has_named_ram=initial.ram is not None,
             cards=[wire.card for wire in cards],
             tpm=tpm,
+            base_lines=base_lines,
         )
-        instance.on_end.append(slot.release)
+        instance.on_end += (slot.release, base_lines.close)
         undo.pop_all()
     resources.note_running(instance)
     return instance
@@ -207,16 +216,20 @@ async def greet(instance: Instance) -> None:
         async with asyncio.timeout(_MONITOR_PATIENCE):
             await instance.qmp.connect(instance.monitor)
     except GuestDied:
+        if (lost := instance.base_lines.error()) is not None:
+            raise _with_command_line(lost, process) from None
         failure = StartFailed(f"{instance.name}: QEMU {process.verdict()}")
         if "Permission denied" in process.stderr():
             failure.add_note("QEMU may write only below its own folder; if it must write elsewhere, use seal=off")
         raise _with_command_line(failure, process) from None
     except TimeoutError:
+        if (lost := instance.base_lines.error()) is not None:
+            raise _with_command_line(lost, process) from None
         silence = StartFailed(f"{instance.name}: QEMU's monitor did not answer within {_MONITOR_PATIENCE:g} s")
         raise _with_command_line(silence, process) from None
 
 
-def _with_command_line(failure: StartFailed, process: Process) -> StartFailed:
+def _with_command_line(failure: VmError, process: Process) -> VmError:
     """For who wants to see by himself what QEMU says to it; of a machine that has run, the evidence has it."""
     process.with_evidence(failure).add_note(f"Command line: {process.command_line()}")
     return failure
@@ -227,7 +240,7 @@ def _spawn(spec: MachineSpec, resources: Resources, wiring: Wiring, folder: Path
     ports = (port.descriptor for port in wiring.ports)
     ram = (wiring.ram.descriptor,) if wiring.ram and wiring.ram.descriptor is not None else ()
     files = (file.descriptor for drive in wiring.drives for file in drive.chain)
-    descriptors = (*files, *(file.descriptor for file in spec.images))
+    descriptors = (*files, *(file.descriptor for file in spec.images if isinstance(file, ImageFile)))
     tpm = (wiring.tpm.descriptor,) if wiring.tpm else ()
     cards = (card.descriptor for card in wiring.cards if card.descriptor is not None)
     inherited = (wiring.monitor, wiring.console, *ports, *descriptors, *ram, *tpm, *cards, *extra)

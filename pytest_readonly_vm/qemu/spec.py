@@ -9,6 +9,7 @@ from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.host.slots import Slot
 from pytest_readonly_vm.image.base import BaseImage
 from pytest_readonly_vm.image.image_file import ImageFile
+from pytest_readonly_vm.image.network_file import ChainFile, NetworkFile
 from pytest_readonly_vm.qemu.board import virtio_bus
 from pytest_readonly_vm.qemu.card import Cabling
 from pytest_readonly_vm.qemu.command_line import Wiring, command_line
@@ -44,20 +45,26 @@ class MachineSpec:
         return next((disk.base for disk in self.disks if disk.name == DISK), None)
 
     @property
-    def chain(self) -> tuple[ImageFile, ...]:
+    def chain(self) -> tuple[ChainFile, ...]:
         """The files of the base image."""
         return self.base.chain if self.base else ()
 
     @property
     def cd(self) -> ImageFile | None:
         """The file of its CD."""
-        return self.cdrom.chain[0] if self.cdrom else None
+        file = self.cdrom.chain[0] if self.cdrom else None
+        return file if isinstance(file, ImageFile) else None  # none is on the network
 
     @property
-    def images(self) -> tuple[ImageFile, ...]:
+    def images(self) -> tuple[ChainFile, ...]:
         """All files that it reads and never writes."""
         files = (file for disk in self.disks for file in disk.chain)
         return (*files, *((self.cd,) if self.cd else ()), *self.firmware.files)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether another run knows by its files that they are the same, so that what is made of them can be kept."""
+        return all(file.fingerprint.is_lasting for file in self.images if isinstance(file, NetworkFile))
 
     @property
     def slowness(self) -> float:

@@ -9,15 +9,18 @@ from pathlib import Path, PurePath
 
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.image_url import ImageUrl
+from pytest_readonly_vm.config.network_image import NetworkImage
 from pytest_readonly_vm.config.oci_reference import OciReference
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.errors import ImageError, ImageWarning
+from pytest_readonly_vm.errors import DownloadError, ImageError, ImageWarning
+from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.qemu_binary import arch_of_emulator, host_arch
 from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.host.watch import Show, Watch, nobody
 from pytest_readonly_vm.image.image_file import Fingerprint
+from pytest_readonly_vm.image.network_file import NetworkFile
 from pytest_readonly_vm.sources.download.located import Downloaded, Located
 from pytest_readonly_vm.sources.kept_disk import keep_disk
 from pytest_readonly_vm.sources.store import ImageStore, StoredImage, default_folder
@@ -34,17 +37,27 @@ _Key = tuple[Path | ImageReference, str | None, Path | None]
 class ImageSources:
     """Finds images, and holds those of the store that were found until `close`. Any thread may ask."""
 
-    def __init__(self, tell: Callable[[str], None], watch: Watch = nobody, stopwatch: Stopwatch | None = None) -> None:
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        watch: Watch = nobody,
+        stopwatch: Stopwatch | None = None,
+        loop: Callable[[], LoopThread] | None = None,
+    ) -> None:
         """`tell` is given a sentence when another process has to be waited for.
 
-        `watch` looks on while an image is downloaded or unpacked; `stopwatch` measures who waits for that.
+        `watch` looks on while an image is downloaded or unpacked; `stopwatch` measures who waits for that. What stays
+        on the network is read on `loop`.
         """
+        self._loop = loop or self._own_loop
+        self._own_loops: OncePerKey[None, LoopThread] = OncePerKey()
         self._tell = tell
         self._watch = watch
         self._stopwatch = stopwatch or Stopwatch()
         self._found: OncePerKey[_Key, Path] = OncePerKey()
         self._stores: OncePerKey[tuple[Path, int], ImageStore] = OncePerKey()
         self._refused: dict[tuple[_Key, int, object], tuple[type[ImageError], str]] = {}
+        self._unserved: dict[NetworkImage, str] = {}
         self._held = ExitStack()
 
     def locate(self, image: Path | ImageReference, config: VmConfig, *, origin: str, qemu_img: Path) -> Path:
@@ -57,13 +70,56 @@ class ImageSources:
         """
         return self._found.get(_key(image, config), lambda: self._find(image, config, origin, qemu_img))
 
+    def connect(
+        self, image: NetworkImage, config: VmConfig, *, format: str | None, shown: str, qemu_img: Path
+    ) -> NetworkFile:
+        """An image that stays on the network, to be read there by whoever asks, who closes it.
+
+        :param shown: what it is, and who has named it.
+        :raises DownloadError: its server does not give it, now or earlier in this run.
+        :raises ImageError: it cannot be used so.
+        :raises BaseImageLost: its server stopped answering.
+        :raises HostError: something is not installed that it takes.
+        """
+        from pytest_readonly_vm.sources.network.opening import open_network_image  # which few are to load
+
+        if image in self._unserved:
+            raise DownloadError(f"{shown}: not tried again in this run: {self._unserved[image]}")
+        try:
+            with self._stopwatch.part(Part.IMAGES):
+                return open_network_image(
+                    image,
+                    self._loop(),
+                    format=format,
+                    shown=shown,
+                    patience=config.image_timeout,
+                    reads_all=config.verify == "hash",
+                    qemu_img=qemu_img,
+                    warn=_warn,
+                )
+        except DownloadError as error:
+            self._unserved[image] = str(error)
+            raise
+
+    def _own_loop(self) -> LoopThread:
+        def start() -> LoopThread:
+            loop = LoopThread()
+            self._held.callback(loop.close)
+            return loop
+
+        return self._own_loops.get(None, start)
+
     def has(self, image: Path | ImageReference, config: VmConfig) -> bool:
         """Whether it can be had at once."""
+        if isinstance(image, ImageReference) and isinstance(image.place, NetworkImage):
+            return image.place not in self._unserved
         return _key(image, config) in self._found.made() or (isinstance(image, Path) and not _is_packed(image))
 
     def is_kept(self, image: Path | ImageReference, config: VmConfig) -> bool | None:
         """Whether the store has it; None where it is used as it is, or nobody says without the network which it is."""
         if isinstance(image, Path) and not _is_packed(image):
+            return None
+        if isinstance(image, ImageReference) and isinstance(image.place, NetworkImage):
             return None
         source = _source(image, arch_of(image, config))
         if source is None:
@@ -138,6 +194,8 @@ def look(image: ImageReference, *, arch: str | None = None, algorithm: str | Non
         return locate_in_registry(image.place, arch=arch, warn=_warn)
     from pytest_readonly_vm.sources.download.from_url import locate
 
+    if isinstance(image.place, NetworkImage):
+        raise ImageError(f"{image} stays on the network, and is looked at when a machine is started from it")
     assert isinstance(image.place, ImageUrl)
     return locate(image.place, algorithm=algorithm, warn=_warn)
 
@@ -173,7 +231,7 @@ class _Bringing:
 
     def brought(self, image: ImageReference) -> StoredImage:
         place, name = image.place, image.name
-        assert not isinstance(place, str)
+        assert isinstance(place, ImageUrl | OciReference)
         if place.digest is None:
             there = look(image, arch=self.arch)
             place = place.pinned(there.digest, says=there.says)
@@ -233,7 +291,7 @@ def _source(image: Path | ImageReference, arch: str | None) -> str | None:
     """By what the store knows what is made of an image; None if that takes the network."""
     if isinstance(image, Path):
         return _source_of_file(Fingerprint.of(image.stat()))
-    assert not isinstance(image.place, str)
+    assert isinstance(image.place, ImageUrl | OciReference)
     return _source_of(image.place, arch) if image.place.digest else None
 
 

@@ -84,7 +84,7 @@ def named_files(config: VmConfig) -> list[Path]:
 
 
 def _without_descriptors(drive: DriveWire) -> DriveWire:
-    return replace(drive, chain=tuple(DiskImage(number, one.format) for number, one in enumerate(drive.chain)))
+    return replace(drive, chain=tuple(replace(one, descriptor=number) for number, one in enumerate(drive.chain)))
 
 
 def keys_of(spec: MachineSpec) -> list[str]:

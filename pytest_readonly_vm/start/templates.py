@@ -100,7 +100,7 @@ class Templates:
 
         return self._made.get(
             key,
-            lambda: self._archive(spec.config) if key not in self._refused else None,
+            lambda: self._archive(spec.config) if spec.is_lasting and key not in self._refused else None,
             patience=spec.config.boot_timeout * spec.slowness * len(keys),  # a boot's time for each of the steps
             is_current=lambda template: self._made.digests.has_read(template.reads),
             load=lambda archive: self._kept(archive, key, spec, layers=len(below)),

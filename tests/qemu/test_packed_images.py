@@ -95,6 +95,7 @@ def test_the_disk_in_what_is_packed_boots_and_is_cloned(
             assert "sector=pristine" in guest.console.text
             guest.close()
         [base] = lab.check_bases(during="a test")
+    assert isinstance(base, Path)
     assert base.is_relative_to(store)
     assert base.stat().st_mode & 0o777 == 0o400
     before = hashlib.sha256(base.read_bytes()).digest(), base.stat().st_ino

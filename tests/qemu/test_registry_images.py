@@ -76,6 +76,7 @@ def test_machines_of_two_architectures_have_each_its_own_disk_of_an_index(shelf:
         wanted = VmConfig().replace(image=f"oci://{shelf.host}/images:both", image_store=tmp_path / "store", **settings)
         base, _ = bases.get(wanted, qemu_img=find_qemu_img(None))
         assert base is not None
+        assert isinstance(base.path, Path)
         found[str(settings)] = base.path.read_bytes().rstrip(b"\0")[-5:]
     bases.close()
     assert list(found.values()) == [b"amd64", b"arm64", b"arm64"]

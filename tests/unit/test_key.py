@@ -31,6 +31,7 @@ OTHER_VALUES = {
     "cdrom": "other",
     "image_store": "other",
     "image_store_size": "1G",
+    "image_timeout": "3",
     "memory": "2G",
     "cpus": 2,
     "cpu_model": "qemu64",

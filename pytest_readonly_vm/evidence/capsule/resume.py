@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pytest_readonly_vm.config.disk import DISK, Disk
-from pytest_readonly_vm.config.image_reference import ImageReference
+from pytest_readonly_vm.config.image_reference import ImageReference, is_url
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import AcceleratorUnavailable, CapsuleRefused, ImageError
 from pytest_readonly_vm.evidence.capsule.opened import Capsule
@@ -146,8 +146,13 @@ def _place(
     """
     if isinstance(given, ImageReference):
         return given
-    place = (given or Path(top.path)).absolute()
     option = _OPTIONS.get(called, f"--disk={called.rpartition(' ')[2]}")
+    if given is None and is_url(top.path):
+        raise ImageError(
+            f"the {called} of {capsule.path} was on the network, at {top.path}; nobody is asked whom a capsule "
+            f"names, so name it with {option}=URL, or as a file (its SHA-256 is {top.sha256})"
+        )
+    place = (given or Path(top.path)).absolute()
     known = f"name it with {option}=PATH, or by its URL or its name in a list (its SHA-256 is {top.sha256})"
     if is_of_a_store(place):
         known = f"it was in a store of images, to which `readonly-vm image pull` brings it back; or {known}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.config.disk import DISK, INTERFACES, Disk
-from pytest_readonly_vm.config.image_reference import ImageReference
+from pytest_readonly_vm.config.image_reference import ImageReference, is_url
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.evidence.capsule.fields import fitting, list_of, mapping, number, one_of, text
 from pytest_readonly_vm.image.inspection import SUPPORTED
@@ -100,11 +100,12 @@ def further_disk(disk: SavedDisk, image: Path | ImageReference | None) -> Disk:
 
 
 def base_layer(found: Mapping[str, Any]) -> BaseLayer:
-    path = Path(text(found["path"]))
-    if not path.is_absolute():
+    written = text(found["path"])
+    path = Path(written)
+    if not path.is_absolute() and not is_url(written):
         raise ValueError(f"{path} is not absolute")
     return BaseLayer(
-        path=str(path),
+        path=written if is_url(written) else str(path),
         format=one_of(found["format"], *SUPPORTED),
         size=number(found["size"]),
         virtual_size=number(found["virtual_size"]),

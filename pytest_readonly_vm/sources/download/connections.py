@@ -5,6 +5,7 @@ With `web` the only file that imports urllib3, which is not installed with the p
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import ssl
@@ -35,9 +36,10 @@ _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 class Connections:
     """Those of one thread, kept between requests."""
 
-    def __init__(self, *, direct: bool) -> None:
+    def __init__(self, *, direct: bool, patience: float = math.inf) -> None:
         """
         :param direct: whether no proxy is used.
+        :param patience: seconds for the head of an answer to come whole, if that is sooner than `HEAD_PATIENCE`.
         :raises HostError: urllib3 is not installed.
         """
         try:
@@ -47,7 +49,7 @@ class Connections:
                 "images from URLs and registries need urllib3: pip install 'pytest-readonly-vm[images]'"
             ) from None
         self._urllib3 = urllib3
-        self._pool_classes = _pools_with_deadline(urllib3)
+        self._pool_classes = _pools_with_deadline(urllib3, patience)
         self._direct = direct
         self._thread = threading.get_ident()
         self._pools: dict[tuple[str, bool], PoolManager] = {}
@@ -139,14 +141,14 @@ def deadline(read: socket.socket, seconds: float, doing: str) -> Iterator[None]:
         raise Interrupted(f"{doing} within {seconds:g} s")
 
 
-def _pools_with_deadline(urllib3: ModuleType) -> dict[str, type["HTTPConnectionPool"]]:
+def _pools_with_deadline(urllib3: ModuleType, patience: float) -> dict[str, type["HTTPConnectionPool"]]:
     """urllib3's pools. The head of an answer has a deadline, and `SOCKET` of an answer is what it is read from."""
 
     def patient(kind: Any) -> Any:
         class Connection(kind.ConnectionCls):  # type: ignore[misc]
             def getresponse(self) -> Any:
                 read: Any = getattr(self.sock, "socket", self.sock)  # which it has where TLS is within TLS, by a proxy
-                with deadline(read, HEAD_PATIENCE, "did not send the head of its answer"):
+                with deadline(read, min(HEAD_PATIENCE, patience), "did not send the head of its answer"):
                     answer = super().getresponse()
                 setattr(answer, SOCKET, read)
                 return answer

@@ -4,6 +4,7 @@ Nothing that is secret is in a message: of a URL only what `shown_url` leaves, o
 """
 
 import contextlib
+import math
 import re
 import ssl
 import time
@@ -111,14 +112,16 @@ class Answer:
 class Web:
     """Connections to web servers, kept open between requests. A context manager, for one thread."""
 
-    def __init__(self, *, insecure: bool, direct: bool = False) -> None:
+    def __init__(self, *, insecure: bool, direct: bool = False, patience: float = math.inf) -> None:
         """
         :param insecure: whether http will do, also where https leads there.
         :param direct: whether no proxy is used, as what is on this computer is not to pass by another.
+        :param patience: seconds after which each wait for a server ends, if that is sooner than it would.
         :raises HostError: urllib3 is not installed.
         """
         self._insecure = insecure
-        self._connections = Connections(direct=direct)
+        self._patience = patience
+        self._connections = Connections(direct=direct, patience=patience)
 
     def __enter__(self) -> "Web":
         self._connections.open()
@@ -161,7 +164,7 @@ class Web:
         is_second = False
         while True:
             own = credentials.headers(url)
-            with _interruptions(url):
+            with _interruptions(url, self._patience):
                 response = self._connections.pool(url).request(
                     method,
                     url,
@@ -171,7 +174,9 @@ class Web:
                     retries=False,
                     preload_content=False,
                     decode_content=False,
-                    timeout=self._connections.timeout(connect=CONNECT_PATIENCE, read=READ_PATIENCE),
+                    timeout=self._connections.timeout(
+                        connect=min(CONNECT_PATIENCE, self._patience), read=min(READ_PATIENCE, self._patience)
+                    ),
                 )
             challenge = response.headers.get("WWW-Authenticate", "")
             if response.status != 401 or is_second:
@@ -200,7 +205,7 @@ class Web:
 
 
 @contextlib.contextmanager
-def _interruptions(url: str) -> Iterator[None]:
+def _interruptions(url: str, patience: float = math.inf) -> Iterator[None]:
     """Turn what urllib3 raises into what is to be done about it."""
     from urllib3 import exceptions as errors
 
@@ -215,13 +220,13 @@ def _interruptions(url: str) -> Iterator[None]:
             raise _distrusted(url, found) from None
         raise Interrupted(f"broke the encrypted connection: {getattr(found, 'reason', None) or 'no reason'}") from None
     except errors.ReadTimeoutError:
-        raise Interrupted(f"sent nothing for {READ_PATIENCE:g} s") from None
+        raise Interrupted(f"sent nothing for {min(READ_PATIENCE, patience):g} s") from None
     except errors.NameResolutionError:
         raise Interrupted("is at a host whose name cannot be looked up") from None
     except errors.NewConnectionError as error:
         raise Interrupted(f"cannot be connected to: {_cause(error)}") from None
     except errors.ConnectTimeoutError:  # which the two above are as well
-        raise Interrupted(f"cannot be connected to within {CONNECT_PATIENCE:g} s") from None
+        raise Interrupted(f"cannot be connected to within {min(CONNECT_PATIENCE, patience):g} s") from None
     except (errors.LocationParseError, errors.LocationValueError):
         raise DownloadError(f"{shown_url(url)} cannot be read as a URL") from None
     except (errors.HTTPError, OSError):

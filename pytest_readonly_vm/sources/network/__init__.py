@@ -1,0 +1,1 @@
+"""Images that stay on the network, read there as they are wanted."""
