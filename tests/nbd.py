@@ -1,6 +1,7 @@
 """Owns real NBD servers on sockets of their own: nbdkit, and one that says what a test has it say."""
 
 import contextlib
+import secrets
 import signal
 import socket
 import subprocess
@@ -14,9 +15,9 @@ from tests.qemu.waiting import eventually
 
 @dataclass
 class Nbdkit:
-    """nbdkit with one file, on a Unix socket. It takes writes, if nobody keeps them from it."""
+    """nbdkit with one file, on a Unix socket, or where the options say. It takes writes, unless they forbid it."""
 
-    socket: Path
+    socket: Path | None
     file: Path
     options: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
@@ -28,10 +29,14 @@ class Nbdkit:
 
     def start(self) -> None:
         """Serve, from when this returns."""
-        self.socket.unlink(missing_ok=True)
-        command = ["nbdkit", "-U", str(self.socket), "--foreground", *self.options, "file", str(self.file)]
+        where = () if self.socket is None else ("-U", str(self.socket))
+        mark = self.file.with_name(f"{self.file.name}.pid-{secrets.token_hex(4)}")
+        if self.socket is not None:
+            self.socket.unlink(missing_ok=True)
+        command = ["nbdkit", *where, "--foreground", f"--pidfile={mark}", *self.options, "file", str(self.file)]
         self._process = subprocess.Popen([*command, *self.arguments], stderr=subprocess.DEVNULL)
-        eventually(self.socket.exists, "nbdkit listens")
+        eventually(mark.exists, "nbdkit listens")
+        mark.unlink()
 
     def stall(self) -> None:
         """From now on nothing is answered, and the connections stay."""

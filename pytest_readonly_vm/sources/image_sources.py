@@ -133,6 +133,8 @@ class ImageSources:
     def _find(self, image: Path | ImageReference, config: VmConfig, origin: str, qemu_img: Path) -> Path:
         if isinstance(image, Path) and not _is_packed(image):
             return image
+        if isinstance(image, ImageReference) and isinstance(image.place, NetworkImage):
+            raise ImageError(f"{image} (from {origin}) stays on the network: there is nothing to be brought here")
         store = self._store(config)
         shown = f"base image {image if isinstance(image, Path) else image.describe()} (from {origin})"
         with (
