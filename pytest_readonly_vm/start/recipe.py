@@ -21,12 +21,15 @@ from pytest_readonly_vm.errors import VmError
 from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.kept_digests import KeptDigests
+from pytest_readonly_vm.image.network_file import ChainFile
 from pytest_readonly_vm.qemu.board import cpu_model
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.start.key import FORMAT, digest, kernel, named_files, plugin, told
 
 _HALF = 32
 """Digits of each half of a name. What they stand for is compared as a whole when it is used."""
+_DIGITS = 64
+"""Of a SHA-256."""
 _OF_THIS_COMPUTER = ("host", "max", "base")
 """CPU models that are under KVM as much as the computer's processor has, and so are others elsewhere."""
 _PROGRAM, _MODEL = "QEMU", "CPU model"
@@ -74,7 +77,7 @@ class Recipe:
         fits = _fits(spec.hypervisor, _model(spec) or "that of the machine type")
         files = [
             _place(spec.hypervisor.qemu.path),
-            *([str(file.path), *_numbers(file.fingerprint)] for file in spec.images),
+            *map(_image, spec.images),
             *map(_place, named),
         ]
         return cls(guest, fits, tuple(files))
@@ -195,6 +198,17 @@ def _numbers(fingerprint: Fingerprint) -> list[int]:
         fingerprint.mtime_ns,
         fingerprint.ctime_ns,
     ]
+
+
+def _image(file: ChainFile) -> Any:
+    if isinstance(file, ImageFile):
+        return [str(file.path), *_numbers(file.fingerprint)]
+    _, _, digits = file.fingerprint.sha256.rpartition(":")
+    if len(digits) != _DIGITS:
+        raise Untravelled(
+            f"nobody says the SHA-256 of {file.path}, which stays on the network; write it behind #sha256="
+        )
+    return digits
 
 
 def _place(path: Path) -> list[Any]:
