@@ -95,6 +95,7 @@ def test_no_imports_go_in_circles() -> None:
                 "host/stopwatch.py",
                 "sources/download/connections.py",
                 "remote/at_once.py",
+                "remote/patience.py",
                 "machine/new_cluster.py",
                 "machine/frame_match.py",
                 "machine/lab.py",

@@ -45,7 +45,25 @@ def _opener(target: str | Path) -> Callable[[], Store]:
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise ConfigurationError(f"{target} is no folder of this computer; write file:///path, or the path alone")
         return functools.partial(_folder, Path(unquote(parts.path)))
-    raise ConfigurationError(f"{scheme}:// is no place for frozen guests")
+    written = str(target)
+    if scheme == "oci":  # each of these takes a while to load
+        from pytest_readonly_vm.config.oci_reference import OciReference
+        from pytest_readonly_vm.remote.registry_store import RegistryStore
+
+        try:
+            reference = OciReference.parse(written)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        if reference.digest is not None or reference.tag not in (None, "latest"):
+            raise ConfigurationError(f"{written}: frozen guests take a repository, oci://registry.example.org/name")
+        return lambda: RegistryStore(reference)
+    if scheme in ("http", "https"):
+        from pytest_readonly_vm.remote.web_files import WebFiles
+
+        return lambda: LayoutStore(WebFiles(written))
+    from pytest_readonly_vm.remote.url_files import UrlFiles
+
+    return lambda: LayoutStore(UrlFiles(written))
 
 
 def _folder(path: Path) -> Store:

@@ -18,7 +18,7 @@ from pytest_readonly_vm.config.oci_reference import OciReference
 from pytest_readonly_vm.errors import DownloadError
 from pytest_readonly_vm.sources.download.registry_login import Login, login_for
 from pytest_readonly_vm.sources.download.tries import Interrupted, Tries
-from pytest_readonly_vm.sources.download.web import NoCredentials, Web
+from pytest_readonly_vm.sources.download.web import Answer, NoCredentials, Web
 from pytest_readonly_vm.sources.download.web_login import basic
 
 INDEXES = (
@@ -71,9 +71,13 @@ class Registry:
         except Interrupted:
             return "http"
 
+    def url(self, path: str) -> str:
+        """Where something of the repository is."""
+        return f"{self._base}/v2/{self._reference.repository}/{path}"
+
     def blob_url(self, digest: Digest) -> str:
         """Where a blob is."""
-        return f"{self._base}/v2/{self._reference.repository}/blobs/{digest}"
+        return self.url(f"blobs/{digest}")
 
     def manifest(self, at: Digest | str) -> Manifest:
         """What a tag or a digest leads to.
@@ -81,7 +85,7 @@ class Registry:
         :raises DownloadError: there is none, or it is another than its digest says.
         :raises ConfigurationError: what the user has kept of passwords cannot be used.
         """
-        url = f"{self._base}/v2/{self._reference.repository}/manifests/{at}"
+        url = self.url(f"manifests/{at}")
         body, kind, said = self._text(url)
         expected = at if isinstance(at, Digest) else said
         digest = Digest("sha256", new("sha256", body).hexdigest())
@@ -153,12 +157,13 @@ class Registry:
         # Not as credentials: these are sent nowhere else, also where a redirect leads.
         with self._web.ask(url, credentials=_ForOne(url, headers), method=method, body=form) as answer:
             if answer.status != 200:
-                raise DownloadError(self._refusal(answer.reason, answer.status))
+                raise DownloadError(self.refusal(answer))
             return _object(answer.text(_LARGEST))
 
-    def _refusal(self, reason: str, status: int) -> str:
-        sentence = f"{self._reference}: the registry answers {reason}"
-        if status in (401, 403):
+    def refusal(self, answer: Answer) -> str:
+        """Why an answer is not what was asked for, and what helps."""
+        sentence = f"{self._reference}: the registry answers {answer.reason}"
+        if answer.status in (401, 403):
             known = (
                 "does not take the password that is kept for it" if self._login else "knows nobody without a password"
             )
@@ -172,7 +177,7 @@ class Registry:
             try:
                 with self._web.ask(url, credentials=self, headers=accepted) as answer:
                     if answer.status != 200:
-                        raise DownloadError(self._refusal(answer.reason, answer.status))
+                        raise DownloadError(self.refusal(answer))
                     said = answer.headers.get("Docker-Content-Digest")
                     return answer.text(_LARGEST), answer.headers.get("Content-Type", ""), _known(said)
             except Interrupted as error:

@@ -23,8 +23,9 @@ class Interrupted(Exception):
 class Tries:
     """The tries at one URL: so many in a row without any progress, and no more."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, most: int = MOST_TRIES) -> None:
         self._url = url
+        self._most = most
         self._failed = 0
 
     def progressed(self) -> None:
@@ -37,8 +38,8 @@ class Tries:
         :raises DownloadError: there is none any more.
         """
         self._failed += 1
-        if self._failed >= MOST_TRIES:
+        if self._failed >= self._most:
             raise DownloadError(
-                f"{shown_url(self._url)} {error}, {count(MOST_TRIES, 'time')} in a row; try again later"
+                f"{shown_url(self._url)} {error}, {count(self._most, 'time')} in a row; try again later"
             )
         time.sleep(min(max(FIRST_PAUSE * 2 ** (self._failed - 1), error.pause), LONGEST_PAUSE))

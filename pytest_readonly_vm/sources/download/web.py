@@ -4,6 +4,7 @@ Nothing that is secret is in a message: of a URL only what `shown_url` leaves, o
 """
 
 import contextlib
+import io
 import math
 import re
 import ssl
@@ -109,6 +110,22 @@ class Answer:
         return bytes(found)
 
 
+class _Sent(io.BytesIO):
+    """A body that goes piece by piece: as a whole it would have to be gone within the time for one of them.
+
+    :raises Interrupted: when it is read, after a server that takes it too slowly.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._since = time.monotonic()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if (seconds := time.monotonic() - self._since) >= SLOW_PATIENCE and self.tell() < SLOWEST * seconds:
+            raise Interrupted(f"takes less than {SLOWEST} bytes a second")
+        return super().read(size)
+
+
 class Web:
     """Connections to web servers, kept open between requests. A context manager, for one thread."""
 
@@ -148,7 +165,7 @@ class Web:
         for _ in range(_MOST_REDIRECTS + 1):
             response = self._response(url, credentials, method, headers or {}, body)
             try:
-                if response.status not in _REDIRECTS or method == "POST":
+                if response.status not in _REDIRECTS or method not in ("GET", "HEAD"):
                     if response.status in _PASSING:
                         raise Interrupted(f"answers {_status(response)}", pause=_pause(response))
                     yield Answer(response, url)
@@ -164,12 +181,19 @@ class Web:
         is_second = False
         while True:
             own = credentials.headers(url)
+            length = {"Content-Length": str(len(body))} if body is not None else {}
             with _interruptions(url, self._patience):
                 response = self._connections.pool(url).request(
                     method,
                     url,
-                    body=body,
-                    headers={"User-Agent": "pytest-readonly-vm", "Accept-Encoding": "identity", **headers, **own},
+                    body=None if body is None else _Sent(body),
+                    headers={
+                        "User-Agent": "pytest-readonly-vm",
+                        "Accept-Encoding": "identity",
+                        **length,
+                        **headers,
+                        **own,
+                    },
                     redirect=False,
                     retries=False,
                     preload_content=False,

@@ -1,0 +1,113 @@
+"""Owns parcels at a URL of whatever fsspec knows: S3, GCS, Azure, SSH. The only file that imports fsspec."""
+
+import re
+import secrets
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pytest_readonly_vm.config.image_url import shown_url
+from pytest_readonly_vm.errors import ConfigurationError, HostError, RemoteError
+from pytest_readonly_vm.printable import line
+from pytest_readonly_vm.remote.patience import within
+
+T = TypeVar("T")
+
+PATIENCE = 120.0
+"""Seconds for one request, whatever the library does about it: a pack of 8 MiB comes at half a Mbit/s."""
+_APPEARING_WHOLE = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+"""Object stores, where what is put is seen when all of it is there. Elsewhere it is renamed."""
+
+
+class UrlFiles:
+    """`layout.Files` of a file system of fsspec's."""
+
+    is_own = False
+    distrust = ""
+
+    def __init__(self, url: str) -> None:
+        """
+        :raises HostError: fsspec is not installed, or what it takes for such URLs.
+        :raises ConfigurationError: it knows no such.
+        :raises RemoteError: there is no way there.
+        """
+        self.name = shown_url(url)
+        self._scheme = url.partition("://")[0].lower()
+        try:
+            import fsspec
+        except ImportError:
+            raise HostError(
+                f"{self._scheme}:// takes fsspec: pip install 'pytest-readonly-vm[remote]', and what it needs for it"
+            ) from None
+        if self._scheme not in fsspec.available_protocols():
+            raise ConfigurationError(f"{self._scheme}:// is no place for frozen guests that fsspec knows")
+        self._fs: Any
+        try:
+            self._fs, root = self._do(lambda: fsspec.core.url_to_fs(url))
+        except ImportError as error:
+            raise HostError(f"{self._scheme}:// takes another package: {line(str(error), 200)}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{self.name} is no place for frozen guests: {line(str(error), 200)}") from None
+        self._root = str(root).rstrip("/")
+
+    def read(self, path: str, most: int) -> bytes | None:
+        place = f"{self._root}/{path}"
+
+        def read() -> bytes:
+            with self._fs.open(place, "rb", block_size=1 << 23) as file:
+                found: bytes = file.read(most + 1)
+                return found
+
+        return self._unless_missing(read)
+
+    def size(self, path: str) -> int | None:
+        def size() -> int:
+            self._fs.invalidate_cache()  # of what it was before others have put something there
+            return int(self._fs.info(f"{self._root}/{path}")["size"])
+
+        return self._unless_missing(size)
+
+    def write(self, path: str, data: bytes) -> None:
+        place = f"{self._root}/{path}"
+
+        def write() -> None:
+            if self._scheme in _APPEARING_WHOLE:
+                return self._fs.pipe_file(place, data)  # type: ignore[no-any-return]
+            self._fs.makedirs(place.rpartition("/")[0], exist_ok=True)
+            partial = f"{place}.{secrets.token_hex(8)}.partial"
+            self._fs.pipe_file(partial, data)
+            return self._fs.mv(partial, place)  # type: ignore[no-any-return]
+
+        try:
+            self._do(write)
+        except FileNotFoundError as error:  # no such bucket
+            raise RemoteError(f"{self.name}: {_words(error)}") from None
+
+    def names(self, folder: str) -> list[str] | None:
+        def names() -> list[str]:
+            self._fs.invalidate_cache()
+            return [str(one).rpartition("/")[2] for one in self._fs.ls(f"{self._root}/{folder}", detail=False)]
+
+        return self._unless_missing(names) or []
+
+    def close(self) -> None:
+        """The library keeps its connections for others."""
+
+    def _unless_missing(self, call: Callable[[], T]) -> T | None:
+        try:
+            return self._do(call)
+        except FileNotFoundError:
+            return None
+
+    def _do(self, call: Callable[[], T]) -> T:
+        try:
+            return within(PATIENCE, self.name, call)
+        except (RemoteError, FileNotFoundError, ImportError):
+            raise
+        except Exception as error:  # each library has its own
+            raise RemoteError(f"{self.name}: {_words(error)}") from None
+
+
+def _words(error: Exception) -> str:
+    """What a library says, without a query, in which there may be a signature."""
+    said = line(str(error), 300) or type(error).__name__
+    return re.sub(r"\?\S+", "?…", said)
