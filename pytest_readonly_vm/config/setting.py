@@ -29,6 +29,8 @@ class Part(Flag):
     For what shapes a guest until it is ready and shows neither in QEMU's arguments nor in what provisioning gives it,
     which are of that name anyhow.
     """
+    START = auto()
+    """Of what a machine of a test starts from, beside what boots and how."""
 
 
 @dataclass(frozen=True, slots=True)

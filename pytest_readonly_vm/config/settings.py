@@ -40,7 +40,7 @@ class VmConfig:
 
     # Commands have it as an argument of their own.
     image: Path | ImageReference | None = setting(
-        _TESTS, None, given_image.image, reads="the base image", locate=given_image.located_image
+        Part.START, None, given_image.image, reads="the base image", locate=given_image.located_image
     )
     format: str | None = setting(_MACHINE, None, read.one_of(*given_disk.FORMATS))
     cdrom: Path | ImageReference | None = setting(_MACHINE, None, given_image.image, reads=_OTHERS.format("CD"))
@@ -95,8 +95,8 @@ class VmConfig:
     timeout_factor: str = setting(Part.SHELL, "auto", read.factor_or("auto"))
     ready: object = setting(Part.SHELL | Part.KEY, "auto", read.readiness)
     start: str = setting(Part.SHELL, "auto", read.one_of("auto", "cold", "clone"))
-    layers: tuple[GuestLayer, ...] = setting(_TESTS, (), read.layers)
-    cluster: GuestCluster | None = setting(_TESTS, None, read.cluster)
+    layers: tuple[GuestLayer, ...] = setting(Part.START, (), read.layers)
+    cluster: GuestCluster | None = setting(Part.START, None, read.cluster)
     machine_id: str = setting(_TESTS, "keep", read.one_of("keep", "new"))
     prove_pristine: bool = setting(_TESTS, False, read.switch)
     prefetch: str = setting(_TESTS, "auto", read.whole_number_or("auto"))
@@ -113,6 +113,9 @@ class VmConfig:
     reset: str = setting(_TESTS, "never", read.one_of("never", "each-test"))
     scope: str = setting(_TESTS, "function", read.one_of(*SCOPES))
     monitor: bool = setting(_TESTS, False, read.switch)
+    shard: str | None = setting(_TESTS, None, read.shard)
+    durations: Path | None = setting(_TESTS, None, read.path)
+    store_durations: bool = setting(_TESTS, False, read.switch)
     origins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
 
     def with_settings(self, given: Mapping[str, Given]) -> Self:

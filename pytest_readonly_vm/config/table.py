@@ -252,4 +252,15 @@ OPTIONS = {
         "give each machine a second monitor for a human, and print how to reach it (not from xdist's workers)",
         kind=bool,
     ),
+    "shard": Option(
+        "NUMBER/SHARDS",
+        "run one of so many parts of the tests, like 2/8: each test is in one of them, and those that start from the "
+        "same frozen guest are in as few as balance allows",
+    ),
+    "durations": Option(
+        "FILE",
+        "how long tests took earlier, as JSON, by which shards and xdist's groups are balanced; pytest-split reads "
+        "it, too",
+    ),
+    "store_durations": Option("on|off", "write how long the tests of this run took into that file", kind=bool),
 }

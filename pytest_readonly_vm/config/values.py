@@ -25,6 +25,9 @@ _MOST_CPUS = 4096  # of QEMU's largest machine type, q35
 _HEALTH_WORDS = ("kernel", "units", "cores")
 _READY_WORDS = ("auto", "channel", "agent", "shell", "ssh", "systemd", "none")
 
+_DIGITS = 6
+"""Of the numbers of shards."""
+
 
 def text(value: object) -> str:
     if not isinstance(value, str):
@@ -245,6 +248,17 @@ def whole_number_or(word: str) -> Callable[[object], str]:
         return written
 
     return parse
+
+
+def shard(value: object) -> str:
+    """Which of how many: ``2/8``."""
+    written = text(value).strip()
+    number, slash, shards = written.partition("/")
+    if not (slash and number.isdecimal() and shards.isdecimal() and number.isascii() and shards.isascii()):
+        raise ValueError(f"{value!r} is not of the form NUMBER/SHARDS, like 2/8")
+    if not (len(shards) <= _DIGITS and len(number) <= _DIGITS and 1 <= int(number) <= int(shards)):
+        raise ValueError(f"{value!r}: the first number is to be 1 at least, and no more than the second")
+    return f"{int(number)}/{int(shards)}"
 
 
 def budget(value: object) -> str:

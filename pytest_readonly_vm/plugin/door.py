@@ -106,6 +106,14 @@ class Door:
         """Of xdist, for each worker: all processes of a run are to have the same name for it."""
         node.workerinput[_RUN_KEY] = self._run_name
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
+        """Of xdist, which has the node id of a test whose worker died as it was for the scheduler."""
+        from pytest_readonly_vm.plugin.shards import without_group
+
+        report.nodeid = without_group(report.nodeid)
+        report.longrepr = without_group(str(report.longrepr))
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         self._test = item, nextitem

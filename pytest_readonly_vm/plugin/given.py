@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from pytest_readonly_vm.config.setting import Given
-from pytest_readonly_vm.config.settings import VmConfig, parse
+from pytest_readonly_vm.config.settings import SETTINGS, VmConfig, parse
 from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.config.values import nearest
 from pytest_readonly_vm.errors import ConfigurationError, HostError
@@ -80,6 +80,26 @@ def given_settings(config: pytest.Config) -> Mapping[str, Given]:
 def given_images(config: pytest.Config) -> tuple[Given, ...]:
     """The base images to run with, none or several; paths are absolute."""
     return config.stash[_images]
+
+
+def configured(config: pytest.Config, values: Mapping[str, object]) -> VmConfig:
+    """The configuration that a value for each setting makes; one that is as it was given keeps its origin.
+
+    :raises ConfigurationError: a value is impossible.
+    """
+    known = dict(given_settings(config))
+    for image in given_images(config):
+        if image.value == values["image"]:
+            known["image"] = image
+    default = VmConfig()
+    given = {}
+    for name in SETTINGS:
+        value = values[name]
+        if name in known and value == known[name].value:
+            given[name] = known[name]
+        elif value != getattr(default, name):
+            given[name] = Given(value, f"fixture vm_{name}", config.rootpath)
+    return default.with_settings(given)
 
 
 def _find(config: pytest.Config, name: str) -> Given | None:

@@ -36,10 +36,19 @@ def begin(config: pytest.Config, run_name: str, session: Session) -> None:
         "debugger": Debugger(),
         "health gates": Gates(run),
     }
-    if "report" in given_settings(config) and not hasattr(config, "workerinput"):
+    given = given_settings(config)
+    if "report" in given and not hasattr(config, "workerinput"):
         from pytest_readonly_vm.plugin.page import Page  # which other runs are not to pay for
 
         plugins["page"] = Page(config)
+    if "durations" in given or "store_durations" in given:
+        from pytest_readonly_vm.plugin.timings import Clerk
+
+        plugins["timings"] = Clerk(config, run.output_guard)
+    if "shard" in given or getattr(config.option, "loadgroup", False):
+        from pytest_readonly_vm.plugin.shards import Shards
+
+        plugins["shards"] = Shards(config)
     for name, plugin in plugins.items():
         config.pluginmanager.register(plugin, f"readonly_vm {name}")
     if not hasattr(config, "workerinput"):

@@ -18,7 +18,7 @@ from pytest_readonly_vm.config.values import names
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.once import OncePerKey
 from pytest_readonly_vm.plugin import markers
-from pytest_readonly_vm.plugin.given import given_images, given_settings
+from pytest_readonly_vm.plugin.given import configured, given_images, given_settings
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.sources.image_list import listed
 
@@ -139,24 +139,8 @@ def config(request: pytest.FixtureRequest, scope: str, values: dict[str, object]
     """The value of ``vm_config``, or of a wider scope's, from those of all the settings' fixtures."""
     node = _package_of(request) if scope == "package" else request.node
     with _usage_errors():
-        return listed(markers.applied(_from_fixtures(request, values), node))
-
-
-def _from_fixtures(request: pytest.FixtureRequest, values: dict[str, object]) -> VmConfig:
-    """The configuration that the settings' fixtures add up to; a value that nobody overrode keeps its origin."""
-    known = dict(given_settings(request.config))
-    for image in given_images(request.config):
-        if image.value == values["vm_image"]:
-            known["image"] = image
-    default = VmConfig()
-    given = {}
-    for name in SETTINGS:
-        value = values[f"vm_{name}"]
-        if name in known and value == known[name].value:
-            given[name] = known[name]
-        elif value != getattr(default, name):
-            given[name] = Given(value, f"fixture vm_{name}", request.config.rootpath)
-    return default.with_settings(given)
+        settings = {name: values[f"vm_{name}"] for name in SETTINGS}
+        return listed(markers.applied(configured(request.config, settings), node))
 
 
 def networks(request: pytest.FixtureRequest, scope: str) -> Iterator[NetworkFactory]:

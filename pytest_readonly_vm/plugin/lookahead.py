@@ -5,15 +5,17 @@ import os
 import pytest
 
 from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.plugin.kinds import Wish, wishes
 
-_USERS = ("readonly_vm", "readonly_vm_factory", "readonly_vm_cluster")
+_MACHINES = ("readonly_vm", "readonly_vm_cluster")
+"""The fixtures that are a machine of the test's own, or several; what a factory is asked for, nobody knows."""
 
 
 class Lookahead:
-    """Guesses from the tests that ran. A wrong guess costs a machine that nobody sees."""
+    """Knows what settings say, and guesses from the tests that ran. A wrong guess costs a machine that nobody sees."""
 
     def __init__(self) -> None:
-        self._known: dict[object, VmConfig] = {}
+        self._known: dict[str, VmConfig] = {}
         self._next: pytest.Item | None = None
 
     def ran(self, item: pytest.Item, config: VmConfig) -> None:
@@ -27,7 +29,7 @@ class Lookahead:
 
     def expected(self) -> list[tuple[VmConfig, str]]:
         """The machines to start ahead: their configurations and names."""
-        if self._next is None or (config := self._known.get(likeness(self._next))) is None:
+        if self._next is None or (config := self._config_of(self._next)) is None:
             return []
         # A worker of xdist knows only its next test: others may have those after it.
         is_one_of_many = hasattr(self._next.config, "workerinput")
@@ -42,21 +44,28 @@ class Lookahead:
             names += [item.name for item in following if likeness(item) == likeness(self._next)]
         return [(config, name) for name in names]
 
+    def _config_of(self, item: pytest.Item) -> VmConfig | None:
+        if (like := likeness(item)) is None:
+            return None
+        return self._known.get(like) or known_config(item)
+
+
+def known_config(item: pytest.Item) -> VmConfig | None:
+    """That of a test's own machine or cluster, if nothing is in it that only a fixture can tell."""
+    found = [wish for wish in _own(item) if wish.fixture in _MACHINES]
+    return found[-1].config if found and found[-1].is_known else None
+
+
+def likeness(item: pytest.Item) -> str | None:
+    """Tests of which this is equal will want the same machine; None if a test wants none of its own."""
+    return " and ".join(wish.likeness() for wish in _own(item)) or None
+
+
+def _own(item: pytest.Item) -> list[Wish]:
+    return [wish for wish in wishes(item) if wish.scope in ("function", None)]
+
 
 def _usual(config: VmConfig) -> int:
     """Two at most, as more are not ready sooner, one cluster, and none where there is but one CPU."""
     several = 2 if config.cluster is None else 1
     return several if len(os.sched_getaffinity(0)) > 1 else 0
-
-
-def likeness(item: pytest.Item) -> object:
-    """Tests of which this is equal will want the same machine, unless fixtures are overridden in their modules."""
-    return variant(item) if any(name in getattr(item, "fixturenames", ()) for name in _USERS) else None
-
-
-def variant(item: pytest.Item) -> object:
-    """What of a test's markers and parameters may change its machine."""
-    marks = tuple(repr((mark.args, mark.kwargs)) for mark in item.iter_markers("vm"))
-    spec = getattr(item, "callspec", None)
-    parameters = {name: value for name, value in spec.params.items() if name.startswith("vm_")} if spec else {}
-    return (marks, repr(parameters))

@@ -152,13 +152,12 @@ def test_a_wrong_guess_leaves_nothing(
     pytester.makepyfile("""
         import pytest
         from emulators import wait_for
+        @pytest.fixture
+        def vm_memory(request): return "20M" if request.node.name == "test_two" else "16M"
         def test_one(readonly_vm): wait_for(2)
-        class TestOther:
-            @pytest.fixture
-            def vm_memory(self): return "20M"
-            def test_two(self, readonly_vm):
-                assert readonly_vm.config.memory == 20 << 20
-                wait_for(2)
+        def test_two(readonly_vm):
+            assert readonly_vm.config.memory == 20 << 20
+            wait_for(2)
         @pytest.fixture
         def skipped(): pytest.skip()
         def test_three(skipped, readonly_vm): pass

@@ -88,6 +88,9 @@ OTHER_VALUES = {
     "reset": "each-test",
     "scope": "module",
     "monitor": True,
+    "shard": "1/2",
+    "durations": "other",
+    "store_durations": True,
 }
 """Of every setting, one that it does not have otherwise. Paths are in a folder of the test's."""
 
