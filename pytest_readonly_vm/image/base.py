@@ -6,7 +6,7 @@ checked and what is proved are the same files, whatever happens to their names.
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -154,12 +154,29 @@ class Sources(Protocol):
         """Give back what is held."""
 
 
+class Compare(Protocol):
+    """Who looks whether an image is what it is elsewhere, before a machine starts with it."""
+
+    def __call__(self, setting: str, image: Path | ImageReference, origin: str, files: Sequence[ImageFile], /) -> None:
+        """Called once with each; raises `ImageError` to have it refused.
+
+        :param setting: by which it was given; ``kernel``, say.
+        :param files: its chain.
+        """
+
+
+def compare_with_none(setting: str, image: Path | ImageReference, origin: str, files: Sequence[ImageFile], /) -> None:
+    """For who has nothing to compare with."""
+
+
 class Bases:
     """Those that machines were started from so far. Any thread may ask."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, compare: Compare = compare_with_none) -> None:
         """`sources` finds what is not here yet."""
         self._sources = sources
+        self._compare = compare
+        self._compared: OncePerKey[tuple[str, Path], None] = OncePerKey()
         self._opened: OncePerKey[tuple[Path | ImageReference, str | None, str | None], BaseImage] = OncePerKey()
         self._parts: OncePerKey[tuple[tuple[Path, str], ...], BaseImage] = OncePerKey()
         self._watched: set[BaseImage] = set()
@@ -172,6 +189,8 @@ class Bases:
         :raises ImageError: one is refused.
         :raises BaseImageChanged: one was found changed earlier in this run.
         """
+        if self._compare is not compare_with_none:
+            self._compare_kernel(config)
         base = self._get(config.image, config, "image", format=config.format, called="base image", qemu_img=qemu_img)
         cdrom = self._get(config.cdrom, config, "cdrom", format="raw", called="CD", qemu_img=qemu_img)
         if cdrom is not None and not cdrom.is_cd:
@@ -228,13 +247,31 @@ class Bases:
             path = self._sources.locate(image, config, origin=origin, qemu_img=qemu_img)
             # It says what was brought here, which is converted on its way where it is one of these.
             given = None if path != image and format in UNFREEZABLE else format
-            return open_base(path, format=given, origin=origin, qemu_img=qemu_img, called=called)
+            base = open_base(path, format=given, origin=origin, qemu_img=qemu_img, called=called)
+            try:
+                self._compare(setting, image, origin, base.chain)
+            except BaseException:
+                base.close()
+                raise
+            return base
 
         # Of a registry's image there may be one for each architecture.
         arch = None if isinstance(image, Path) else f"{config.arch} {config.qemu}"
         base = self._opened.get((image, format, arch), opened)
         self._prove(base, config.verify)
         return base
+
+    def _compare_kernel(self, config: VmConfig) -> None:
+        for setting in ("kernel", "initrd"):
+            if (path := getattr(config, setting)) is not None:
+                self._compared.get((setting, path), partial(self._compare_file, setting, path, config.origin(setting)))
+
+    def _compare_file(self, setting: str, path: Path, origin: str) -> None:
+        file = _opened([(path, "raw")], shown=f"{setting} {path} (from {origin})", what=f"the {setting}")
+        try:
+            self._compare(setting, path, origin, file.chain)
+        finally:
+            file.close()
 
     def has(self, config: VmConfig) -> bool:
         """Whether what `get` returns can be had at once: it need not be downloaded or unpacked."""

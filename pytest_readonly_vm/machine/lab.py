@@ -18,7 +18,7 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.host.watch import Watch, nobody
-from pytest_readonly_vm.image.base import Bases
+from pytest_readonly_vm.image.base import Bases, Compare, compare_with_none
 from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.network_file import Where
 from pytest_readonly_vm.image.output_guard import OutputGuard
@@ -62,20 +62,22 @@ class Lab:
         output_guard: OutputGuard | None = None,
         watch: Watch = nobody,
         stopwatch: Stopwatch | None = None,
+        compare: Compare = compare_with_none,
     ) -> None:
         """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
 
         `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`, if
         it is for a layer, the configuration up to that one. `output_guard` knows what else is not to be written over,
         beside what the lab reads. `watch` looks on while a guest boots or a layer is made. `stopwatch` measures what
-        takes the time of who starts machines.
+        takes the time of who starts machines. `compare` may refuse an image.
         """
         self.output_guard = output_guard or OutputGuard()
         self.boots: list[Boot] = []
         self.layers: list[LayerMade] = []
         self._progress = progress
         self._resources = Resources(self.output_guard, tell, stopwatch or Stopwatch())
-        self._bases = Bases(ImageSources(tell, watch, self._resources.stopwatch, lambda: self._resources.loop))
+        sources = ImageSources(tell, watch, self._resources.stopwatch, lambda: self._resources.loop)
+        self._bases = Bases(sources, compare)
         self._layouts = Layouts()
         self._firmwares = Firmwares(self._bases, self._layouts)
         hooks = Hooks(

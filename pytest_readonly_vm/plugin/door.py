@@ -8,7 +8,7 @@ tests that ask for a fixture, or import something, while they run: then the hook
 import os
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -97,8 +97,16 @@ class Door:
         self.began = time.perf_counter()
         self._session = session
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_setupnodes(self, specs: Sequence[Any]) -> None:
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_xdist_setupnodes(self, specs: list[Any]) -> None:
+        if any(spec.ssh or spec.vagrant_ssh for spec in specs):
+            if not self.is_open:
+                self.open()
+            from pytest_readonly_vm.plugin.hosts import Hosts  # which other runs are not to pay for
+
+            hosts = Hosts(self._config)
+            self._config.pluginmanager.register(hosts, "readonly_vm hosts")
+            hosts.admit(specs)
         self.workers = len(specs)
 
     @pytest.hookimpl(optionalhook=True)

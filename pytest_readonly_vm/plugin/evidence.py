@@ -20,6 +20,8 @@ from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.failure import headline
+from pytest_readonly_vm.plugin.given import given_settings
+from pytest_readonly_vm.plugin.homeward import Delivery, Homeward
 from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
 
 if TYPE_CHECKING:
@@ -84,6 +86,8 @@ class EvidenceKeeper:
         self._attempt: _Attempt | None = None
         self._is_ending = False
         self._is_saving = False
+        self._homeward = Homeward.of(config)
+        """The way of what is saved, if this is not the controller's host."""
 
     @property
     def _output_folder(self) -> OutputFolder:
@@ -91,8 +95,27 @@ class EvidenceKeeper:
 
     def _new_output_folder(self) -> OutputFolder:
         folder = OutputFolder(_pieces, self._run_name, self._output_guard)
+        if self._homeward:
+            self._config.add_cleanup(folder.remove_empty)  # when it is closed
         self._config.add_cleanup(folder.close)
         return folder
+
+    def delivery(self) -> Delivery:
+        """Where a worker on another host delivers what it has saved."""
+        given = given_settings(self._config).get("output")
+        output = self._output(VmConfig().with_settings({"output": given} if given else {}))
+        self._output_folder.enter(output)
+        return Delivery(output, self._output_folder, self._output_guard, _pieces)
+
+    def abandon(self) -> None:
+        """Nobody will hear of what was saved, as the controller has gone: leave none of it. Any thread may."""
+        if attempt := self._attempt:
+            for folder in attempt.folders.values():
+                with contextlib.suppress(OSError):
+                    self._output_folder.give_back(folder)
+        for output in self._opened.made().values():
+            output.close()
+            output.remove_empty()
 
     # As a plugin.
 
@@ -145,7 +168,10 @@ class EvidenceKeeper:
         """Where the evidence of a machine is, if there is some that stays."""
         attempt = self._attempt
         saved = attempt.saved.get(vm) if attempt is not None and attempt.is_wanted else None
-        return self.shown(saved.folder) if saved is not None else None
+        if attempt is None or saved is None:
+            return None
+        self._bring(attempt)
+        return self.shown(self._home(saved.folder))
 
     def finish(self) -> None:
         """An attempt of a test is over, with its teardown."""
@@ -154,10 +180,29 @@ class EvidenceKeeper:
             return
         for log in attempt.logs.values():
             log.close()
-        if not attempt.is_wanted:
+        if attempt.is_wanted:
+            self._bring(attempt)
+        if self._homeward or not attempt.is_wanted:
             for folder in attempt.folders.values():
                 with contextlib.suppress(OSError):
                     self._output_folder.give_back(folder)
+                if self._homeward:
+                    self._homeward.forget(folder)
+
+    def _bring(self, attempt: _Attempt) -> None:
+        """Have what is saved on the controller, if that is elsewhere."""
+        for folder in attempt.folders.values() if self._homeward else ():
+            try:
+                assert self._homeward
+                self._homeward.bring(folder)
+            except OSError as error:
+                complaint = f"evidence that {error.strerror or error}"
+                if complaint not in attempt.complaints:
+                    attempt.complaints.append(complaint)
+
+    def _home(self, path: Path) -> Path:
+        """Where something that was saved is for who reads the report."""
+        return self._homeward.home(path) if self._homeward else path
 
     def save_first(self, item: pytest.Item, machines: "Sequence[VirtualMachine]", why: str) -> None:
         """Save what there is before an exception leaves the test, which ends the command that hangs in the guest.
@@ -172,11 +217,14 @@ class EvidenceKeeper:
         attempt = self._attempt_of(item)
         attempt.is_wanted = self._is_ending = True
         self._save(attempt, [vm for vm in machines if _is_on(vm.config)], why)
-        return [f"{_TITLE}: {self.shown(evidence.folder)}" for evidence in attempt.saved.values()] + attempt.complaints
+        self._bring(attempt)
+        return [
+            f"{_TITLE}: {self.shown(self._home(evidence.folder))}" for evidence in attempt.saved.values()
+        ] + attempt.complaints
 
     def shown(self, path: str | Path) -> str:
         """A path as people read it: from the folder in which pytest was started, if it is below."""
-        here = Path(self._config.invocation_params.dir)
+        here = self._homeward.here if self._homeward else Path(self._config.invocation_params.dir)
         return os.path.relpath(path, here) if Path(path).is_relative_to(here) else str(path)
 
     def _attempt_of(self, item: pytest.Item) -> _Attempt:
@@ -188,6 +236,7 @@ class EvidenceKeeper:
         self, attempt: _Attempt, machines: "Sequence[VirtualMachine]", failure: str, *, capsule: bool = False
     ) -> None:
         about = {"test": attempt.item.nodeid, "attempt": str(attempt.number + 1), "failed in": failure}
+        about |= {"host": self._homeward.host} if self._homeward else {}
         machines = [vm for vm in machines if vm not in attempt.saved]
         networks = {network: vm for vm in machines for network in vm.places}
         if networks:
@@ -252,8 +301,11 @@ class EvidenceKeeper:
         )
 
     def _tell(self, report: pytest.TestReport, attempt: _Attempt, machines: "Sequence[VirtualMachine]") -> None:
-        folders = [str(evidence.folder) for evidence in attempt.saved.values()]
-        frames = [str(path) for paths in attempt.networks.values() for path in paths if path.suffix != ".txt"]
+        self._bring(attempt)
+        folders = [str(self._home(evidence.folder)) for evidence in attempt.saved.values()]
+        frames = [
+            str(self._home(path)) for paths in attempt.networks.values() for path in paths if path.suffix != ".txt"
+        ]
         if lines := [self.shown(path) for path in (*folders, *frames)] + attempt.complaints:
             report.sections.append((_TITLE, "\n".join(lines)))
         incident = Incident(
@@ -264,10 +316,10 @@ class EvidenceKeeper:
             machines=[vm.name for vm in machines],
             folders=folders,
             complaints=list(attempt.complaints),
-            outputs=[str(output) for output in attempt.folders],
+            outputs=[str(output) for output in attempt.folders] if not self._homeward else [],
         )
         vars(report)[INCIDENT] = dataclasses.asdict(incident)
-        integrations.attach(self._config, report, list(attempt.saved.values()))
+        integrations.attach(self._config, report, list(attempt.saved.values()), self._home)
 
     def _output(self, config: VmConfig) -> Path:
         return Path(self._config.invocation_params.dir) / config.output

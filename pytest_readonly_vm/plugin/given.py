@@ -4,6 +4,7 @@ Markers and fixtures come later, and win; see `markers` and `fixtures`.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,9 @@ from pytest_readonly_vm.config.table import OPTIONS
 from pytest_readonly_vm.config.values import nearest
 from pytest_readonly_vm.errors import ConfigurationError, HostError
 from pytest_readonly_vm.plugin.options import PREFIX
+
+_ELSEWHERE = re.compile(r"(^|/|\*)(ssh|vagrant_ssh)=")
+"""In a specification of execnet's, as of ``--tx``."""
 
 _given = pytest.StashKey[Mapping[str, Given]]()
 _images = pytest.StashKey[tuple[Given, ...]]()
@@ -38,6 +42,8 @@ def read_settings(config: pytest.Config) -> None:
         config.stash[_images] = tuple(Given(parse("image", given), given.origin) for given in images)
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from None
+    if is_run_elsewhere(config):  # where all of this is to be
+        return
     _require_cache(config.stash[_given])
     for image in config.stash[_images]:
         if image.origin == "--vm-image":
@@ -70,6 +76,14 @@ def _require_cache(settings: Mapping[str, Given]) -> None:
         require_cache(cast(Path, cache.value))
     except HostError as error:
         raise pytest.UsageError(f"--vm-cache: {error}") from None
+
+
+def is_run_elsewhere(config: pytest.Config) -> bool:
+    """Whether this is xdist's controller, and all workers are on other hosts. Nothing of those is known here."""
+    specs: list[str] = config.getoption("tx", None) or []
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
+        return False
+    return bool(specs) and all(_ELSEWHERE.search(spec) for spec in specs)
 
 
 def given_settings(config: pytest.Config) -> Mapping[str, Given]:

@@ -1,5 +1,6 @@
 """Owns the lines at the beginning of a run: with what the machines run, and what the bases are."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pytest_readonly_vm.config.qemu_args import what_no_copy_has
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import HostError, VmError
-from pytest_readonly_vm.plugin.given import given_images, given_settings
+from pytest_readonly_vm.plugin.given import given_images, given_settings, is_run_elsewhere
 
 
 def lines(config: pytest.Config) -> list[str]:
@@ -19,7 +20,12 @@ def lines(config: pytest.Config) -> list[str]:
     """
     images, settings = given_images(config), given_settings(config)
     wanted = VmConfig().with_settings(settings)
-    return _describe(images, wanted) if images or wanted.boots else []
+    if not (images or wanted.boots) or is_run_elsewhere(config):
+        return []
+    try:
+        return describe(images, settings)
+    except VmError as error:
+        return [f"vm: {error}"]
 
 
 def _start(wanted: VmConfig) -> list[str]:
@@ -30,7 +36,12 @@ def _start(wanted: VmConfig) -> list[str]:
     return [f"vm: start: cold, as {reason}"] if reason else []
 
 
-def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
+def describe(images: tuple[Given, ...], settings: Mapping[str, Given]) -> list[str]:
+    """What is said of this computer, and of the images as far as they can be looked at.
+
+    :raises VmError: no machine starts here.
+    """
+    wanted = VmConfig().with_settings(settings)
     # These load asyncio and more, which a run without machines is not to pay for.
     from pytest_readonly_vm.host.folders import require_cache
     from pytest_readonly_vm.host.hypervisor import find_hypervisor
@@ -39,14 +50,11 @@ def _describe(images: tuple[Given, ...], wanted: VmConfig) -> list[str]:
     from pytest_readonly_vm.qemu.architecture import choose_arch
     from pytest_readonly_vm.start.cache import default_folder
 
-    try:
-        with host_errors("QEMU cannot be asked"):
-            qemu_img = find_qemu_img(wanted.qemu)
-            bases = [_base(image, wanted, qemu_img) for image in images]
-            archs = dict.fromkeys(arch for _, arch in bases if arch) or [choose_arch(wanted, layout=lambda: None)]
-            hypervisors = [find_hypervisor(wanted, arch=arch, qemu_img=qemu_img) for arch in archs]
-    except VmError as error:
-        return [f"vm: {error}"]
+    with host_errors("QEMU cannot be asked"):
+        qemu_img = find_qemu_img(wanted.qemu)
+        bases = [_base(image, wanted, qemu_img) for image in images]
+        archs = dict.fromkeys(arch for _, arch in bases if arch) or [choose_arch(wanted, layout=lambda: None)]
+        hypervisors = [find_hypervisor(wanted, arch=arch, qemu_img=qemu_img) for arch in archs]
     found = []
     for one in hypervisors:
         slow = "; guests run many times slower" if (wanted.accel, one.accelerator.name) == ("auto", "tcg") else ""

@@ -49,6 +49,10 @@ def begin(config: pytest.Config, run_name: str, session: Session) -> None:
         from pytest_readonly_vm.plugin.shards import Shards
 
         plugins["shards"] = Shards(config)
+    if "readonly_vm_line" in getattr(config, "workerinput", {}):
+        from pytest_readonly_vm.plugin.far_worker import FarWorker  # which other runs are not to pay for
+
+        plugins["far worker"] = FarWorker(run, config)
     for name, plugin in plugins.items():
         config.pluginmanager.register(plugin, f"readonly_vm {name}")
     if not hasattr(config, "workerinput"):

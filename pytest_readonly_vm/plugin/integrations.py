@@ -6,7 +6,7 @@ None of them is needed, and none is loaded here: what is there is used.
 import base64
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.plugin.far_line import HERE
 from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:
@@ -38,28 +39,34 @@ def properties(vm: "VirtualMachine", identity: Mapping[str, str], evidence: str 
     return [*found, ("vm_evidence", evidence)] if evidence else found
 
 
-def attach(config: pytest.Config, report: pytest.TestReport, evidences: "Sequence[Evidence]") -> None:
-    """Show what was saved in the reports of other plugins. What goes wrong there is no failure of a test."""
+def attach(
+    config: pytest.Config, report: pytest.TestReport, evidences: "Sequence[Evidence]", home: Callable[[Path], Path]
+) -> None:
+    """Show what was saved in the reports of other plugins. What goes wrong there is no failure of a test.
+
+    :param home: where a file is for who reads these.
+    """
     for evidence in evidences:
         with contextlib.suppress(Exception):
             if config.pluginmanager.hasplugin("html"):
-                vars(report)["extras"] = [*getattr(report, "extras", ()), *_extras(config, evidence)]
+                vars(report)["extras"] = [*getattr(report, "extras", ()), *_extras(config, evidence, home)]
         with contextlib.suppress(Exception):
             if config.pluginmanager.hasplugin("allure_pytest") and config.getoption("allure_report_dir", None):
                 _attach_to_allure(evidence)
 
 
-def _extras(config: pytest.Config, evidence: "Evidence") -> list[dict[str, Any]]:
+def _extras(config: pytest.Config, evidence: "Evidence", home: Callable[[Path], Path]) -> list[dict[str, Any]]:
     from pytest_html import extras  # type: ignore[import-untyped]
 
     page = config.getoption("htmlpath", None)
-    start = Path(page).absolute().parent if page else Path.cwd()
+    here = Path(getattr(config, "workerinput", {}).get(HERE) or Path.cwd())
+    start = (here / page).parent if page else here
     found = []
     for path in evidence.saved:
         if path.suffix == ".png":
             found.append(extras.png(base64.b64encode(path.read_bytes()).decode(), name=path.name))
     for path in (evidence.folder, *evidence.saved):
-        url = quote(os.path.relpath(path, start))
+        url = quote(os.path.relpath(home(path), start))
         found.append(extras.url(url, name="evidence" if path == evidence.folder else path.name))
     return found
 

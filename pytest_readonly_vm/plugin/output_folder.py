@@ -33,6 +33,7 @@ class OutputFolder:
         self._removable = removable
         self._output_guard = output_guard
         self._locks: dict[Path, Lock | None] = {}
+        self._entered: set[Path] = set()
 
     def enter(self, output: Path) -> None:
         """Before the first machine: remove what runs that are over have left in an output folder, if there is one."""
@@ -90,6 +91,12 @@ class OutputFolder:
         """Remove what was saved in a claimed folder: nobody needs it."""
         _clear(folder, self._removable())
 
+    def remove_empty(self) -> None:
+        """After `close`: remove the output folders that this process was the last to use, and in which nothing is."""
+        for output in self._entered:
+            with contextlib.suppress(OSError):
+                output.rmdir()
+
     def close(self) -> None:
         """Let others remove what this run has left; the last of its processes removes its file."""
         for output, lock in self._locks.items():
@@ -101,6 +108,7 @@ class OutputFolder:
 
     def _lock(self, output: Path) -> None:
         """:raises FileNotFoundError: there is no such folder yet."""
+        self._entered.add(output)
         if output not in self._locks:
             lock = None
             try:

@@ -20,6 +20,7 @@ from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin.broken import BrokenMachines
 from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
+from pytest_readonly_vm.plugin.far_line import comparison, is_elsewhere
 from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.kept_overlays import KeptOverlays
 from pytest_readonly_vm.plugin.lookahead import Lookahead
@@ -85,7 +86,7 @@ class Run:
         from pytest_readonly_vm.host.confinement import die_with_parent
         from pytest_readonly_vm.machine.lab import Lab
 
-        if hasattr(self._config, "workerinput"):
+        if hasattr(self._config, "workerinput") and not is_elsewhere(self._config):
             # Nobody hears an xdist worker whose controller was killed, and it would wait out its test with the machine.
             die_with_parent()
         came_to_nothing = self.evidence.came_to_nothing
@@ -97,6 +98,7 @@ class Run:
             output_guard=self.output_guard,
             watch=self.progress.watch,
             stopwatch=self.stopwatch,
+            compare=comparison(self._config),
         )
         self._config.add_cleanup(lab.close)
         self.networks.of_lab = lab.networks

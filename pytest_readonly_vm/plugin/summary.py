@@ -123,10 +123,11 @@ class Summary:
             proof = "identity, size and times"
             if image in self._hashed:
                 proof += "; SHA-256 at the end of the run"
-            say(f"base {Path(image).name} unchanged after {count(tests, 'test')} ({proof})")
+            say(f"base {_base_name(image)} unchanged after {count(tests, 'test')} ({proof})")
         for kept in self._kept:
             path = kept["path"]
-            say(f"kept overlay {path} (boot it again: pytest --vm-image={shlex.quote(path)})")
+            where = f" on {kept['host']}" if "host" in kept else ""
+            say(f"kept overlay {path}{where} (boot it again: pytest --vm-image={shlex.quote(path)})")
             if kept["is_above_store"]:
                 say("  its base is in the store of images; when that is gone, the same image brings it back there")
         for text in self._evidence_lines(shown, _folders_in_failures(terminalreporter)):
@@ -148,14 +149,22 @@ class Summary:
         if not self._boots:
             yield "no machine started"
         for manner, words in _MANNERS.items():
-            if starts := [boot for boot in self._boots if boot["manner"] == manner]:
-                yield _start_line(starts, words)
+            starts = [boot for boot in self._boots if boot["manner"] == manner]
+            for host in dict.fromkeys(boot.get("host", "") for boot in starts):
+                told = _start_line([boot for boot in starts if boot.get("host", "") == host], words)
+                yield f"{host}: {told}" if host else told
         for what, words, is_cluster in (("layer", "made", False), ("cluster", "formed", True)):
             if made := [one["seconds"] for one in self._layers if one["is_cluster"] is is_cluster]:
                 yield f"{count(len(made), what)} {words} in {sum(made):.2f} s"
         reasons = Counter(boot["reason"] for boot in self._boots if boot["reason"])
         for reason, machines in reasons.most_common():
             yield f"{machines} not cloned: {reason}"
+
+
+def _base_name(image: str) -> str:
+    """Of a path, or of one behind the name of a host."""
+    host, _, path = ("", "", image) if image.startswith("/") else image.partition(":")
+    return f"{Path(path).name} on {host}" if host else Path(path).name
 
 
 def _start_line(starts: list[dict[str, Any]], words: str) -> str:

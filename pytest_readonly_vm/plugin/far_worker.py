@@ -1,0 +1,46 @@
+"""Owns the end of a worker whose controller has gone: at once, in the midst of a test, with nothing left on its host.
+
+execnet would wait for the test, then interrupt it, and end the process after 15 seconds, whatever is left.
+"""
+
+import faulthandler
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm.plugin.far_line import FarLine
+from pytest_readonly_vm.plugin.run import Run
+
+_PATIENCE = 10.0
+"""Seconds for machines to end and files to go. QEMU ends with this process in any case."""
+
+
+class FarWorker:
+    """In each worker of a run that has workers on other hosts."""
+
+    def __init__(self, run: Run, config: pytest.Config) -> None:
+        self._run = run
+        self._is_over = False
+        line = FarLine.of(config)
+        assert line is not None
+        if line.here is not None:
+            line.on_end.append(self._end)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        self._is_over = True  # from now on it ends by itself
+
+    def _end(self) -> None:
+        if self._is_over:
+            return
+        with Path(os.devnull).open("wb") as nowhere:
+            faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=nowhere)
+            try:
+                if self._run.has_lab:
+                    self._run.lab.close()
+                self._run.evidence.abandon()
+            finally:
+                sys.stderr.flush()
+                os._exit(1)

@@ -1,0 +1,151 @@
+"""Owns the way of evidence from a worker on another host into the controller's output folder.
+
+In pieces, so that a machine's memory of gigabytes takes none of ours, and each acknowledged, so that no more is on its
+way than one. Where it goes is up to the controller: a host gives the title of a test, and names that evidence can have.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.plugin.far_line import FarLine, LineIsDown
+from pytest_readonly_vm.plugin.output_folder import MARK, OutputFolder, folder_name
+
+_PIECE = 1 << 18  # bytes
+_MOST_FOLDERS = 1000
+"""In one folder of a test: it has so many machines at most."""
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+
+
+class Homeward:
+    """A worker's side."""
+
+    def __init__(self, line: FarLine) -> None:
+        assert line.here is not None
+        self.host = line.host
+        self.here = Path(line.here)
+        """Where pytest was started, on the controller."""
+        self._line = line
+        self._places: dict[Path, Path] = {}
+        self._sent: set[Path] = set()
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> "Homeward | None":
+        """That of a worker on another host than the controller's; None in all other processes."""
+        line = FarLine.of(config)
+        return cls(line) if line is not None and line.here is not None else None
+
+    def bring(self, folder: Path) -> None:
+        """Send what is new in a folder of evidence to the controller, to one of that name.
+
+        :raises OSError: not all of it could be had there; its `strerror` says why.
+        """
+        try:
+            if folder not in self._places:
+                self._places[folder] = Path(self._accepted(self._line.ask("claim", folder.name)))
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and path.name != MARK and path not in self._sent:
+                    inner = path.relative_to(folder).parts
+                    with path.open("rb") as file:
+                        for begin in (True, False):
+                            pieces = iter(()) if begin else _pieces(file)
+                            question = ("file", str(self._places[folder]), inner) if begin else ("whole",)
+                            self._accepted(self._line.ask_after(pieces, *question))
+                    self._sent.add(path)
+        except LineIsDown as error:
+            raise OSError(None, str(error)) from None
+
+    def home(self, path: Path) -> Path:
+        """Where a file or folder is on the controller, once it has been brought there."""
+        found = next((folder for folder in self._places if path.is_relative_to(folder)), None)
+        return path if found is None else self._places[found] / path.relative_to(found)
+
+    def forget(self, folder: Path) -> None:
+        """The folder goes, and another may come in its place."""
+        self._places.pop(folder, None)
+        self._sent = {path for path in self._sent if not path.is_relative_to(folder)}
+
+    @staticmethod
+    def _accepted(answer: Any) -> str:
+        is_accepted, words = answer
+        if not is_accepted:
+            raise OSError(None, f"the controller: {words}")
+        return str(words)
+
+
+def _pieces(file: Any) -> Iterator[bytes]:
+    while piece := file.read(_PIECE):
+        yield piece
+
+
+class Delivery:
+    """The controller's side, of one worker. Called on execnet's thread; nothing here raises but `OSError`."""
+
+    def __init__(
+        self, output: Path, folders: OutputFolder, guard: OutputGuard, is_piece: Callable[[], Callable[[str], bool]]
+    ) -> None:
+        """`is_piece` gives what tells whether a name is one of evidence."""
+        self._output = output
+        self._folders = folders
+        self._guard = guard
+        self._is_piece = is_piece
+        self._claimed: dict[str, Path] = {}
+        self._inner: dict[tuple[str, ...], Path] = {}
+        self._file: Any = None
+        self._open = contextlib.ExitStack()
+        self._problem: OSError | None = None
+
+    def claim(self, title: Any) -> str:
+        """A folder for an attempt of a test; return its path."""
+        folder = self._folders.claim(self._output, folder_name(str(title)[:200]))
+        self._claimed[str(folder)] = folder
+        return str(folder)
+
+    def begin(self, claimed: Any, inner: Any) -> str:
+        """A file is to come."""
+        names = tuple(str(name) for name in inner)
+        if str(claimed) not in self._claimed or not 1 <= len(names) <= 2 or not all(map(_NAME.fullmatch, names)):
+            raise PermissionError(None, "what a host sends is to be evidence, in the folder of its test")
+        if not self._is_piece()(names[-1]):
+            raise PermissionError(None, f"no file of evidence is called {names[-1]}")
+        folder = self._claimed[str(claimed)]
+        if len(names) > 1:
+            key = (str(claimed), names[0])
+            if key not in self._inner:
+                if len(self._inner) >= _MOST_FOLDERS * len(self._claimed):
+                    raise PermissionError(None, "that are too many folders")
+                self._inner[key] = self._folders.within(folder, names[0])
+            folder = self._inner[key]
+        self.drop()
+        self._file = self._open.enter_context(self._guard.file(folder / names[-1]))
+        return ""
+
+    def take(self, piece: bytes) -> None:
+        """A piece of the file; what goes wrong is told by `finish`."""
+        if self._file is not None and self._problem is None:
+            try:
+                self._file.write(piece)
+            except OSError as error:
+                self._problem = error
+
+    def finish(self) -> str:
+        """The file is whole."""
+        if self._file is None:
+            raise PermissionError(None, "no file was to come")
+        if (problem := self._problem) is not None:
+            self.drop()
+            raise problem
+        self._file = None
+        self._open.close()
+        return ""
+
+    def drop(self) -> None:
+        """What has come of a file is not to be seen, as the rest will not come."""
+        self._file = self._problem = None
+        with contextlib.suppress(Exception), self._open:
+            raise EOFError
