@@ -165,14 +165,10 @@ class Compare(Protocol):
         """
 
 
-def compare_with_none(setting: str, image: Path | ImageReference, origin: str, files: Sequence[ImageFile], /) -> None:
-    """For who has nothing to compare with."""
-
-
 class Bases:
     """Those that machines were started from so far. Any thread may ask."""
 
-    def __init__(self, sources: Sources, compare: Compare = compare_with_none) -> None:
+    def __init__(self, sources: Sources, compare: Compare | None = None) -> None:
         """`sources` finds what is not here yet."""
         self._sources = sources
         self._compare = compare
@@ -189,7 +185,7 @@ class Bases:
         :raises ImageError: one is refused.
         :raises BaseImageChanged: one was found changed earlier in this run.
         """
-        if self._compare is not compare_with_none:
+        if self._compare is not None:
             self._compare_kernel(config)
         base = self._get(config.image, config, "image", format=config.format, called="base image", qemu_img=qemu_img)
         cdrom = self._get(config.cdrom, config, "cdrom", format="raw", called="CD", qemu_img=qemu_img)
@@ -249,7 +245,8 @@ class Bases:
             given = None if path != image and format in UNFREEZABLE else format
             base = open_base(path, format=given, origin=origin, qemu_img=qemu_img, called=called)
             try:
-                self._compare(setting, image, origin, base.chain)
+                if self._compare is not None:
+                    self._compare(setting, image, origin, base.chain)
             except BaseException:
                 base.close()
                 raise
@@ -269,6 +266,7 @@ class Bases:
     def _compare_file(self, setting: str, path: Path, origin: str) -> None:
         file = _opened([(path, "raw")], shown=f"{setting} {path} (from {origin})", what=f"the {setting}")
         try:
+            assert self._compare is not None
             self._compare(setting, path, origin, file.chain)
         finally:
             file.close()

@@ -18,7 +18,7 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.host.watch import Watch, nobody
-from pytest_readonly_vm.image.base import Bases, Compare, compare_with_none
+from pytest_readonly_vm.image.base import Bases, Compare
 from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.network_file import Where
 from pytest_readonly_vm.image.output_guard import OutputGuard
@@ -62,7 +62,7 @@ class Lab:
         output_guard: OutputGuard | None = None,
         watch: Watch = nobody,
         stopwatch: Stopwatch | None = None,
-        compare: Compare = compare_with_none,
+        compare: Compare | None = None,
     ) -> None:
         """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
 

@@ -21,7 +21,8 @@ from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.failure import headline
 from pytest_readonly_vm.plugin.given import given_settings
-from pytest_readonly_vm.plugin.homeward import Delivery, Homeward
+from pytest_readonly_vm.plugin.homeward import AtHome, Delivery, Homeward
+from pytest_readonly_vm.plugin.incident import INCIDENT, Incident
 from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
 
 if TYPE_CHECKING:
@@ -29,29 +30,7 @@ if TYPE_CHECKING:
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
     from pytest_readonly_vm.machine.vm import VirtualMachine
 
-INCIDENT = "readonly_vm_incident"
-"""Attribute of the report of a failure that holds an `Incident`, as a dict: pytest and xdist carry it along."""
-
 _TITLE = "Evidence folder"
-
-
-@dataclass(slots=True, kw_only=True)
-class Incident:
-    """The failure of a test that had machines: only what can be serialised."""
-
-    test: str
-    when: str
-    """``setup``, ``call``, ``teardown``."""
-    attempt: int
-    """0, or which repetition of the test it was."""
-    headline: str
-    machines: list[str]
-    folders: list[str]
-    """Where the evidence of the machines is."""
-    complaints: list[str]
-    """Why there is none, or not all of it."""
-    outputs: list[str]
-    """The output folders in use."""
 
 
 @dataclass(slots=True)
@@ -86,8 +65,8 @@ class EvidenceKeeper:
         self._attempt: _Attempt | None = None
         self._is_ending = False
         self._is_saving = False
-        self._homeward = Homeward.of(config)
-        """The way of what is saved, if this is not the controller's host."""
+        self._way = Homeward.of(config) or AtHome(config)
+        """Of what is saved, to who reads the report."""
 
     @property
     def _output_folder(self) -> OutputFolder:
@@ -95,7 +74,7 @@ class EvidenceKeeper:
 
     def _new_output_folder(self) -> OutputFolder:
         folder = OutputFolder(_pieces, self._run_name, self._output_guard)
-        if self._homeward:
+        if self._way.is_elsewhere:
             self._config.add_cleanup(folder.remove_empty)  # when it is closed
         self._config.add_cleanup(folder.close)
         return folder
@@ -171,7 +150,7 @@ class EvidenceKeeper:
         if attempt is None or saved is None:
             return None
         self._bring(attempt)
-        return self.shown(self._home(saved.folder))
+        return self.shown(self._way.home(saved.folder))
 
     def finish(self) -> None:
         """An attempt of a test is over, with its teardown."""
@@ -182,27 +161,15 @@ class EvidenceKeeper:
             log.close()
         if attempt.is_wanted:
             self._bring(attempt)
-        if self._homeward or not attempt.is_wanted:
+        if self._way.is_elsewhere or not attempt.is_wanted:
             for folder in attempt.folders.values():
                 with contextlib.suppress(OSError):
                     self._output_folder.give_back(folder)
-                if self._homeward:
-                    self._homeward.forget(folder)
+                self._way.forget(folder)
 
     def _bring(self, attempt: _Attempt) -> None:
         """Have what is saved on the controller, if that is elsewhere."""
-        for folder in attempt.folders.values() if self._homeward else ():
-            try:
-                assert self._homeward
-                self._homeward.bring(folder)
-            except OSError as error:
-                complaint = f"evidence that {error.strerror or error}"
-                if complaint not in attempt.complaints:
-                    attempt.complaints.append(complaint)
-
-    def _home(self, path: Path) -> Path:
-        """Where something that was saved is for who reads the report."""
-        return self._homeward.home(path) if self._homeward else path
+        attempt.complaints += self._way.bring(attempt.folders.values())
 
     def save_first(self, item: pytest.Item, machines: "Sequence[VirtualMachine]", why: str) -> None:
         """Save what there is before an exception leaves the test, which ends the command that hangs in the guest.
@@ -219,12 +186,12 @@ class EvidenceKeeper:
         self._save(attempt, [vm for vm in machines if _is_on(vm.config)], why)
         self._bring(attempt)
         return [
-            f"{_TITLE}: {self.shown(self._home(evidence.folder))}" for evidence in attempt.saved.values()
+            f"{_TITLE}: {self.shown(self._way.home(evidence.folder))}" for evidence in attempt.saved.values()
         ] + attempt.complaints
 
     def shown(self, path: str | Path) -> str:
         """A path as people read it: from the folder in which pytest was started, if it is below."""
-        here = self._homeward.here if self._homeward else Path(self._config.invocation_params.dir)
+        here = self._way.here
         return os.path.relpath(path, here) if Path(path).is_relative_to(here) else str(path)
 
     def _attempt_of(self, item: pytest.Item) -> _Attempt:
@@ -236,7 +203,7 @@ class EvidenceKeeper:
         self, attempt: _Attempt, machines: "Sequence[VirtualMachine]", failure: str, *, capsule: bool = False
     ) -> None:
         about = {"test": attempt.item.nodeid, "attempt": str(attempt.number + 1), "failed in": failure}
-        about |= {"host": self._homeward.host} if self._homeward else {}
+        about |= self._way.about
         machines = [vm for vm in machines if vm not in attempt.saved]
         networks = {network: vm for vm in machines for network in vm.places}
         if networks:
@@ -302,9 +269,9 @@ class EvidenceKeeper:
 
     def _tell(self, report: pytest.TestReport, attempt: _Attempt, machines: "Sequence[VirtualMachine]") -> None:
         self._bring(attempt)
-        folders = [str(self._home(evidence.folder)) for evidence in attempt.saved.values()]
+        folders = [str(self._way.home(evidence.folder)) for evidence in attempt.saved.values()]
         frames = [
-            str(self._home(path)) for paths in attempt.networks.values() for path in paths if path.suffix != ".txt"
+            str(self._way.home(path)) for paths in attempt.networks.values() for path in paths if path.suffix != ".txt"
         ]
         if lines := [self.shown(path) for path in (*folders, *frames)] + attempt.complaints:
             report.sections.append((_TITLE, "\n".join(lines)))
@@ -316,10 +283,10 @@ class EvidenceKeeper:
             machines=[vm.name for vm in machines],
             folders=folders,
             complaints=list(attempt.complaints),
-            outputs=[str(output) for output in attempt.folders] if not self._homeward else [],
+            outputs=[] if self._way.is_elsewhere else [str(output) for output in attempt.folders],
         )
         vars(report)[INCIDENT] = dataclasses.asdict(incident)
-        integrations.attach(self._config, report, list(attempt.saved.values()), self._home)
+        integrations.attach(self._config, report, list(attempt.saved.values()), self._way.home)
 
     def _output(self, config: VmConfig) -> Path:
         return Path(self._config.invocation_params.dir) / config.output

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from pytest_readonly_vm.image.base import Compare, compare_with_none
-
 LINE = "readonly_vm_line"
 HOST = "readonly_vm_host"
 HERE = "readonly_vm_here"
@@ -108,12 +106,3 @@ class FarLine:
 def is_elsewhere(config: pytest.Config) -> bool:
     """Whether this process is a worker on another host than the controller's."""
     return getattr(config, "workerinput", {}).get(HERE) is not None
-
-
-def comparison(config: pytest.Config) -> Compare:
-    """What a worker compares its images by with those of other hosts, if there are any."""
-    if (line := FarLine.of(config)) is None:
-        return compare_with_none
-    from pytest_readonly_vm.plugin.same_bases import SameBases  # which other runs are not to pay for
-
-    return SameBases(config, line)

@@ -6,12 +6,12 @@ execnet would wait for the test, then interrupt it, and end the process after 15
 import faulthandler
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
 from pytest_readonly_vm.plugin.far_line import FarLine
 from pytest_readonly_vm.plugin.run import Run
+from pytest_readonly_vm.plugin.same_bases import SameBases
 
 _PATIENCE = 10.0
 """Seconds for machines to end and files to go. QEMU ends with this process in any case."""
@@ -25,6 +25,7 @@ class FarWorker:
         self._is_over = False
         line = FarLine.of(config)
         assert line is not None
+        run.compare = SameBases(config, line)
         if line.here is not None:
             line.on_end.append(self._end)
 
@@ -35,12 +36,11 @@ class FarWorker:
     def _end(self) -> None:
         if self._is_over:
             return
-        with Path(os.devnull).open("wb") as nowhere:
-            faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=nowhere)
-            try:
-                if self._run.has_lab:
-                    self._run.lab.close()
-                self._run.evidence.abandon()
-            finally:
-                sys.stderr.flush()
-                os._exit(1)
+        faulthandler.dump_traceback_later(_PATIENCE, exit=True, file=os.open(os.devnull, os.O_WRONLY))
+        try:
+            if self._run.has_lab:
+                self._run.lab.close()
+            self._run.evidence.abandon()
+        finally:
+            sys.stderr.flush()
+            os._exit(1)

@@ -1,12 +1,11 @@
 """Owns the way of evidence from a worker on another host into the controller's output folder.
 
-In pieces, so that a machine's memory of gigabytes takes none of ours, and each acknowledged, so that no more is on its
-way than one. Where it goes is up to the controller: a host gives the title of a test, and names that evidence can have.
+In pieces, so that a machine's memory of gigabytes takes none of ours: a slow disk stops the sender. Where it goes is up to the controller: a host gives the title of a test, and names that evidence can have.
 """
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,51 +21,85 @@ _MOST_FOLDERS = 1000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 
 
-class Homeward:
-    """A worker's side."""
+class AtHome:
+    """The side of a process on the controller's host: what is saved is where it is to be."""
 
-    def __init__(self, line: FarLine) -> None:
-        assert line.here is not None
-        self.host = line.host
-        self.here = Path(line.here)
+    is_elsewhere = False
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.here = Path(config.invocation_params.dir)
         """Where pytest was started, on the controller."""
+        self.about: dict[str, str] = {}
+        """What is told of evidence beside the test."""
+
+    def bring(self, folders: Iterable[Path]) -> list[str]:
+        """Bring what is new in folders of evidence to the controller; return what is to complain of."""
+        return []
+
+    def home(self, path: Path) -> Path:
+        """Where a file or folder is on the controller, once it has been brought there."""
+        return path
+
+    def forget(self, folder: Path) -> None:
+        """The folder goes, and another may come in its place."""
+
+
+class Homeward(AtHome):
+    """That of a worker on another host."""
+
+    is_elsewhere = True
+
+    def __init__(self, config: pytest.Config, line: FarLine) -> None:
+        super().__init__(config)
+        self.here = Path(line.here or "/")
+        self.about = {"host": line.host}
         self._line = line
         self._places: dict[Path, Path] = {}
         self._sent: set[Path] = set()
+        self._problem: str | None = None
+        self._told: set[str] = set()
 
     @classmethod
     def of(cls, config: pytest.Config) -> "Homeward | None":
         """That of a worker on another host than the controller's; None in all other processes."""
         line = FarLine.of(config)
-        return cls(line) if line is not None and line.here is not None else None
+        return cls(config, line) if line is not None and line.here is not None else None
 
-    def bring(self, folder: Path) -> None:
-        """Send what is new in a folder of evidence to the controller, to one of that name.
-
-        :raises OSError: not all of it could be had there; its `strerror` says why.
-        """
+    def bring(self, folders: Iterable[Path]) -> list[str]:
         try:
-            if folder not in self._places:
-                self._places[folder] = Path(self._accepted(self._line.ask("claim", folder.name)))
-            for path in sorted(folder.rglob("*")):
-                if path.is_file() and path.name != MARK and path not in self._sent:
-                    inner = path.relative_to(folder).parts
-                    with path.open("rb") as file:
-                        for begin in (True, False):
-                            pieces = iter(()) if begin else _pieces(file)
-                            question = ("file", str(self._places[folder]), inner) if begin else ("whole",)
-                            self._accepted(self._line.ask_after(pieces, *question))
-                    self._sent.add(path)
+            for folder in folders if self._problem is None else ():
+                self._bring(folder)
         except LineIsDown as error:
-            raise OSError(None, str(error)) from None
+            self._problem = str(error)
+        except OSError as error:
+            return self._once(f"not all evidence came from {self.about['host']}: {error.strerror or error}")
+        return [] if self._problem is None else self._once(f"no evidence of {self.about['host']} came: {self._problem}")
+
+    def _once(self, complaint: str) -> list[str]:
+        found = [] if complaint in self._told else [complaint]
+        self._told.add(complaint)
+        return found
+
+    def _bring(self, folder: Path) -> None:
+        """Send what is new in a folder to the controller, to one of that name."""
+        if folder not in self._places:
+            self._places[folder] = Path(self._accepted(self._line.ask("claim", folder.name)))
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and path.name != MARK and path not in self._sent:
+                inner = path.relative_to(folder).parts
+                with path.open("rb") as file:
+                    for begin in (True, False):
+                        pieces = iter(()) if begin else _pieces(file)
+                        question = ("file", str(self._places[folder]), inner) if begin else ("whole",)
+                        self._accepted(self._line.ask_after(pieces, *question))
+                self._sent.add(path)
 
     def home(self, path: Path) -> Path:
-        """Where a file or folder is on the controller, once it has been brought there."""
         found = next((folder for folder in self._places if path.is_relative_to(folder)), None)
         return path if found is None else self._places[found] / path.relative_to(found)
 
     def forget(self, folder: Path) -> None:
-        """The folder goes, and another may come in its place."""
+        self._told.clear()
         self._places.pop(folder, None)
         self._sent = {path for path in self._sent if not path.is_relative_to(folder)}
 

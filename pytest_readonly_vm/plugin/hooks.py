@@ -13,6 +13,7 @@ from pytest_readonly_vm.plugin.debugger import Debugger
 from pytest_readonly_vm.plugin.disks import DiskKeeper
 from pytest_readonly_vm.plugin.given import given_settings, read_settings
 from pytest_readonly_vm.plugin.health import Gates
+from pytest_readonly_vm.plugin.output_folder import check_output
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.summary import Session, Summary
 
@@ -56,7 +57,7 @@ def begin(config: pytest.Config, run_name: str, session: Session) -> None:
     for name, plugin in plugins.items():
         config.pluginmanager.register(plugin, f"readonly_vm {name}")
     if not hasattr(config, "workerinput"):
-        run.check_output()
+        check_output(config, run.output_guard)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -32,6 +32,7 @@ def examine(arguments: list[str]) -> dict[str, Any]:
         try:
             if not config.pluginmanager.hasplugin("readonly_vm"):
                 return {"refused": "pytest does not load pytest-readonly-vm there; install it, as by pip install -e ."}
+            config.option.tx, config.option.dist = [], "no"  # as in a worker
             read_settings(config)
             return {"lines": describe(given_images(config), given_settings(config))}
         except (VmError, pytest.UsageError) as error:

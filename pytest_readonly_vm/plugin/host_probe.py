@@ -48,7 +48,7 @@ def ask(spec: Any, folder: str, arguments: list[str]) -> Verdict:
     :param folder: the one in which pytest is to run there.
     :param arguments: of pytest.
     """
-    wanted = {"folder": folder, "arguments": arguments, "version": version(_PACKAGE), "mark": _MARK}
+    wanted = {"folder": folder, "arguments": arguments, "version": version(_PACKAGE), "mark": _MARK, "env": spec.env}
     began = time.monotonic()
     done = _run(spec, f"ASKED = {json.dumps(wanted)!r}\n{_PROGRAM}", PATIENCE)
     if done is None:
@@ -109,6 +109,7 @@ def _on_the_host() -> None:
         sys.stdout.flush()
 
     def look() -> object:
+        os.environ.update(asked["env"])
         try:
             os.chdir(asked["folder"])
         except OSError as error:

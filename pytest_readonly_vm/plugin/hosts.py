@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.far_line import HERE, HOST, LINE
 from pytest_readonly_vm.plugin.homeward import Delivery
 from pytest_readonly_vm.plugin.host_probe import ask_all, is_reachable
+from pytest_readonly_vm.plugin.incident import INCIDENT
 from pytest_readonly_vm.plugin.news import NEWS
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.same_bases import Compared
@@ -30,7 +30,8 @@ _FOLDER_OF_XDIST = "pyexecnetcache"
 """What xdist names in the home of a host where nobody names a folder; nothing is there."""
 _SSH_OPTIONS = "-o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=15 -o ServerAliveCountMax=3"
 """Behind what the user gives, which counts first: nobody is asked for a password, a dead host is known in a minute."""
-_MOST_TEXT = 10_000
+_MOST_EARLY = 3
+"""Workers that end before they have collected, on one host, until no more are started there."""
 
 
 @dataclass(slots=True)
@@ -43,6 +44,8 @@ class _Host:
     seconds: float = 0.0
     machines: dict[str, int] = field(default_factory=dict)
     """How many came to be in each way."""
+    early: int = 0
+    """How many workers ended before they had collected."""
     lost: str = ""
 
 
@@ -57,6 +60,8 @@ class Hosts:
         self._refused: dict[str, str] = {}
         self._names: dict[str, str] = {}
         """Of the host of each worker, by the worker's id."""
+        self._ready: set[str] = set()
+        """The workers that have collected."""
         self._given = config.invocation_params
         self._compared = Compared()
         self._is_ours = False
@@ -180,6 +185,8 @@ class Hosts:
         node = vars(report).get("node")
         if node is None or (name := self._names.get(node.gateway.id)) is None:
             return
+        if self._compared.differences and (session := self._config.pluginmanager.get_plugin("dsession")) is not None:
+            session.shouldstop = next(iter(self._compared.differences))  # no result after this is worth its time
         host = self._hosts[name]
         host.seconds += report.duration
         host.tests += report.when == "call"
@@ -201,6 +208,7 @@ class Hosts:
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Any) -> None:
         """xdist says what two workers have found differently, and not of which hosts they are."""
+        self._ready.add(node.gateway.id)
         first = vars(self).setdefault("_collected", (self._names[node.gateway.id], tuple(ids)))
         if first[1] != tuple(ids) and first[0] != (name := self._names[node.gateway.id]):
             only = sorted(set(ids).symmetric_difference(first[1]))[:1] or ["the order"]
@@ -217,7 +225,7 @@ class Hosts:
         if hashed := output.get(NEWS):
             output[NEWS] = {f"{name}:{path}": words and f"{name}: {words}" for path, words in hashed.items()}
         spec = node.gateway.spec
-        if not error or not is_far(spec) or (why := is_reachable(spec)) is None:
+        if not error or not is_far(spec) or (why := self._why_gone(node, error)) is None:
             return
         self._hosts[name].lost = self._hosts[name].lost or why
         self._specs = [other for other in self._specs if not is_far(other) or name_of(other) != name]
@@ -232,6 +240,16 @@ class Hosts:
         for key in ("ssh", "vagrant_ssh", "ssh_config", "popen", "python", "chdir", "env", "nice"):
             setattr(spec, key, getattr(others[fewest], key))
         self._say(f"\nvm: {name} is gone: {why}; what its worker had to do goes to {fewest}", red=True)
+
+    def _why_gone(self, node: Any, error: object) -> str | None:
+        """Why no other worker is to be started where one has ended; None if that may go well."""
+        host = self._hosts[self._names[node.gateway.id]]
+        host.early += node.gateway.id not in self._ready
+        if (why := is_reachable(node.gateway.spec)) is not None or host.early < _MOST_EARLY:
+            return why
+        # The next would end in the same way, and xdist would go on for ever.
+        words = [words for words in str(error).splitlines() if words.strip()]
+        return f"a worker ended there before it had collected tests: {line(words[-1]) if words else 'no reason given'}"
 
     def pytest_handlecrashitem(self, crashitem: str, report: Any, sched: Any) -> None:
         name = self._names.get(report.node.gateway.id)

@@ -8,12 +8,16 @@ import contextlib
 import hashlib
 import itertools
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 from pytest_readonly_vm.host.atomic_file import PARTIAL_SUFFIX
 from pytest_readonly_vm.host.locks import Lock, remove_if_unlocked, wait_for_lock
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.plugin.given import given_settings
 
 MARK = ".readonly-vm-evidence"
 """A file in each folder of evidence; it holds the name of the run."""
@@ -163,3 +167,14 @@ def folder_name(text: str) -> str:
     if name == text:
         return name
     return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def check_output(config: pytest.Config, output_guard: OutputGuard) -> None:
+    """:raises pytest.UsageError: what is to be the output folder is a file."""
+    given = given_settings(config).get("output")
+    if given is None or not isinstance(given.value, Path):
+        return
+    with contextlib.suppress(OSError):  # what cannot be had is told when something is to be written
+        if not stat.S_ISDIR(given.value.stat().st_mode):
+            why = output_guard.why_not(given.value) or "it is a file"
+            raise pytest.UsageError(f"{given.origin}: {given.value}: {why}; nothing was written; choose a folder")

@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +18,7 @@ from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin.broken import BrokenMachines
 from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
-from pytest_readonly_vm.plugin.far_line import comparison, is_elsewhere
+from pytest_readonly_vm.plugin.far_line import is_elsewhere
 from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.kept_overlays import KeptOverlays
 from pytest_readonly_vm.plugin.lookahead import Lookahead
@@ -33,6 +31,7 @@ from pytest_readonly_vm.plugin.timeouts import clock_of, pending
 from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:
+    from pytest_readonly_vm.image.base import Compare
     from pytest_readonly_vm.machine.cluster import Cluster
     from pytest_readonly_vm.machine.lab import Lab
     from pytest_readonly_vm.machine.private_network import PrivateNetwork
@@ -69,6 +68,8 @@ class Run:
         self.networks = NetworkKeeper(config, self.evidence, self.stopwatch, self._note_end)
         self.progress = Progress(config, self.tell)
         self.lookahead = Lookahead()
+        self.compare: Compare | None = None
+        """Refuses an image that is another one on another host."""
         self.on_start: list[Callable[[VirtualMachine], object]] = []
         """Called with each machine before it is handed over."""
         config.stash[_run] = self
@@ -98,7 +99,7 @@ class Run:
             output_guard=self.output_guard,
             watch=self.progress.watch,
             stopwatch=self.stopwatch,
-            compare=comparison(self._config),
+            compare=self.compare,
         )
         self._config.add_cleanup(lab.close)
         self.networks.of_lab = lab.networks
@@ -113,16 +114,6 @@ class Run:
         """Keep what some test may start a machine with from being written over, although none has done so yet."""
         with contextlib.suppress(ConfigurationError):  # which whoever wants the machine will hear of
             self.output_guard.protect(VmConfig().with_settings(settings))
-
-    def check_output(self) -> None:
-        """:raises pytest.UsageError: what is to be the output folder is a file."""
-        given = given_settings(self._config).get("output")
-        if given is None or not isinstance(given.value, Path):
-            return
-        with contextlib.suppress(OSError):  # what cannot be had is told when something is to be written
-            if not stat.S_ISDIR(given.value.stat().st_mode):
-                why = self.output_guard.why_not(given.value) or "it is a file"
-                raise pytest.UsageError(f"{given.origin}: {given.value}: {why}; nothing was written; choose a folder")
 
     @contextlib.contextmanager
     def machine(

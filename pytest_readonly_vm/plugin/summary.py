@@ -13,7 +13,7 @@ import pytest
 
 from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.plugin import integrations
-from pytest_readonly_vm.plugin.evidence import INCIDENT
+from pytest_readonly_vm.plugin.incident import INCIDENT
 from pytest_readonly_vm.plugin.news import NEWS, News
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.time_spent import TimeSpent

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
-from pytest_readonly_vm.plugin.evidence import INCIDENT
 from pytest_readonly_vm.plugin.given import given_settings
+from pytest_readonly_vm.plugin.incident import INCIDENT
 from pytest_readonly_vm.plugin.news import NEWS, News
 from pytest_readonly_vm.plugin.page.rows import Rows
 from pytest_readonly_vm.plugin.run import Run
