@@ -22,7 +22,7 @@ from benchmarks.samples import Samples
 from benchmarks.table import Table
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.qemu_binary import find_qemu_img
-from pytest_readonly_vm.image.base import Bases
+from pytest_readonly_vm.image.bases import Bases
 from pytest_readonly_vm.sources.image_sources import ImageSources
 from tests.registry import LAYER, layer, registry
 from tests.web_server import site

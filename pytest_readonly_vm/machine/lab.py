@@ -18,7 +18,7 @@ from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.host.watch import Watch, nobody
-from pytest_readonly_vm.image.base import Bases, Compare
+from pytest_readonly_vm.image.bases import Bases, Compare
 from pytest_readonly_vm.image.layout import Layouts
 from pytest_readonly_vm.image.network_file import Where
 from pytest_readonly_vm.image.output_guard import OutputGuard
@@ -66,18 +66,17 @@ class Lab:
     ) -> None:
         """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
 
-        `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`, if
-        it is for a layer, the configuration up to that one. `output_guard` knows what else is not to be written over,
-        beside what the lab reads. `watch` looks on while a guest boots or a layer is made. `stopwatch` measures what
-        takes the time of who starts machines. `compare` may refuse an image.
+        `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`, for
+        a layer, the configuration up to that. `output_guard` knows what else is not to be written over. `watch` sees
+        guests boot and layers made. `stopwatch` measures who starts machines. `compare` may refuse an image.
         """
         self.output_guard = output_guard or OutputGuard()
         self.boots: list[Boot] = []
         self.layers: list[LayerMade] = []
         self._progress = progress
         self._resources = Resources(self.output_guard, tell, stopwatch or Stopwatch())
-        sources = ImageSources(tell, watch, self._resources.stopwatch, lambda: self._resources.loop)
-        self._bases = Bases(sources, compare)
+        images = ImageSources(tell, watch, self._resources.stopwatch, lambda: self._resources.loop)
+        self._bases = Bases(images, compare)
         self._layouts = Layouts()
         self._firmwares = Firmwares(self._bases, self._layouts)
         hooks = Hooks(
@@ -89,8 +88,8 @@ class Lab:
         )
         self._maker = Maker(self._resources, hooks)
         self.networks = Networks(self._resources, lambda network: around(self._cluster_keeper, network))
-        archives = Archives(tell)
-        self._templates = Templates(self._maker, archives.of, self._record_made)
+        archive = Archives(tell).of
+        self._templates = Templates(self._maker, archive, self._record_made)
         self._strategies: dict[str, Strategy] = {
             "cold": Cold(self._maker),
             "clone": Clone(self._maker, self._templates),
@@ -104,7 +103,7 @@ class Lab:
             spec=lambda config, name, *, is_spare=False: self.spec(checked(config), name, is_spare=is_spare),
             start=self.start,
             handle=self._handle,
-            archive=archives.of,
+            archive=archive,
             on_formed=self._record_cluster,
             on_unformed=on_unmade,
         )

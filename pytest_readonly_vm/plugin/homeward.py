@@ -1,6 +1,7 @@
 """Owns the way of evidence from a worker on another host into the controller's output folder.
 
-In pieces, so that a machine's memory of gigabytes takes none of ours: a slow disk stops the sender. Where it goes is up to the controller: a host gives the title of a test, and names that evidence can have.
+In pieces, so that a machine's memory of gigabytes takes none of ours: a slow disk stops the sender. Where it goes is up
+to the controller: a host gives the title of a test, and names that evidence can have.
 """
 
 import contextlib

@@ -31,7 +31,7 @@ from pytest_readonly_vm.plugin.timeouts import clock_of, pending
 from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:
-    from pytest_readonly_vm.image.base import Compare
+    from pytest_readonly_vm.image.bases import Compare
     from pytest_readonly_vm.machine.cluster import Cluster
     from pytest_readonly_vm.machine.lab import Lab
     from pytest_readonly_vm.machine.private_network import PrivateNetwork

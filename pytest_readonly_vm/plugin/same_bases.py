@@ -13,8 +13,8 @@ import pytest
 
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.errors import ImageError
-from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.kept_digests import KeptDigests
+from pytest_readonly_vm.image.network_file import ChainFile, NetworkFile
 from pytest_readonly_vm.plugin.far_line import FarLine, LineIsDown
 from pytest_readonly_vm.plugin.given import given_images
 from pytest_readonly_vm.printable import line
@@ -34,7 +34,7 @@ class SameBases:
         self._line = line
         self._kept = KeptDigests()
 
-    def __call__(self, setting: str, image: Path | ImageReference, origin: str, files: Sequence[ImageFile]) -> None:
+    def __call__(self, setting: str, image: Path | ImageReference, origin: str, files: Sequence[ChainFile]) -> None:
         """:raises ImageError: another host has another one, or nobody can say."""
         if (name := self._name(setting, image, origin)) is None:
             return
@@ -42,13 +42,23 @@ class SameBases:
         if (pinned := getattr(place, "digest", None)) is not None:
             digests = [str(pinned)]
         else:
-            digests = [file.path.parent.name if is_of_a_store(file.path) else self._kept.sha256(file) for file in files]
+            digests = [self._digest(file, origin) for file in files]
         try:
             complaint = self._line.ask("base", name, digests, str(files[0].path if files else image))
         except LineIsDown as error:
             raise ImageError(f"{image} (from {origin}) cannot be compared with that of other hosts: {error}") from None
         if complaint:
             raise ImageError(str(complaint))
+
+    def _digest(self, file: ChainFile, origin: str) -> str:
+        if isinstance(file, NetworkFile):
+            if not file.fingerprint.is_lasting:
+                raise ImageError(
+                    f"{file.path} (from {origin}) cannot be compared with that of other hosts: its server tells "
+                    "nothing of what is in it; write #sha256=HEX behind it"
+                )
+            return str(file.fingerprint)
+        return file.path.parent.name if is_of_a_store(file.path) else self._kept.sha256(file)
 
     def _name(self, setting: str, image: Path | ImageReference, origin: str) -> str | None:
         """What the image is called on every host, wherever it is there; None for one that is a test's own."""

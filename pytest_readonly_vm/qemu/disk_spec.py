@@ -8,7 +8,8 @@ from pathlib import Path
 from pytest_readonly_vm.config.disk import DISK, Disk
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.host.os_errors import host_errors
-from pytest_readonly_vm.image.base import BaseImage, Bases
+from pytest_readonly_vm.image.base import BaseImage
+from pytest_readonly_vm.image.bases import Bases
 from pytest_readonly_vm.image.image_file import ImageFile
 from pytest_readonly_vm.image.network_file import ChainFile, NetworkFile
 from pytest_readonly_vm.qemu.chain import DiskImage

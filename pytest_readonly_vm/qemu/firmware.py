@@ -18,7 +18,8 @@ from pytest_readonly_vm.host.firmware import find_firmware
 from pytest_readonly_vm.host.hypervisor import Hypervisor
 from pytest_readonly_vm.host.os_errors import host_errors
 from pytest_readonly_vm.image import sparse
-from pytest_readonly_vm.image.base import BaseImage, Bases
+from pytest_readonly_vm.image.base import BaseImage
+from pytest_readonly_vm.image.bases import Bases
 from pytest_readonly_vm.image.boot_catalogue import firmware_of_cd
 from pytest_readonly_vm.image.disk_arch import LOADERS
 from pytest_readonly_vm.image.image_file import ImageFile

@@ -8,7 +8,7 @@ import pytest
 from pytest_readonly_vm import VirtualMachine, VmConfig
 from pytest_readonly_vm.cli import main
 from pytest_readonly_vm.host.qemu_binary import find_qemu_img
-from pytest_readonly_vm.image.base import Bases
+from pytest_readonly_vm.image.bases import Bases
 from pytest_readonly_vm.sources.image_sources import ImageSources
 from tests.qemu.image_tools import run, writer_image
 from tests.qemu.test_images import WRITTEN, sees_its_own_writes_only

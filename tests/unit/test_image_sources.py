@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm import ImageError, VmConfig
-from pytest_readonly_vm.image.base import Bases
+from pytest_readonly_vm.image.bases import Bases
 from pytest_readonly_vm.sources.image_sources import ImageSources
 from tests.guests import bootsector
 from tests.unit.packing import QEMU_IMG, tar

@@ -15,7 +15,8 @@ from pytest_readonly_vm.host.hypervisor import find_hypervisor
 from pytest_readonly_vm.host.qemu_binary import find_qemu_img, host_arch
 from pytest_readonly_vm.host.stopwatch import Stopwatch
 from pytest_readonly_vm.host.watch import nobody
-from pytest_readonly_vm.image.base import Bases, open_base
+from pytest_readonly_vm.image.base import open_base
+from pytest_readonly_vm.image.bases import Bases
 from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.qemu.disk_spec import DiskSpec, disk_specs
 from pytest_readonly_vm.qemu.firmware import Firmware
