@@ -49,6 +49,7 @@ def ask(spec: Any, folder: str, arguments: list[str]) -> Verdict:
     :param arguments: of pytest.
     """
     wanted = {"folder": folder, "arguments": arguments, "version": version(_PACKAGE), "mark": _MARK, "env": spec.env}
+    wanted["code"] = _code()
     began = time.monotonic()
     done = _run(spec, f"ASKED = {json.dumps(wanted)!r}\n{_PROGRAM}", PATIENCE)
     if done is None:
@@ -96,6 +97,20 @@ def _silence(spec: Any, done: Completed, seconds: float) -> str:
     return f"Python ended there with status {done.returncode}{f': {said}' if said else ''}"
 
 
+def _code() -> str:
+    """A digest of the plugin's program: versions of checkouts are the same for months. Runs here and there."""
+    import hashlib
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    found = find_spec("pytest_readonly_vm")
+    folder = Path(str(found and found.origin)).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)} ".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def _on_the_host() -> None:
     """What runs there; its text is sent. It cannot rely on anything but Python."""
     import json
@@ -130,6 +145,8 @@ def _on_the_host() -> None:
         if there != asked["version"]:
             return {"refused": "it has pytest-readonly-vm " + there + ", and here is " + asked["version"]
                     + "; install the same on both"}  # fmt: skip
+        if _code() != asked["code"]:
+            return {"refused": "it has another pytest-readonly-vm " + there + " than there is here; install the same"}
         from pytest_readonly_vm.plugin.host_check import examine
 
         return examine(asked["arguments"])
@@ -143,4 +160,4 @@ def _on_the_host() -> None:
     os._exit(0)  # whatever a conftest.py has started
 
 
-_PROGRAM = inspect.getsource(_on_the_host) + "\n_on_the_host()\n"
+_PROGRAM = inspect.getsource(_code) + inspect.getsource(_on_the_host) + "\n_on_the_host()\n"

@@ -1,0 +1,229 @@
+"""Runs whose workers are on two hosts, with real SSH servers: what passes, what fails, what dies, what is refused."""
+
+import hashlib
+import re
+import signal
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pytest_readonly_vm.evidence.capsule.save import SUFFIX
+from tests.conftest import SMALL
+from tests.hosts.ssh_hosts import Pair, SshHost, pair_of_hosts
+from tests.qemu.inner_run import InnerRun
+from tests.qemu.waiting import eventually
+from tests.web_server import site
+
+INI = "[pytest]\n"
+TEST = """
+import os, pytest, time
+from pathlib import Path
+
+@pytest.mark.parametrize("number", range(6))
+def test_it(readonly_vm, number):
+    assert number != 3
+
+def test_without(): pass
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with pair_of_hosts(tmp_path_factory.mktemp("hosts")) as pair:
+        yield pair
+
+
+@pytest.fixture
+def hello(boot_sector: Callable[[str], Path]) -> bytes:
+    return boot_sector("hello").read_bytes()
+
+
+@contextmanager
+def over(hosts: Pair, tmp_path: Path, *specs: str, options: tuple[str, ...] = ()) -> Iterator[InnerRun]:
+    given = [word for spec in specs for word in ("--tx", spec)]
+    with InnerRun(hosts.controller, *given, "--dist=load", *SMALL, *options, temporary=tmp_path) as run:
+        yield run
+
+
+def nothing_is_left(hosts: Pair) -> None:
+    for host in hosts:
+        eventually(partial(_is_clean, host), f"nothing is left on {host.name}", within=10)
+
+
+def _is_clean(host: SshHost) -> bool:
+    return not host.left()
+
+
+def _is_idle(host: SshHost) -> bool:
+    return not host.processes()
+
+
+def _has_begun(run: InnerRun, busy: Path) -> bool:
+    return busy.exists() or run.is_over()
+
+
+def lines(run: InnerRun, pattern: str) -> list[str]:
+    return [line for line in run.output.splitlines() if re.search(pattern, line)]
+
+
+def test_a_run_over_two_hosts_is_like_one_on_this(hosts: Pair, tmp_path: Path, hello: bytes) -> None:
+    with site() as web:
+        url = web.put("hello.img", hello)
+        digest = hashlib.sha256(hello).hexdigest()
+        listed = f'[tiny]\nurl = "{url}#insecure"\ndigest = "sha256:{digest}"\nformat = "raw"\n'
+        hosts.put({"pytest.ini": INI, "test_it.py": TEST, "vm-images.toml": listed})
+        unable = hosts.second.spec(more="//env:PYTEST_VM_QEMU=/none/qemu")
+        options: tuple[str, ...] = (
+            "--vm-image=tiny",
+            "--vm-start=clone",
+            "--vm-capsule=on-failure",
+            "--vm-report=page.html",
+        )
+        options += (f"--junitxml={hosts.controller / 'junit.xml'}", "test_it.py")
+        with over(hosts, tmp_path, *(host.spec(2) for host in hosts), unable, options=(*options, "test_it.py")) as run:
+            assert run.wait() == pytest.ExitCode.TESTS_FAILED, run.output
+        assert len(web.requests("hello.img")) == len(tuple(hosts))  # each brings it once, whatever its workers
+    assert lines(run, r"^=+ 1 failed, 6 passed")
+    # Each host has said with what it runs, boots once for its two workers, and is told apart at the end.
+    for host in hosts:
+        assert lines(run, rf"^{host.name}: vm: QEMU .*")
+        assert lines(run, rf"^{host.name}: vm: seal: ")
+        assert lines(run, rf"^{host.name}: 1 machine booted in ")
+        assert lines(run, rf"^{host.name}: 2 workers, \d tests? in ")
+        assert (host.cache / "images").is_dir()
+    assert lines(run, r"^hostB is not used: /none/qemu \(from PYTEST_VM_QEMU\) is not installed: on Debian ")
+    # What failed is told here, with its capsule, and where it was.
+    (folder,) = [path for path in (hosts.controller / "test-results").iterdir() if path.is_dir()]
+    assert lines(run, rf"^test-results/{folder.name}$")
+    assert (folder / f"machine{SUFFIX}").stat().st_size > 0
+    assert re.search(r"^host: +host[AB]$", (folder / "overview.txt").read_text(), re.MULTILINE)
+    assert re.search(r"test_it\[\d\] on hostA", (hosts.controller / "page.html").read_text())
+    assert 'name="vm_host" value="hostB"' in (hosts.controller / "junit.xml").read_text()
+    nothing_is_left(hosts)
+
+
+SLOW = """
+import os, pytest, time
+from pathlib import Path
+
+@pytest.mark.parametrize("number", range(4))
+def test_it(readonly_vm, number):
+    here = Path("host").read_text()
+    if here == "hostA":
+        Path("busy").write_text(f"{os.getpid()} {readonly_vm.pid}")
+        time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("ending", ["hang up", "stop"])
+def test_a_connection_or_a_host_that_dies_ends_its_workers_and_not_the_run(
+    hosts: Pair, tmp_path: Path, hello: bytes, ending: str
+) -> None:
+    hosts.put({"pytest.ini": INI, "test_it.py": SLOW, "hello.img": hello, "host": "hostB"})
+    (hosts.first.checkout / "host").write_text("hostA")
+    options = ("--vm-image=hello.img", "-v", "--max-worker-restart=5")
+    busy = hosts.first.checkout / "busy"
+    with over(hosts, tmp_path, *(host.spec() for host in hosts), options=options) as run:
+        eventually(lambda: busy.exists() or run.is_over(), f"a test runs\n{run.output}")
+        worker, emulator = map(int, eventually(busy.read_text, "who it is").split())
+        (hosts.first.checkout / "host").write_text("hostB")  # nothing is slow from now on
+        if ending == "stop":
+            hosts.first.stop()
+        else:
+            hosts.first.hang_up()
+        eventually(lambda: not alive(worker) and not alive(emulator), "the worker ends with its machine", within=12)
+        busy.unlink()
+        try:
+            assert run.wait() == pytest.ExitCode.TESTS_FAILED, run.output
+        finally:
+            if ending == "stop":
+                hosts.first.start()
+    assert lines(run, r"^=+ 1 failed, 3 passed"), run.output
+    assert lines(run, r"^worker 'gw\d+' crashed while running 'test_it.py::test_it\[\d\]' on hostA$")
+    assert bool(lines(run, r"^vm: hostA is gone: .*refused.*; what its worker had to do goes to hostB")) == (
+        ending == "stop"
+    )
+    nothing_is_left(hosts)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_a_controller_that_is_killed_leaves_nothing_on_hosts(hosts: Pair, tmp_path: Path, hello: bytes) -> None:
+    hosts.put({"pytest.ini": INI, "test_it.py": SLOW, "hello.img": hello, "host": "hostA"})
+    with over(hosts, tmp_path, *(host.spec() for host in hosts), options=("--vm-image=hello.img",)) as run:
+        for host in hosts:
+            busy = host.checkout / "busy"
+            eventually(partial(_has_begun, run, busy), f"a test runs\n{run.output}")
+        run.send(signal.SIGKILL)
+        for host in hosts:
+            eventually(partial(_is_idle, host), f"{host.name} runs nothing any more", within=12)
+            (host.checkout / "busy").unlink()
+    nothing_is_left(hosts)
+
+
+def test_hosts_with_different_bases_end_the_run_and_are_named(hosts: Pair, tmp_path: Path, hello: bytes) -> None:
+    hosts.put({"pytest.ini": INI, "test_it.py": TEST})
+    for host, content in zip(hosts, (hello, hello[:-1] + b"\1"), strict=True):
+        (host.folder / "disk.img").write_bytes(content)
+    specs = [host.spec(more=f"//env:PYTEST_VM_IMAGE={host.folder / 'disk.img'}") for host in hosts]
+    with over(hosts, tmp_path, *specs) as run:
+        assert run.wait() not in (pytest.ExitCode.OK, pytest.ExitCode.INTERNAL_ERROR)
+    (told,) = lines(run, "^BASES DIFFER: ")
+    for host, content in zip(hosts, (hello, hello[:-1] + b"\1"), strict=True):
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        assert f"{host.name} has {host.folder / 'disk.img'} (SHA-256 {digest}…)" in told
+        kept = [path.read_text() for path in (host.cache / "digests").iterdir()]
+        assert hashlib.sha256(content).hexdigest() in kept  # so that the next run need not read it
+    nothing_is_left(hosts)
+
+
+def test_hosts_with_different_checkouts_are_named(hosts: Pair, tmp_path: Path) -> None:
+    hosts.put({"pytest.ini": INI, "test_it.py": TEST})
+    (hosts.second.checkout / "test_it.py").write_text(f"{TEST}\ndef test_more(): pass\n")
+    with over(hosts, tmp_path, *(host.spec() for host in hosts)) as run:
+        assert run.wait() == pytest.ExitCode.USAGE_ERROR, run.output
+    assert lines(run, r"host[AB] has \d tests, and host[AB] \d tests, which differ in test_it.py::test_more: both are")
+
+
+def test_a_host_that_cannot_take_part_says_why_in_a_sentence(hosts: Pair, tmp_path: Path) -> None:
+    hosts.put({"pytest.ini": INI, "test_it.py": TEST})
+    first, second = hosts
+    bare, other, broken = tmp_path / "bare", tmp_path / "other", tmp_path / "broken"
+    venv.create(bare, with_pip=False)
+    for folder in (other, broken):
+        folder.mkdir()
+    known = other / "pytest_readonly_vm-9.9.dist-info"
+    known.mkdir()
+    (known / "METADATA").write_text("Metadata-Version: 2.1\nName: pytest-readonly-vm\nVersion: 9.9\n")
+    (broken / "conftest.py").write_text("import nothing_of_this_name")
+    closed = SshHost("hostC", tmp_path, tmp_path / "closed", first.key)
+    (tmp_path / "host_key.pub").write_text((first.folder / "host_key.pub").read_text())
+    (tmp_path / "host_key").touch()
+    closed.config.write_text(closed.describe())
+    expected = {
+        first.spec(chdir=tmp_path / "none"): "/none: No such file or directory; name the folder of the checkout there",
+        first.spec(python="python0"): "there is no python0 (",
+        first.spec(python=f"{bare}/bin/python"): "pytest is not installed for ",
+        first.spec(chdir=other): "it has pytest-readonly-vm 9.9, and here is ",
+        first.spec(chdir=broken): "No module named 'nothing_of_this_name'",
+        second.spec(more="//env:PYTEST_VM_QEMU=/none/qemu"): "/none/qemu (from PYTEST_VM_QEMU) is not installed: on ",
+        second.spec(more="//env:PYTEST_VM_NOTHING=1"): "PYTEST_VM_NOTHING in the environment is no setting",
+        closed.spec(chdir=first.checkout): "ssh cannot log in: ssh: connect to host 127.0.0.1 port ",
+    }
+    with over(hosts, tmp_path, *expected, options=("-v",)) as run:
+        assert run.wait() == pytest.ExitCode.USAGE_ERROR, run.output
+    told = lines(run, r"^vm: host[ABC] is not used: ")
+    assert len(told) == len(expected), run.output
+    for sentence in expected.values():
+        assert any(sentence in line for line in told), (sentence, run.output)
+    assert not lines(run, "INTERNALERROR")
+    nothing_is_left(hosts)
