@@ -27,6 +27,11 @@ class Nbdkit:
     def url(self) -> str:
         return f"nbd+unix:///?socket={self.socket}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Serve, from when this returns."""
         where = () if self.socket is None else ("-U", str(self.socket))

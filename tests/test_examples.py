@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pytest_readonly_vm.config.setting import Given
 from pytest_readonly_vm.config.settings import parse
@@ -133,6 +134,20 @@ def test_custom_machine(example: Example) -> None:
 
 def test_async_qmp(example: Example) -> None:
     example.run_on_a_boot_sector().assert_outcomes(passed=4)
+
+
+def test_kubernetes(example: Example) -> None:
+    """What the pods are told is what there is to tell, and their command is one."""
+    [job] = yaml.safe_load_all((EXAMPLES / "kubernetes/job.yaml").read_text())
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    for variable in container["env"]:
+        if variable["name"].startswith("PYTEST_VM_"):
+            name = variable["name"].removeprefix("PYTEST_VM_").lower()
+            parse(name, Given(variable["value"], variable["name"]))
+    [script] = container["args"]
+    [shard] = re.findall(r'--vm-shard="(.*?)"', script)
+    assert shard == f"$((JOB_COMPLETION_INDEX + 1))/{job['spec']['completions']}"
+    example.run_on_a_boot_sector("--vm-shard=1/8").assert_outcomes(passed=1)
 
 
 def test_ci(example: Example, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

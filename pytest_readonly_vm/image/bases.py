@@ -59,6 +59,7 @@ class Bases:
         self._opened: OncePerKey[tuple[Path | ImageReference, str | None, str | None], BaseImage] = OncePerKey()
         self._parts: OncePerKey[tuple[tuple[Path, str], ...], BaseImage] = OncePerKey()
         self._watched: set[BaseImage] = set()
+        self._lost: set[BaseImage] = set()
         self._digests: OncePerKey[BaseImage, tuple[str, ...]] = OncePerKey()
 
     def get(self, config: VmConfig, *, qemu_img: Path) -> tuple[BaseImage | None, BaseImage | None]:
@@ -178,6 +179,7 @@ class Bases:
         if base.broken:
             raise BaseImageChanged(f"{base.path} is not used any more: {base.broken}")
         base.require_served()
+        self._lost.discard(base)
         if verify != "off":
             self._watched.add(base)
         if verify == "hash":
@@ -188,13 +190,14 @@ class Bases:
 
         :param during: what ran meanwhile, for the message.
         :raises BaseImageChanged: one is not what it was.
-        :raises BaseImageLost: the server of one does not tell.
+        :raises BaseImageLost: the server of one does not tell, which is said once, until a machine is wanted from it.
         """
         sound, found, lost = [], [], []
-        for base in [base for base in tuple(self._watched) if not base.broken]:
+        for base in [base for base in tuple(self._watched - self._lost) if not base.broken]:
             try:
                 difference = base.difference()
             except BaseImageLost as error:
+                self._lost.add(base)
                 lost.append(str(error))
                 continue
             if difference:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from pytest_readonly_vm.config.image_reference import is_url
 from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.incident import INCIDENT
@@ -120,10 +121,14 @@ class Summary:
         for image, tests in sorted(self._checked.items()):
             if image in changed:
                 continue
-            proof = "identity, size and times"
+            host, place = _host_and_place(image)
+            name, proof = Path(place).name, "identity, size and times"
+            if is_url(place):
+                name, proof = place, "size, what its server tells, and parts of it"
             if image in self._hashed:
                 proof += "; SHA-256 at the end of the run"
-            say(f"base {_base_name(image)} unchanged after {count(tests, 'test')} ({proof})")
+            where = f" on {host}" if host else ""
+            say(f"base {name}{where} unchanged after {count(tests, 'test')} ({proof})")
         for kept in self._kept:
             path = kept["path"]
             where = f" on {kept['host']}" if "host" in kept else ""
@@ -161,10 +166,12 @@ class Summary:
             yield f"{machines} not cloned: {reason}"
 
 
-def _base_name(image: str) -> str:
-    """Of a path, or of one behind the name of a host."""
-    host, _, path = ("", "", image) if image.startswith("/") else image.partition(":")
-    return f"{Path(path).name} on {host}" if host else Path(path).name
+def _host_and_place(image: str) -> tuple[str, str]:
+    """Of an image that is known by its place, behind the name of its host if there are several."""
+    if image.startswith("/") or is_url(image):
+        return "", image
+    host, _, place = image.partition(":")
+    return host, place
 
 
 def _start_line(starts: list[dict[str, Any]], words: str) -> str:

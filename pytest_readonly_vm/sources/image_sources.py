@@ -197,7 +197,10 @@ def look(image: ImageReference, *, arch: str | None = None, algorithm: str | Non
     from pytest_readonly_vm.sources.download.from_url import locate
 
     if isinstance(image.place, NetworkImage):
-        raise ImageError(f"{image} stays on the network, and is looked at when a machine is started from it")
+        raise ImageError(
+            f"{image} stays on the network, and is looked at when a machine starts from it; write its url into "
+            "vm-images.toml yourself"
+        )
     assert isinstance(image.place, ImageUrl)
     return locate(image.place, algorithm=algorithm, warn=_warn)
 

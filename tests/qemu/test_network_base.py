@@ -25,7 +25,7 @@ from pytest_readonly_vm.evidence.capsule.opened import open_capsule
 from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
 from pytest_readonly_vm.evidence.capsule.save import save_capsule
 from tests.accelerator import ACCEL
-from tests.conftest import READY
+from tests.conftest import READY, SMALL
 from tests.guests import bootsector
 from tests.guests.tiny_linux import tiny_linux
 from tests.nbd import Nbdkit
@@ -227,6 +227,34 @@ class TestAServerThatFails:
             mark(vm, 5)
         with pytest.raises(BaseImageChanged, match="it has other bytes at 0 than it had while a test ran"):
             runs.check_bases(during="a test")
+
+
+def test_a_run_goes_on_when_its_server_does(pytester: pytest.Pytester, boot_sector: Callable[[str], Path]) -> None:
+    with Nbdkit(pytester.path / "nbd.sock", boot_sector("hello")) as server:
+        pytester.path.joinpath("vm-images.toml").write_text(f'[farm]\nurl = "{server.url}"\n')
+        pytester.makepyfile(
+            f"""
+            import os, pytest, signal
+            @pytest.fixture
+            def server():
+                return lambda number: os.kill({server.pid}, number)
+            def test_one(readonly_vm, server): server(signal.SIGSTOP)
+            def test_two(readonly_vm): pass
+            def test_three(server): server(signal.SIGCONT)
+            def test_four(readonly_vm): pass
+            """
+        )
+        result = pytester.runpytest("--vm-image=farm", *SMALL, "--vm-no-cache", "--vm-image-timeout=1", "-rA")
+    result.assert_outcomes(passed=3, errors=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "vm: base farm, nbd+unix:///*",
+            f"base {server.url} unchanged after * (size, what its server tells, and parts of it)",
+            "ERROR *::test_one - BaseImageLost: *",
+            "ERROR *::test_two - BaseImageLost: *",
+            "PASSED *::test_four",
+        ]
+    )
 
 
 class TestTemplatesAreKeptForLaterRuns:
