@@ -9,11 +9,10 @@ from pathlib import Path
 from pytest_readonly_vm.cli import cache_travel
 from pytest_readonly_vm.cli.kept import NAME_SHOWN, ago, counted, mebibytes, named, print_table, without_controls
 from pytest_readonly_vm.cli.settings import given_settings
-from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.setting import Part
+from pytest_readonly_vm.config.settings import VmConfig, settings_in
 from pytest_readonly_vm.config.values import path
 from pytest_readonly_vm.start.cache import Entry, TemplateCache, default_folder
-
-_SETTINGS = ("cache", "cache_size", "cache_signers", "cache_unsigned", "qemu", "accel")
 
 HELP = "list or remove the templates that are kept between runs, or share them with other computers"
 
@@ -31,7 +30,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = VmConfig().with_settings(given_settings(argparse.Namespace(), _SETTINGS))
+    config = VmConfig().with_settings(given_settings(argparse.Namespace(), settings_in(Part.SHELL)))
     folder = arguments.folder or config.cache or default_folder()
     if arguments.action == "pull":
         return cache_travel.pull(arguments, TemplateCache(folder, limit=config.cache_size), config)

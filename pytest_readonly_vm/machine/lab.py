@@ -67,8 +67,8 @@ class Lab:
         """`progress` is told of long transfers, on the loop's thread; `tell` what people should know of, on any.
 
         `on_failure` gets each machine that was wanted and did not become ready, before it is discarded; `on_unmade`,
-        for a layer, the configuration up to that. `output_guard` knows what else is not to be written over. `watch` sees
-        guests boot and layers made. `stopwatch` measures who starts machines. `compare` may refuse an image.
+        for a layer, the configuration up to that. `output_guard` knows what else is not to be written over. `watch`
+        sees guests boot and layers made. `stopwatch` measures who starts machines. `compare` may refuse an image.
         """
         self.output_guard = output_guard or OutputGuard()
         self.boots: list[Boot] = []

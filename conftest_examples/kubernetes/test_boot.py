@@ -1,0 +1,2 @@
+def test_the_guest_boots(readonly_vm):
+    assert readonly_vm.state == "running"
