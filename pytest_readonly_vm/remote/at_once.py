@@ -14,18 +14,37 @@ THREADS = 4
 """As many packs are in memory, and as many again packed."""
 
 
+class Stores:
+    """A place as each thread has it, opened when a thread first asks."""
+
+    def __init__(self, new_store: Callable[[], Store]) -> None:
+        self._new_store = new_store
+        self._own = threading.local()
+        self._opened: deque[Store] = deque()
+
+    def here(self) -> Store:
+        """That of this thread. :raises VmError: it cannot be opened."""
+        if not hasattr(self._own, "store"):
+            self._own.store = self._new_store()
+            self._opened.append(self._own.store)
+        found: Store = self._own.store
+        return found
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        while self._opened:
+            self._opened.pop().close()
+
+
 def at_once(new_store: Callable[[], Store], jobs: Iterable[Callable[[Store], T]]) -> Iterator[T]:
     """What the jobs return, in their order. They are taken from where they come as there is room for them.
 
     The first error ends it: no further job begins, and those under way, which have limits of their own, are waited for.
     """
-    own, opened = threading.local(), deque[Store]()
+    stores = Stores(new_store)
 
     def with_own(job: Callable[[Store], T]) -> T:
-        if not hasattr(own, "store"):
-            own.store = new_store()
-            opened.append(own.store)
-        return job(own.store)
+        return job(stores.here())
 
     pool = ThreadPoolExecutor(THREADS, "readonly-vm-transfer")
     waiting: deque[Future[T]] = deque()
@@ -38,5 +57,4 @@ def at_once(new_store: Callable[[], Store], jobs: Iterable[Callable[[Store], T]]
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        for store in opened:
-            store.close()
+        stores.close()

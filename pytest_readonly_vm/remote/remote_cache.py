@@ -11,7 +11,7 @@ from pytest_readonly_vm.errors import ConfigurationError, HostError, NotTrusted,
 from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.remote import signature, wire
 from pytest_readonly_vm.remote.assembly import Assembly
-from pytest_readonly_vm.remote.at_once import at_once
+from pytest_readonly_vm.remote.at_once import Stores, at_once
 from pytest_readonly_vm.remote.packing import digest_of, packed, unpacked
 from pytest_readonly_vm.remote.parcel import MOST_FILES, Manifest, Pack, Parcel, Sent, is_file_name, is_key
 from pytest_readonly_vm.remote.splitting import Known, Split
@@ -28,12 +28,16 @@ def silent(what: str, done: int, of: int | None) -> None:
 
 
 class RemoteCache:
-    """A place for parcels. Its methods block; what stalls ends with an error. A context manager."""
+    """A place for parcels. Its methods block; any thread may call them; what stalls ends with an error.
+
+    A context manager.
+    """
 
     def __init__(self, new_store: Callable[[], Store], *, signers: Path | None, unsigned: bool) -> None:
         """See `open_remote`."""
         self._new_store = new_store
-        self._store = new_store()
+        self._stores = Stores(new_store)
+        self._stores.here()  # which says at once what is wrong
         self._signers = signers
         self._unsigned = unsigned
 
@@ -45,7 +49,11 @@ class RemoteCache:
 
     def close(self) -> None:
         """Let go of connections."""
-        self._store.close()
+        self._stores.close()
+
+    @property
+    def _store(self) -> Store:
+        return self._stores.here()
 
     @property
     def name(self) -> str:

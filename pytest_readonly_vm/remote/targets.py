@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pytest_readonly_vm.config.image_url import shown_url
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.remote.folder_files import FolderFiles
 from pytest_readonly_vm.remote.layout import LayoutStore
 from pytest_readonly_vm.remote.remote_cache import RemoteCache
 from pytest_readonly_vm.remote.store import Store
 
+_READABLE = "may be asked by http: whoever is on the way can read the memory of the guests that come from there"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -32,10 +34,10 @@ def open_remote(
     :raises HostError: a package is not installed that it takes.
     :raises RemoteError: it cannot be reached.
     """
-    return RemoteCache(_opener(target), signers=signers, unsigned=unsigned)
+    return RemoteCache(_opener(target, tell), signers=signers, unsigned=unsigned)
 
 
-def _opener(target: str | Path) -> Callable[[], Store]:
+def _opener(target: str | Path, tell: Callable[[str], object]) -> Callable[[], Store]:
     found = _SCHEME.match(target) if isinstance(target, str) else None
     scheme = found[1].lower() if found else "file"
     if not found:
@@ -56,10 +58,14 @@ def _opener(target: str | Path) -> Callable[[], Store]:
             raise ConfigurationError(str(error)) from None
         if reference.digest is not None or reference.tag not in (None, "latest"):
             raise ConfigurationError(f"{written}: frozen guests take a repository, oci://registry.example.org/name")
+        if reference.insecure and not reference.is_of_loopback:
+            tell(f"{reference.name} {_READABLE}")
         return lambda: RegistryStore(reference)
     if scheme in ("http", "https"):
         from pytest_readonly_vm.remote.web_files import WebFiles
 
+        if scheme == "http":
+            tell(f"{shown_url(written)} {_READABLE}")
         return lambda: LayoutStore(WebFiles(written))
     from pytest_readonly_vm.remote.url_files import UrlFiles
 

@@ -42,7 +42,7 @@ class UrlFiles:
             raise ConfigurationError(f"{self._scheme}:// is no place for frozen guests that fsspec knows")
         self._fs: Any
         try:
-            self._fs, root = self._do(lambda: fsspec.core.url_to_fs(url))
+            self._fs, root = self._do(lambda: fsspec.core.url_to_fs(url, skip_instance_cache=True))
         except ImportError as error:
             raise HostError(f"{self._scheme}:// takes another package: {line(str(error), 200)}") from None
         except (ValueError, TypeError) as error:

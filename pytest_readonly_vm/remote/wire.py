@@ -104,6 +104,8 @@ def outline(body: bytes, key: str, what: str) -> Outline:
         annotations = content["annotations"]
         if annotations.get(_KEY) != key:
             raise ValueError("it is that of another key")
+        if not isinstance(content["layers"], list):
+            raise TypeError
         if len(content["layers"]) > _MOST_PACKS:
             raise ValueError("it has too many parts")
         packs = tuple(_pack(one, LARGEST_PACK, _LARGEST_BLOB) for one in content["layers"])
