@@ -69,7 +69,8 @@ def _opener(target: str | Path, tell: Callable[[str], object]) -> Callable[[], S
         return lambda: LayoutStore(WebFiles(written))
     from pytest_readonly_vm.remote.url_files import UrlFiles
 
-    return lambda: LayoutStore(UrlFiles(written))
+    files = UrlFiles(written)
+    return lambda: LayoutStore(files.for_another_thread())
 
 
 def _folder(path: Path) -> Store:

@@ -31,6 +31,7 @@ class UrlFiles:
         :raises RemoteError: there is no way there.
         """
         self.name = shown_url(url)
+        self._url = url
         self._scheme = url.partition("://")[0].lower()
         try:
             import fsspec
@@ -48,6 +49,10 @@ class UrlFiles:
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"{self.name} is no place for frozen guests: {line(str(error), 200)}") from None
         self._root = str(root).rstrip("/")
+
+    def for_another_thread(self) -> "UrlFiles":
+        """The same, if the library serves several threads by one loop of its own: to begin anew takes S3's a second."""
+        return self if getattr(self._fs, "async_impl", False) else UrlFiles(self._url)
 
     def read(self, path: str, most: int) -> bytes | None:
         place = f"{self._root}/{path}"
