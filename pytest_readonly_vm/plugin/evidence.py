@@ -7,7 +7,7 @@ until the report on the teardown has decided.
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -21,7 +21,7 @@ from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.failure import headline
 from pytest_readonly_vm.plugin.given import given_settings
-from pytest_readonly_vm.plugin.homeward import AtHome, Delivery, Homeward
+from pytest_readonly_vm.plugin.homeward import AtHome, Delivery, Homeward, pieces
 from pytest_readonly_vm.plugin.incident import INCIDENT, Incident
 from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
 
@@ -73,7 +73,7 @@ class EvidenceKeeper:
         return self._opened.get(None, self._new_output_folder)
 
     def _new_output_folder(self) -> OutputFolder:
-        folder = OutputFolder(_pieces, self._run_name, self._output_guard)
+        folder = OutputFolder(pieces, self._run_name, self._output_guard)
         if self._way.is_elsewhere:
             self._config.add_cleanup(folder.remove_empty)  # when it is closed
         self._config.add_cleanup(folder.close)
@@ -84,7 +84,7 @@ class EvidenceKeeper:
         given = given_settings(self._config).get("output")
         output = self._output(VmConfig().with_settings({"output": given} if given else {}))
         self._output_folder.enter(output)
-        return Delivery(output, self._output_folder, self._output_guard, _pieces)
+        return Delivery(output, self._output_folder, self._output_guard, pieces)
 
     def abandon(self) -> None:
         """Nobody will hear of what was saved, as the controller has gone: leave none of it. Any thread may."""
@@ -169,7 +169,8 @@ class EvidenceKeeper:
 
     def _bring(self, attempt: _Attempt) -> None:
         """Have what is saved on the controller, if that is elsewhere."""
-        attempt.complaints += self._way.bring(attempt.folders.values())
+        with self._stopwatch.part(Part.EVIDENCE):
+            attempt.complaints += self._way.bring(attempt.folders.values())
 
     def save_first(self, item: pytest.Item, machines: "Sequence[VirtualMachine]", why: str) -> None:
         """Save what there is before an exception leaves the test, which ends the command that hangs in the guest.
@@ -290,13 +291,6 @@ class EvidenceKeeper:
 
     def _output(self, config: VmConfig) -> Path:
         return Path(self._config.invocation_params.dir) / config.output
-
-
-def _pieces() -> Callable[[str], bool]:
-    from pytest_readonly_vm.evidence.collect import PIECES  # which a run that saves nothing is not to pay for
-    from pytest_readonly_vm.evidence.networks import NETWORK_PIECE
-
-    return lambda name: name in PIECES or NETWORK_PIECE.fullmatch(name) is not None
 
 
 def _first_line(text: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin.far_line import FarLine, LineIsDown
-from pytest_readonly_vm.plugin.output_folder import MARK, OutputFolder, folder_name
+from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
 
 _PIECE = 1 << 18  # bytes
 _MOST_FOLDERS = 1000
@@ -85,14 +85,15 @@ class Homeward(AtHome):
         """Send what is new in a folder to the controller, to one of that name."""
         if folder not in self._places:
             self._places[folder] = Path(self._accepted(self._line.ask("claim", folder.name)))
+        is_piece = pieces()
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.name != MARK and path not in self._sent:
+            if path.is_file() and is_piece(path.name) and path not in self._sent:
                 inner = path.relative_to(folder).parts
                 with path.open("rb") as file:
                     for begin in (True, False):
-                        pieces = iter(()) if begin else _pieces(file)
+                        content = iter(()) if begin else _read(file)
                         question = ("file", str(self._places[folder]), inner) if begin else ("whole",)
-                        self._accepted(self._line.ask_after(pieces, *question))
+                        self._accepted(self._line.ask_after(content, *question))
                 self._sent.add(path)
 
     def home(self, path: Path) -> Path:
@@ -112,7 +113,15 @@ class Homeward(AtHome):
         return str(words)
 
 
-def _pieces(file: Any) -> Iterator[bytes]:
+def pieces() -> Callable[[str], bool]:
+    """What tells by a name whether a file is one of evidence."""
+    from pytest_readonly_vm.evidence.collect import PIECES  # which a run that saves nothing is not to pay for
+    from pytest_readonly_vm.evidence.networks import NETWORK_PIECE
+
+    return lambda name: name in PIECES or NETWORK_PIECE.fullmatch(name) is not None
+
+
+def _read(file: Any) -> Iterator[bytes]:
     while piece := file.read(_PIECE):
         yield piece
 
