@@ -33,7 +33,7 @@ class Command(Protocol):
         """
 
 
-COMMANDS = ("doctor", "boot", "shell", "attach", "resume", "cache", "image")
+COMMANDS = ("doctor", "boot", "shell", "attach", "resume", "cache", "image", "report")
 """In the order of the help. A command's module is imported when it is meant: most need what takes long to import."""
 
 _FOR_DEVELOPERS = ("Command line: ", "Events so far: ")

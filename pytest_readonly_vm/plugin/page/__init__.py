@@ -33,7 +33,7 @@ class Page:
         given = given_settings(config)["report"]
         self._path = Path(str(given.value)).absolute()
         self._output_guard = Run.of(config).output_guard
-        if why := self._output_guard.why_not(self._path) or _why_no_page(self._path):
+        if why := self._output_guard.why_not(self._path) or why_no_page(self._path):
             raise pytest.UsageError(f"{given.origin}: {self._path}: {why}; nothing was written; choose another path")
         self._config = config
         self._rows = Rows(epoch=time.time())
@@ -94,7 +94,7 @@ class Page:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             data = self._rows.data(title=self._config.rootpath.name, versions=_versions())
-            if why := _why_no_page(self._path):  # a test may have made it
+            if why := why_no_page(self._path):  # a test may have made it
                 raise FileExistsError(errno.EEXIST, f"{why}; nothing was written", str(self._path))
             with self._output_guard.file(self._path) as file:
                 file.write(document(data).encode())
@@ -112,7 +112,7 @@ class Page:
             terminalreporter.write_line(f"report: {self._path} could not be written: {why}", yellow=True)
 
 
-def _why_no_page(path: Path) -> str | None:
+def why_no_page(path: Path) -> str | None:
     """Why a page may not replace what is at a path: only a page, or a file with nothing in it."""
     try:
         with path.open("rb") as file:
