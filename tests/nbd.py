@@ -35,7 +35,8 @@ class Nbdkit:
     def start(self) -> None:
         """Serve, from when this returns."""
         where = () if self.socket is None else ("-U", str(self.socket))
-        mark = self.file.with_name(f"{self.file.name}.pid-{secrets.token_hex(4)}")
+        folder = self.file.parent if self.socket is None else self.socket.parent
+        mark = folder / f"nbdkit-{secrets.token_hex(4)}.pid"
         if self.socket is not None:
             self.socket.unlink(missing_ok=True)
         command = ["nbdkit", *where, "--foreground", f"--pidfile={mark}", *self.options, "file", str(self.file)]

@@ -57,6 +57,7 @@ class ImageSources:
         self._found: OncePerKey[_Key, Path] = OncePerKey()
         self._stores: OncePerKey[tuple[Path, int], ImageStore] = OncePerKey()
         self._refused: dict[tuple[_Key, int, object], tuple[type[ImageError], str]] = {}
+        self._connected: set[NetworkImage] = set()
         self._unserved: dict[NetworkImage, str] = {}
         self._held = ExitStack()
 
@@ -87,7 +88,7 @@ class ImageSources:
             raise DownloadError(f"{shown}: not tried again in this run: {self._unserved[image]}")
         try:
             with self._stopwatch.part(Part.IMAGES):
-                return open_network_image(
+                found = open_network_image(
                     image,
                     self._loop(),
                     format=format,
@@ -100,6 +101,8 @@ class ImageSources:
         except DownloadError as error:
             self._unserved[image] = str(error)
             raise
+        self._connected.add(image)
+        return found
 
     def _own_loop(self) -> LoopThread:
         def start() -> LoopThread:
@@ -112,7 +115,7 @@ class ImageSources:
     def has(self, image: Path | ImageReference, config: VmConfig) -> bool:
         """Whether it can be had at once."""
         if isinstance(image, ImageReference) and isinstance(image.place, NetworkImage):
-            return image.place not in self._unserved
+            return image.place in self._connected
         return _key(image, config) in self._found.made() or (isinstance(image, Path) and not _is_packed(image))
 
     def is_kept(self, image: Path | ImageReference, config: VmConfig) -> bool | None:
