@@ -7,7 +7,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 EXAMPLES = Path(__file__).parents[2] / "conftest_examples"
-_LANGUAGES = {".py": "python", ".ini": "ini", ".yml": "yaml"}
+_LANGUAGES = {".py": "python", ".ini": "ini", ".yml": "yaml", ".yaml": "yaml"}
 
 
 def files_of(folder: Path) -> list[Path]:
