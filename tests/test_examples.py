@@ -17,6 +17,7 @@ from tests.guests import archive, bootsector
 from tests.guests.debian import debian
 from tests.guests.etcd_packages import etcd_packages
 from tests.guests.tiny_databases import tiny_with_databases
+from tests.hosts.ssh_hosts import pair_of_hosts
 from tests.templates import templates
 
 EXAMPLES = Path(__file__).parent.parent / "conftest_examples"
@@ -41,10 +42,12 @@ class Example:
     def run_on_debian(self) -> pytest.RunResult:
         return self.run(f"--vm-image={debian()}", f"--vm-boot-timeout={BOOT_SECONDS}", f"--vm-cache={templates()}")
 
-    def run_on_databases(self) -> pytest.RunResult:
+    def run_on_databases(self, *arguments: str) -> pytest.RunResult:
         guest = tiny_with_databases()
         direct = (f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}", f"--vm-append={guest.append}")
-        return self.run(f"--vm-image={guest.disk}", *direct, "--vm-memory=256M", f"--vm-cache={templates()}")
+        return self.run(
+            f"--vm-image={guest.disk}", *direct, "--vm-memory=256M", f"--vm-cache={templates()}", *arguments
+        )
 
     def run_on_a_boot_sector(self, *arguments: str) -> pytest.RunResult:
         image = bootsector.write_image(self._pytester.path / "base.img", bootsector.hello(LOGIN))
@@ -98,6 +101,16 @@ def test_prepared_states(example: Example) -> None:
 @pytest.mark.timeout(A_LONG_TIME)
 def test_when_things_go_wrong(example: Example) -> None:
     example.run_on_debian().assert_outcomes(passed=4)
+
+
+@pytest.mark.timeout(A_LONG_TIME)
+def test_ssh_hosts(example: Example, pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pair_of_hosts(tmp_path_factory.mktemp("hosts")) as hosts:
+        for host in hosts:
+            host.put({path.name: path.read_bytes() for path in pytester.path.iterdir() if path.is_file()})
+        result = example.run_on_databases("--dist=load", *(word for host in hosts for word in ("--tx", host.spec())))
+        result.assert_outcomes(passed=5)
+        result.stdout.fnmatch_lines(["hostA: 1 worker, * machines: * cloned", "hostB: 1 worker, * machines: * cloned"])
 
 
 @pytest.mark.timeout(A_LONG_TIME)
