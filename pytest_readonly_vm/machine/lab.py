@@ -40,6 +40,7 @@ from pytest_readonly_vm.qemu.resources import Resources
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.sources.image_list import listed
 from pytest_readonly_vm.sources.image_sources import ImageSources
+from pytest_readonly_vm.start.ahead import TemplatesAhead
 from pytest_readonly_vm.start.archive import Archives
 from pytest_readonly_vm.start.maker import Hooks, Maker
 from pytest_readonly_vm.start.prefetch import Prefetch
@@ -90,6 +91,7 @@ class Lab:
         self.networks = Networks(self._resources, lambda network: around(self._cluster_keeper, network))
         archive = Archives(tell).of
         self._templates = Templates(self._maker, archive, self._record_made)
+        self.ahead = TemplatesAhead(self._templates, self._maker, self.spec)
         self._strategies: dict[str, Strategy] = {
             "cold": Cold(self._maker),
             "clone": Clone(self._maker, self._templates),
@@ -130,6 +132,7 @@ class Lab:
             # What machines are made with goes last.
             for close in (
                 self.networks.close,
+                self.ahead.close,
                 self._prefetch.close,
                 self._clusters.close,
                 self._templates.close,

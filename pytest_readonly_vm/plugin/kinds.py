@@ -32,6 +32,8 @@ _SHAPING = tuple(
 )
 """The settings by which frozen guests differ."""
 
+_found = pytest.StashKey[list["Wish"]]()
+
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -77,6 +79,12 @@ class Wish:
 
 def wishes(item: pytest.Item) -> list[Wish]:
     """The machines that a test will ask for by its fixtures; none that it asks for while it runs."""
+    if _found not in item.stash:
+        item.stash[_found] = _wishes(item)
+    return item.stash[_found]
+
+
+def _wishes(item: pytest.Item) -> list[Wish]:
     names = getattr(item, "fixturenames", ())
     own = _OWN[:1] if _OWN[0] in names else _OWN[1:]  # the one asks for the other
     found = [_wish(item, "vm_config", name) for name in (*own, _CLUSTER) if name in names]

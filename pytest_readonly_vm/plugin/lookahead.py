@@ -5,10 +5,14 @@ import os
 import pytest
 
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.plugin.kinds import Wish, wishes
+from pytest_readonly_vm.plugin.given import given_settings
+from pytest_readonly_vm.plugin.kinds import Wish, kind_of, wishes
 
 _MACHINES = ("readonly_vm", "readonly_vm_cluster")
 """The fixtures that are a machine of the test's own, or several; what a factory is asked for, nobody knows."""
+
+_SOON = 20
+"""Tests ahead of the one that runs, of which one may be the first of another kind."""
 
 
 class Lookahead:
@@ -44,10 +48,31 @@ class Lookahead:
             names += [item.name for item in following if likeness(item) == likeness(self._next)]
         return [(config, name) for name in names]
 
+    def coming(self) -> tuple[VmConfig, str] | None:
+        """The next kind of machine among the tests that come soon, and for whom, if it is known: another than now."""
+        if self._next is None or hasattr(self._next.config, "workerinput"):  # which knows one test, and has it above
+            return None
+        if "store_durations" in given_settings(self._next.config):  # where each kind's boot is to be seen for itself
+            return None
+        items = self._next.session.items
+        start = items.index(self._next)
+        now = kind_of(wishes(items[start - 1])) if start else None
+        for item in items[start : start + _SOON]:
+            if now is not None and kind_of(wishes(item)) == now:
+                continue
+            config = known_config(item)
+            if config is not None and config.prefetch != "0" and not _may_be_skipped(item):
+                return (config, item.name) if _usual(config) else None
+        return None
+
     def _config_of(self, item: pytest.Item) -> VmConfig | None:
         if (like := likeness(item)) is None:
             return None
         return self._known.get(like) or known_config(item)
+
+
+def _may_be_skipped(item: pytest.Item) -> bool:
+    return item.get_closest_marker("skip") is not None or item.get_closest_marker("skipif") is not None
 
 
 def known_config(item: pytest.Item) -> VmConfig | None:

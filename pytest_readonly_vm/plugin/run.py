@@ -266,6 +266,7 @@ class Run:
         if self.has_lab:
             with self.stopwatch.part(Part.STARTING):
                 self.lab.expect(self.lookahead.expected())
+                self.lab.ahead.make(self.lookahead.coming())
 
     def before_timeout(self, item: pytest.Item) -> list[str]:
         """Before pytest-timeout ends a test by an exception: save evidence; return what the test was waiting for."""

@@ -37,6 +37,7 @@ class Resources:
         """`tell` is given a sentence when a machine has to wait for the budget; `stopwatch` measures who waits."""
         self.output_guard = output_guard
         self.running: set[Instance] = set()
+        self.spare: set[Instance] = set()
         """Those whose QEMU has been started and not ended, but for spare ones."""
         self.stopwatch = stopwatch
         self._tell = tell
@@ -117,10 +118,10 @@ class Resources:
         return slot.parts(len(configs))
 
     def note_running(self, instance: Instance) -> None:
-        """Have an instance among the `running` ones until it ends."""
-        if not instance.spec.is_spare:
-            self.running.add(instance)
-            instance.on_end.append(lambda: self.running.discard(instance))
+        """Have an instance among the `running` ones until it ends, or among the `spare` ones."""
+        some = self.spare if instance.spec.is_spare else self.running
+        some.add(instance)
+        instance.on_end.append(lambda: some.discard(instance))
 
     def close(self) -> None:
         """Give everything back."""

@@ -59,7 +59,11 @@ class FrozenOnes(Generic[F]):
         :param patience: seconds for which another process that makes the same is waited for.
         :param part: to what the time counts in which one is made.
         """
-        with self._locks[key], ExitStack() as held:
+        with ExitStack() as held:
+            if not self._locks[key].acquire(blocking=False):  # another thread is making it
+                with self._stopwatch.part(part):
+                    self._locks[key].acquire()
+            held.callback(self._locks[key].release)
             if (known := self._made.get(key)) is not None:
                 if is_current(known):
                     return known

@@ -302,3 +302,39 @@ def test_a_worker_does_not_wait_without_end_for_a_template_and_says_for_whom(
     )
     result.stdout.re_match_lines([r"time .* waiting for other processes \d+"])
     assert cache.entries() == []
+
+
+KINDS = """
+    import pytest
+    from emulators import wait_for
+
+    @pytest.mark.vm(memory="17M")
+    def test_one(readonly_vm): wait_for(2)
+    @pytest.mark.skip
+    @pytest.mark.vm(memory="18M")
+    def test_skipped(readonly_vm): pass
+    @pytest.mark.vm(memory="20M", {settings})
+    def test_other(readonly_vm): pass
+"""
+
+
+def test_the_guest_of_the_next_kind_boots_while_the_tests_of_the_one_before_run(
+    pytester: pytest.Pytester, begin: Callable[..., InnerRun]
+) -> None:
+    pytester.makepyfile(KINDS.format(settings=""))
+    with begin() as looking:
+        assert looking.wait() == pytest.ExitCode.OK, looking.output
+        assert "2 passed, 1 skipped" in looking.output
+        assert "2 machines booted" in looking.output
+        assert "2 machines cloned" in looking.output
+
+
+def test_a_boot_that_nobody_waits_for_any_more_ends_with_the_run(
+    pytester: pytest.Pytester, begin: Callable[..., InnerRun], temporary: Path
+) -> None:
+    never = KINDS.format(settings='ready="console:never", boot_timeout=3600')
+    pytester.makepyfile(never.replace("wait_for(2)", "wait_for(2); assert 0"))
+    with begin("-x") as stopped:
+        assert stopped.wait() == pytest.ExitCode.TESTS_FAILED, stopped.output
+        stopped.leaves_no_process()
+    assert list(temporary.glob("pytest-readonly-vm-*/*")) == []
