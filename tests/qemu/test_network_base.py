@@ -165,6 +165,19 @@ def own(folder: Path, raw: Path) -> Iterator[Nbdkit]:
         yield running
 
 
+def test_one_that_refuses_is_named_while_a_machine_is_made(runs: Lab, raw: Path, tmp_path: Path) -> None:
+    trigger = tmp_path / "trigger"
+    arguments = ("error-pread=EIO", "error-pread-rate=100%", f"error-pread-file={trigger}")
+    with Nbdkit(tmp_path / "nbd.sock", raw, options=("--filter=error",), arguments=arguments) as server:
+
+        def ready(vm: VirtualMachine) -> bool:
+            trigger.touch()
+            return mark(vm, 4) == "mark 4"
+
+        with pytest.raises(BaseImageLost, match=rf"refuses to read: Input/output error \(tried for {TIMEOUT:g} s\)"):
+            tiny(runs, image=server.url, start="clone", ready=ready, image_timeout=TIMEOUT)
+
+
 class TestAServerThatFails:
     """Each of the tests leaves it as it has found it."""
 

@@ -12,6 +12,8 @@ from pytest_readonly_vm.sources.network import nbd
 
 _AT_ONCE = 16
 """Reads that are under way for one process."""
+_LONGEST_READ = 4 << 20
+"""Bytes: so a process that is up to no good has us hold 64 MiB for it."""
 _LONGEST_OPTION = 4096
 _FLAGS = nbd.HAS_FLAGS | nbd.READ_ONLY | nbd.MULTI_CONN
 
@@ -52,6 +54,7 @@ async def _agree(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, siz
             return True
         if option in (nbd.GO, nbd.INFO):
             reply(nbd.OF_INFO, nbd.OF_EXPORT.to_bytes(2) + export)
+            reply(nbd.OF_INFO, nbd.BLOCKS.pack(nbd.OF_BLOCKS, 1, 4096, _LONGEST_READ))
             reply(nbd.ACK)
             if option == nbd.GO:
                 return True
@@ -84,7 +87,7 @@ class _Reads:
                     if kind == nbd.WRITE:
                         return  # after what it was told it cannot be meant
                     self._reply(number, nbd.EPERM)
-                elif length > nbd.LONGEST_READ or offset + length > self._size:
+                elif length > _LONGEST_READ or offset + length > self._size:
                     self._reply(number, nbd.EINVAL)
                 else:
                     await self._room.acquire()

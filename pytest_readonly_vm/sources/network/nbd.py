@@ -17,8 +17,8 @@ UNSUPPORTED, POLICY, UNKNOWN, TLS_REQUIRED = (1 << 31 | number for number in (1,
 INVALID, SHUTDOWN = (1 << 31 | number for number in (3, 7))
 """Replies to options."""
 
-OF_EXPORT = 0
-"""The information that has size and flags."""
+OF_EXPORT, OF_BLOCKS = 0, 3
+"""The information that has size and flags; that which has the least, the best and the largest size of a read."""
 
 HAS_FLAGS, READ_ONLY, MULTI_CONN = 1, 2, 1 << 8
 """Flags of an export."""
@@ -29,10 +29,10 @@ EPERM, EIO, EINVAL = 1, 5, 22
 OPTION = struct.Struct(">8sII")
 OPTION_REPLY = struct.Struct(">QIII")
 EXPORT = struct.Struct(">QH")
+BLOCKS = struct.Struct(">HIII")
 REQUEST = struct.Struct(">IHHQQI")
 REPLY = struct.Struct(">IIQ")
 REQUEST_MAGIC, SIMPLE_REPLY_MAGIC = 0x25609513, 0x67446698
 
 LONGEST_OPTION = 1 << 16
 """Bytes of what either side may say in the handshake; no honest one comes near."""
-LONGEST_READ = 32 << 20
