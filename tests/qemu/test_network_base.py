@@ -26,6 +26,7 @@ from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
 from pytest_readonly_vm.evidence.capsule.save import save_capsule
 from tests.accelerator import ACCEL
 from tests.conftest import READY, SMALL
+from tests.forked import PLAIN
 from tests.guests import bootsector
 from tests.guests.tiny_linux import tiny_linux
 from tests.nbd import Nbdkit
@@ -257,7 +258,8 @@ def test_a_run_goes_on_when_its_server_does(pytester: pytest.Pytester, boot_sect
             def test_four(readonly_vm): pass
             """
         )
-        result = pytester.runpytest("--vm-image=farm", *SMALL, "--vm-no-cache", "--vm-image-timeout=1", "-rA")
+        options = ("--vm-image=farm", *SMALL, "--vm-no-cache", "--vm-image-timeout=1", "-rA")
+        result = pytester.runpytest_subprocess(*options, *PLAIN)
     result.assert_outcomes(passed=3, errors=2)
     result.stdout.fnmatch_lines_random(
         [
