@@ -44,7 +44,7 @@ from pytest_readonly_vm.start.ahead import TemplatesAhead
 from pytest_readonly_vm.start.archive import Archives
 from pytest_readonly_vm.start.maker import Hooks, Maker
 from pytest_readonly_vm.start.prefetch import Prefetch
-from pytest_readonly_vm.start.strategies import Auto, Clone, Cold, Strategy
+from pytest_readonly_vm.start.strategies import strategies
 from pytest_readonly_vm.start.templates import Templates
 
 
@@ -92,11 +92,7 @@ class Lab:
         archive = Archives(tell).of
         self._templates = Templates(self._maker, archive, self._record_made)
         self.ahead = TemplatesAhead(self._templates, self._maker, self.spec)
-        self._strategies: dict[str, Strategy] = {
-            "cold": Cold(self._maker),
-            "clone": Clone(self._maker, self._templates),
-            "auto": Auto(self._maker, self._templates),
-        }
+        self._strategies = strategies(self._maker, self._templates)
         self._keeper = Keeper(self._maker, self._made_of, self._adopt, self._record)
         self._cluster_keeper = ClusterKeeper(self._maker, self.networks, self._adopt)
         self._clusters = Clusters(

@@ -82,3 +82,8 @@ def _copy(spec: MachineSpec, maker: Maker, templates: Templates, *, even_if_quic
         if not templates.distrust(spec):
             raise
     return maker.clone(spec, templates.get(spec, even_if_quick=even_if_quick))
+
+
+def strategies(maker: Maker, templates: Templates) -> dict[str, Strategy]:
+    """All there are, by what the setting ``start`` calls them."""
+    return {"cold": Cold(maker), "clone": Clone(maker, templates), "auto": Auto(maker, templates)}
