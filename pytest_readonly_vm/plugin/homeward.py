@@ -149,6 +149,11 @@ class Delivery:
         self._claimed[str(folder)] = folder
         return str(folder)
 
+    def has_claimed(self, folder: str) -> bool:
+        """Whether a path is one of a folder that was given to the worker, or one in it."""
+        path = Path(folder)
+        return ".." not in path.parts and any(path.is_relative_to(one) for one in self._claimed.values())
+
     def begin(self, claimed: Any, inner: Any) -> str:
         """A file is to come."""
         names = tuple(str(name) for name in inner)

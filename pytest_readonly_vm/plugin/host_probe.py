@@ -19,6 +19,7 @@ from pytest_readonly_vm.printable import line
 PATIENCE = 120.0
 """Seconds for a host to answer: it imports pytest and the project's ``conftest.py``, and may prove KVM by a guest."""
 _SHORT = 30.0
+_MOST_LINES = 50
 _MARK = "readonly-vm says "
 _PACKAGE = "pytest-readonly-vm"
 _NO_SSH = 255
@@ -62,7 +63,7 @@ def ask(spec: Any, folder: str, arguments: list[str]) -> Verdict:
     try:
         answer = json.loads(said)
         refused = answer.get("refused")
-        lines = tuple(str(one) for one in answer.get("lines", ()))
+        lines = tuple(str(one) for one in answer.get("lines", ())[:_MOST_LINES])
     except (ValueError, AttributeError, TypeError):
         return Verdict("what it answered is not understood")
     return Verdict(None if refused is None else line(str(refused)), lines)

@@ -64,6 +64,9 @@ class Hosts:
         """The workers that have collected."""
         self._given = config.invocation_params
         self._compared = Compared()
+        self._first: tuple[str, tuple[str, ...]] | None = None
+        """Who has collected first, and what."""
+        self._deliveries: dict[str, Delivery] = {}
         self._is_ours = False
         """Whether the worker that is being started is on another host."""
         rsync = [*(config.getoption("rsyncdir", None) or ()), *(config.getini("rsyncdirs") or ())]
@@ -132,6 +135,8 @@ class Hosts:
         channel = node.gateway.newchannel()
         far = is_far(node.gateway.spec)
         delivery = Run.of(self._config).evidence.delivery() if far else None
+        if delivery is not None:
+            self._deliveries[node.gateway.id] = delivery
         channel.setcallback(partial(self._hear, name, channel, delivery), endmarker=None)
         node.workerinput |= {LINE: channel, HOST: name, HERE: os.fspath(self._given.dir) if far else None}
         if self._is_ours:
@@ -190,26 +195,25 @@ class Hosts:
         host = self._hosts[name]
         host.seconds += report.duration
         host.tests += report.when == "call"
-        if incident := vars(report).get(INCIDENT):
-            incident["outputs"] = []
         if report.when == "teardown" and any(key == "vm" for key, _ in report.user_properties):
             report.user_properties.append(("vm_host", name))
-        if news := vars(report).get(NEWS):
-            for boot in news["boots"]:
-                boot["host"] = name
-                host.machines[boot["manner"]] = host.machines.get(boot["manner"], 0) + 1
-            for record in (*news["boots"], *news["layers"], *news["machines"]):
-                record["name"] = f"{record['name']} on {name}"
-            news["checked"] = [f"{name}:{path}" for path in news["checked"]]
-            news["changed"] = {f"{name}:{path}": f"{name}: {words}" for path, words in news["changed"].items()}
-            for kept in news["kept"]:
-                kept["host"] = name
+        for key, tell in ((INCIDENT, partial(self._tell_incident, node.gateway.id)), (NEWS, partial(_tell_news, host))):
+            if key in vars(report):
+                try:
+                    tell(vars(report)[key])
+                except (LookupError, TypeError, ValueError, AttributeError):  # what no worker of ours sends
+                    del vars(report)[key]
+
+    def _tell_incident(self, worker: str, incident: dict[str, Any]) -> None:
+        if (delivery := self._deliveries.get(worker)) is not None:
+            incident["outputs"] = []
+            incident["folders"] = [folder for folder in incident["folders"] if delivery.has_claimed(folder)]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Any) -> None:
         """xdist says what two workers have found differently, and not of which hosts they are."""
         self._ready.add(node.gateway.id)
-        first = vars(self).setdefault("_collected", (self._names[node.gateway.id], tuple(ids)))
+        first = self._first = self._first or (self._names[node.gateway.id], tuple(ids))
         if first[1] != tuple(ids) and first[0] != (name := self._names[node.gateway.id]):
             only = sorted(set(ids).symmetric_difference(first[1]))[:1] or ["the order"]
             raise pytest.UsageError(
@@ -274,6 +278,20 @@ class Hosts:
             terminalreporter.write_line(line(text), red=bool(host.lost))
         for text in (*self._refused, *(f"BASES DIFFER: {found}" for found in self._compared.differences)):
             terminalreporter.write_line(line(text), red=True)
+
+
+def _tell_news(host: _Host, news: dict[str, Any]) -> None:
+    """Have what a worker tells of machines say where they are."""
+    name = host.name
+    for boot in news["boots"]:
+        boot["host"] = name
+        host.machines[boot["manner"]] = host.machines.get(boot["manner"], 0) + 1
+    for record in (*news["boots"], *news["layers"], *news["machines"]):
+        record["name"] = f"{record['name']} on {name}"
+    news["checked"] = [f"{name}:{path}" for path in news["checked"]]
+    news["changed"] = {f"{name}:{path}": f"{name}: {words}" for path, words in news["changed"].items()}
+    for kept in news["kept"]:
+        kept["host"] = name
 
 
 def is_far(spec: Any) -> bool:

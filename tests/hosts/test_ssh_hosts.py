@@ -186,6 +186,19 @@ def test_hosts_with_different_bases_end_the_run_and_are_named(hosts: Pair, tmp_p
     nothing_is_left(hosts)
 
 
+def test_a_host_whose_workers_end_before_they_have_tests_is_given_up(hosts: Pair, tmp_path: Path, hello: bytes) -> None:
+    hosts.put({"pytest.ini": INI, "test_it.py": "def test_it(readonly_vm): pass", "hello.img": hello})
+    ends = "import os\ndef pytest_sessionstart(session): os._exit(3)"
+    (hosts.first.checkout / "conftest.py").write_text(ends)
+    options = ("--vm-image=hello.img", "-v")
+    with over(hosts, tmp_path, *(host.spec() for host in hosts), options=options) as run:
+        assert run.wait() == pytest.ExitCode.OK, run.output
+    assert len(lines(run, r"^\[gw\d+\] node down: ")) == 3, run.output  # xdist itself would go on for ever
+    assert lines(run, r"^vm: hostA is gone: a worker ended there before it had collected tests: .* goes to hostB$")
+    (hosts.first.checkout / "conftest.py").unlink()
+    nothing_is_left(hosts)
+
+
 def test_hosts_with_different_checkouts_are_named(hosts: Pair, tmp_path: Path) -> None:
     hosts.put({"pytest.ini": INI, "test_it.py": TEST})
     (hosts.second.checkout / "test_it.py").write_text(f"{TEST}\ndef test_more(): pass\n")
