@@ -35,6 +35,8 @@ class Door:
         self._session: pytest.Session | None = None
         self._test: tuple[pytest.Item, pytest.Item | None] | None = None
         """The one that runs, and the next."""
+        self._hosts: Any = None
+        """Those on which workers are, if these are elsewhere."""
         self.began = 0.0
         """When the session did, by `time.perf_counter`."""
         self.workers = 0
@@ -92,10 +94,17 @@ class Door:
 
     # As a plugin.
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionstart(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> Generator[None, object, object]:
         self.began = time.perf_counter()
         self._session = session
+        try:
+            return (yield)
+        except Exception as error:  # execnet's own is known by its name, so that it need not be there
+            is_of_a_host = isinstance(error, EOFError | OSError) or type(error).__name__ == "HostNotFound"
+            if self._hosts is None or not is_of_a_host:
+                raise
+            raise pytest.UsageError(self._hosts.why_no_worker(error)) from None
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_xdist_setupnodes(self, specs: list[Any]) -> None:
@@ -104,9 +113,9 @@ class Door:
                 self.open()
             from pytest_readonly_vm.plugin.hosts import Hosts  # which other runs are not to pay for
 
-            hosts = Hosts(self._config)
-            self._config.pluginmanager.register(hosts, "readonly_vm hosts")
-            hosts.admit(specs)
+            self._hosts = Hosts(self._config)
+            self._config.pluginmanager.register(self._hosts, "readonly_vm hosts")
+            self._hosts.admit(specs)
         self.workers = len(specs)
 
     @pytest.hookimpl(optionalhook=True)

@@ -101,6 +101,13 @@ class Hosts:
         if manager is not None and not self._copies:
             manager.roots = []
 
+    def why_no_worker(self, error: BaseException) -> str:
+        """What has ended the start of workers, which xdist would show as an internal error."""
+        started = len(self._names)
+        name = name_of(self._specs[started]) if started < len(self._specs) else "a host"
+        words = line(str(error)) or type(error).__name__
+        return f"{name}: worker {started + 1} cannot be started, and the host could be reached just before: {words}"
+
     def _complete(self, spec: Any) -> None:
         if not spec.chdir or spec.chdir == _FOLDER_OF_XDIST:
             spec.chdir = os.fspath(self._given.dir)
@@ -110,7 +117,7 @@ class Hosts:
     def _arguments(self) -> list[str]:
         """Those of pytest, with paths below this folder as seen from it, as the hosts have one like it."""
         here = os.fspath(self._given.dir)
-        return [_from(here, os.fspath(argument)) for argument in self._given.args]
+        return [seen_from(here, os.fspath(argument)) for argument in self._given.args]
 
     def _say(self, text: str, **markup: bool) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
@@ -313,7 +320,7 @@ def _place(spec: Any) -> tuple[object, ...]:
     return spec.ssh, spec.vagrant_ssh, spec.ssh_config, spec.python, spec.chdir, tuple(spec.env.items())
 
 
-def _from(here: str, argument: str) -> str:
+def seen_from(here: str, argument: str) -> str:
     """An argument, or what is behind its sign of equality, as seen from a folder, if it is a path below that."""
     option, sign, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
     path, rest_sign, rest = value.partition("::")
