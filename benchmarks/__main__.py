@@ -25,6 +25,7 @@ from benchmarks import (
     overhead,
     power_cuts,
     seal_cost,
+    simulate,
     starts,
 )
 from benchmarks.table import Table
@@ -47,6 +48,7 @@ _BENCHMARKS: dict[str, tuple[Callable[[int], Iterator[Table]], int]] = {
     "power_cuts": (power_cuts.tables, power_cuts.RUNS),
     "in_a_row": (clones.in_a_row, clones.RUNS),
     "seal_cost": (seal_cost.tables, seal_cost.RUNS),
+    "simulate": (simulate.tables, simulate.RUNS),
     "deaths": (deaths.tables, deaths.RUNS),
 }
 

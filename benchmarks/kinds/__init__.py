@@ -1,0 +1,1 @@
+"""A pytest suite of several kinds of machines that `benchmarks.simulate` runs; of no use by itself."""
