@@ -100,7 +100,10 @@ class BlockReader:
         if offset >= end:
             return b""
         first = offset // BLOCK
-        blocks = await asyncio.gather(*map(self._block, range(first, (end - 1) // BLOCK + 1)))
+        last = (end - 1) // BLOCK
+        if first == last:  # as most are, and then nothing of the loop's is needed for what is in memory
+            return (await self._block(first))[offset - first * BLOCK : end - first * BLOCK]
+        blocks = await asyncio.gather(*map(self._block, range(first, last + 1)))
         return b"".join(blocks)[offset - first * BLOCK :][: end - offset]
 
     async def _block(self, number: int) -> bytes:
