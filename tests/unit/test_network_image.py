@@ -1,5 +1,6 @@
 """How an image on the network is named, and what is refused of it and of servers before any machine starts."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -21,6 +22,7 @@ from pytest_readonly_vm.sources.image_sources import ImageSources
 from tests.guests import bootsector
 from tests.nbd import Nbdkit, saying
 from tests.qemu.image_tools import run
+from tests.qemu.waiting import GENEROUS
 from tests.web_server import Fault, Site, site
 
 TIMEOUT = 1.0
@@ -165,6 +167,59 @@ def test_a_qcow2_is_read_where_it_is(opened: Open, tmp_path: Path, disk: Path) -
         assert (file.format, file.virtual_size) == ("qcow2", disk.stat().st_size)
         assert file.sha256() == hashlib.sha256((tmp_path / "disk.qcow2").read_bytes()).hexdigest()
         assert (file.difference(), file.fingerprint.is_lasting) == (None, False)
+
+
+class TestALine:
+    """What a process gets that reads an image: QEMU, in which a guest may have come to power."""
+
+    @pytest.fixture
+    def line(self, opened: Open, tmp_path: Path, disk: Path) -> Iterator[socket.socket]:
+        with Nbdkit(tmp_path / "sock", disk) as server:
+            line = opened(server.url).reader.lend(lambda trouble: None)
+            with line.socket as connected:
+                connected.settimeout(GENEROUS)
+                yield connected
+            line.close()
+
+    def begin(self, line: socket.socket) -> None:
+        assert self.take(line, 18)[:16] == b"NBDMAGICIHAVEOPT"
+        line.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", 1, 0))
+        size, flags = struct.unpack(">QH", self.take(line, 10))
+        assert (size, flags & 2) == (1 << 20, 2)
+
+    def take(self, line: socket.socket, length: int) -> bytes:
+        return line.recv(length, socket.MSG_WAITALL)
+
+    def ask(self, line: socket.socket, kind: int, offset: int, length: int) -> int:
+        """The error that is answered."""
+        line.sendall(struct.pack(">IHHQQI", 0x25609513, 0, kind, 7, offset, length))
+        magic, error, number = struct.unpack(">IIQ", self.take(line, 16))
+        assert (magic, number) == (0x67446698, 7)
+        return int(error)
+
+    def test_it_reads_what_there_is(self, line: socket.socket, disk: Path) -> None:
+        self.begin(line)
+        for kind, offset, length in ((4, 0, 512), (6, 0, 512), (3, 0, 0), (99, 0, 0)):
+            assert self.ask(line, kind, offset, length) == 1
+        for offset, length in (((1 << 20) - 1, 2), (1 << 63, 1), (0, 1 << 31)):
+            assert self.ask(line, 0, offset, length) == 22
+        assert self.ask(line, 0, 100, 512) == 0
+        assert self.take(line, 512) == disk.read_bytes()[100:612]
+
+    def test_a_write_ends_it_and_arrives_nowhere(self, line: socket.socket, disk: Path) -> None:
+        before = disk.read_bytes()
+        self.begin(line)
+        line.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 1, 7, 0, 512) + b"x" * 512)
+        with contextlib.suppress(ConnectionResetError):
+            assert line.recv(1) == b""
+        assert disk.read_bytes() == before
+
+    @pytest.mark.parametrize("words", [b"\xff" * 64, struct.pack(">I8sII", 3, b"IHAVEOPT", 7, 1 << 31)])
+    def test_what_is_no_wish_ends_it(self, line: socket.socket, words: bytes) -> None:
+        self.take(line, 18)
+        line.sendall(words)
+        with contextlib.suppress(ConnectionResetError):
+            assert line.recv(1) == b""
 
 
 def _backed(path: Path) -> None:
