@@ -34,7 +34,7 @@ def test_the_login_of_the_user_pushes(tmp_path: Path) -> None:
         file.write_text(json.dumps({"auths": {guarded.host: {"auth": login}}}))
         with open_remote(target, unsigned=True) as place:
             place.push(parcel(tmp_path / "again", FILES))
-            assert [one.key for one in place.keys()] == [KEY]  # noqa: SIM118
+            assert place.keys() == [KEY]
 
 
 def test_a_registry_with_tokens_is_asked_for_one_that_pushes(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_two_that_push_at_once_lose_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     with open_remote(tmp_path / "place") as place:
-        assert [one.key[0] for one in place.keys()] == list("0123456789")  # noqa: SIM118
+        assert [key[0] for key in place.keys()] == list("0123456789")  # noqa: SIM118
         assert place.find("7" * 64) is not None
 
 
