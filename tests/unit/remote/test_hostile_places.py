@@ -162,7 +162,6 @@ def test_what_is_no_manifest_is_refused(layout: Path, tmp_path: Path, manifest: 
     publish(layout, manifest)
     with open_remote(layout) as place:
         refused(place, tmp_path / "here")
-        assert place.keys() == []
 
 
 @pytest.mark.parametrize("head", [b"", b"{}", b"[" * 60_000, b'{"digest": "sha256:../../x", "annotations": {}}'])
