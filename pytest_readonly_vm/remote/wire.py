@@ -85,7 +85,7 @@ def _packed_blocks(file: File) -> str:
     # Column by column, as neighbours are alike: zstd makes next to nothing of them but for the digests.
     columns = list(zip(*((one.number, one.pack, one.offset) for one in file.blocks), strict=True)) or [(), (), ()]
     numbers = b"".join(struct.pack(f">{len(file.blocks)}I", *_differences(column)) for column in columns)
-    return base64.b85encode(numbers + b"".join(one.sha256 for one in file.blocks)).decode()
+    return base64.b64encode(numbers + b"".join(one.sha256 for one in file.blocks)).decode()
 
 
 def _differences(column: tuple[int, ...]) -> list[int]:
@@ -155,7 +155,7 @@ def _file(name: str, found: Mapping[str, Any], block: int, packs: tuple[Pack, ..
         raise ValueError(f"{name[:100]!r} is no name that a file of it may have")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _LARGEST_FILE:
         raise ValueError(f"{name} has an impossible size")
-    data = base64.b85decode(found["blocks"])
+    data = base64.b64decode(found["blocks"], validate=True)
     count, rest = divmod(len(data), _BLOCK.size)
     if rest:
         raise ValueError(f"{name} has no list of its blocks")

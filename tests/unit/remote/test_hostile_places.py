@@ -91,7 +91,7 @@ def file(manifest: dict[str, Any], table: dict[str, Any], name: str, **other: An
 def blocks(*found: tuple[int, int, int]) -> str:
     """The list of such blocks: by how much number, pack and offset are more than those before."""
     columns = b"".join(struct.pack(f">{len(found)}I", *column) for column in zip(*found, strict=True))
-    return base64.b85encode(columns + bytes(32) * len(found)).decode()
+    return base64.b64encode(columns + bytes(32) * len(found)).decode()
 
 
 def layer(manifest: dict[str, Any], **other: Any) -> None:
@@ -115,8 +115,8 @@ def unpacks_to(manifest: dict[str, Any], which: str, size: str) -> None:
         (lambda m, t: file(m, t, "x", size=1 << 60), "impossible size"),
         (lambda m, t: file(m, t, "x", size=True), "impossible size"),
         (lambda m, t: file(m, t, "x", size=1e9), "impossible size"),
-        (lambda m, t: file(m, t, "x", blocks="00000"), "no list of its blocks"),
-        (lambda m, t: file(m, t, "x", blocks="no base 85 \n"), "base85"),
+        (lambda m, t: file(m, t, "x", blocks="AAAA"), "no list of its blocks"),
+        (lambda m, t: file(m, t, "x", blocks="no base 64 \n"), "its table is none"),
         (lambda m, t: file(m, t, "x", blocks=blocks((0, 99, 0))), "a block that is nowhere"),
         (lambda m, t: file(m, t, "x", blocks=blocks((0, 0, 1 << 31))), "a block that is nowhere"),
         (lambda m, t: file(m, t, "x", blocks=blocks((7, 0, 0))), "a block that is nowhere"),
@@ -242,7 +242,6 @@ def test_a_server_that_sends_without_end_is_cut(layout: Path, tmp_path: Path, se
 
 
 def test_an_object_store_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(url_files, "PATIENCE", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for name, value in {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
@@ -252,6 +251,7 @@ def test_an_object_store_that_never_answers_is_given_up(tmp_path: Path, monkeypa
         }.items():
             monkeypatch.setenv(name, value)
         with open_remote("s3://frozen/here", unsigned=True) as place:
+            monkeypatch.setattr(url_files, "PATIENCE", 0.5)
             with pytest.raises(RemoteError, match=r"s3://frozen/here has not answered within 0\.5 s"):
                 place.find(KEY)
             with pytest.raises(RemoteError, match=r"has not answered"):

@@ -4,18 +4,21 @@ import base64
 import contextlib
 import http.server
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm import ConfigurationError, RemoteError
+from pytest_readonly_vm import ConfigurationError, HostError, RemoteError
 from pytest_readonly_vm.remote.targets import open_remote
 from pytest_readonly_vm.sources.download import web
 from tests.registry import LOGIN, registry, with_password
 from tests.unit.remote.parcels import ABOVE, FILES, KEY, parcel
 from tests.web_tokens import TOKEN_LOGIN, token_server
+
+NEW = sys.version_info >= (3, 14)
 
 
 def test_the_login_of_the_user_pushes(tmp_path: Path) -> None:
@@ -122,6 +125,24 @@ def test_two_that_push_at_once_lose_nothing(tmp_path: Path) -> None:
 def test_what_is_no_place_is_refused(target: str) -> None:
     with pytest.raises(ConfigurationError):
         open_remote(target)
+
+
+@pytest.mark.parametrize(
+    ("missing", "target", "package"),
+    [("fsspec", "s3://x/y", "[remote]"), ("gcsfs", "gs://x/y", "gcsfs"), ("backports.zstd", "place", "[remote]")],
+)
+def test_what_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str, target: str, package: str
+) -> None:
+    def push() -> None:
+        with open_remote(target) as place:
+            place.push(parcel(tmp_path, FILES))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, missing.replace("backports", "compression" if NEW else "backports"), None)
+    with pytest.raises(HostError) as error:
+        push()
+    assert package in str(error.value)
 
 
 def test_a_name_that_no_computer_would_take_does_not_travel(tmp_path: Path) -> None:
