@@ -57,7 +57,7 @@ class Assembly:
         for lacking in self._lacking:
             for name, one in lacking:
                 wanted.setdefault(one.sha256, []).append((name, one))
-        for path in (path for folder in folders for path in sorted(folder.iterdir())):
+        for path in (path for folder in folders for path in _files(folder)):
             try:
                 source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError:  # it has gone meanwhile, or is no file: then it is fetched
@@ -123,3 +123,11 @@ class Assembly:
     def _refusal(self, error: OSError) -> HostError:
         kind = OutOfSpace if is_lack(error) else HostError
         return kind(f"{self._folder} cannot take a frozen guest from elsewhere: {explain(error)}")
+
+
+def _files(folder: Path) -> list[Path]:
+    """What is in a folder, which may go at any moment."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -43,10 +43,6 @@ class Outline:
     table: Pack
     packs: tuple[Pack, ...]
 
-    @property
-    def size(self) -> int:
-        return self.table.size + sum(pack.size for pack in self.packs)
-
 
 def written(
     key: str, description: Mapping[str, str], facts: Mapping[str, Any], packs: list[Pack], files: Mapping[str, File]

@@ -63,7 +63,7 @@ def test_what_is_here_of_another_guest_is_not_fetched(tmp_path: Path) -> None:
         for blob in (tmp_path / "place/blobs/sha256").iterdir():
             if blob.stat().st_size > 1 << 20 and f"sha256:{blob.name}" not in new:
                 blob.unlink()
-        assert fetched(place, tmp_path / "here", ABOVE, near=(tmp_path / "below",)) == CHANGED
+        assert fetched(place, tmp_path / "here", ABOVE, near=(tmp_path / "gone", tmp_path / "below")) == CHANGED
 
 
 def test_a_pack_of_little_use_is_not_built_upon(tmp_path: Path) -> None:
