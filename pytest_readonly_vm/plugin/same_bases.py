@@ -18,7 +18,6 @@ from pytest_readonly_vm.image.network_file import ChainFile, NetworkFile
 from pytest_readonly_vm.plugin.far_line import FarLine, LineIsDown
 from pytest_readonly_vm.plugin.given import given_images
 from pytest_readonly_vm.printable import line
-from pytest_readonly_vm.sources.store import is_of_a_store
 
 _MOST = 10_000
 """Images of which the controller keeps what was said."""
@@ -40,7 +39,7 @@ class SameBases:
             return
         place = None if isinstance(image, Path) else image.place
         if (pinned := getattr(place, "digest", None)) is not None:
-            digests = [str(pinned)]
+            digests = [str(pinned).removeprefix("sha256:")]  # as of a file that another host has by its path
         else:
             digests = [self._digest(file, origin) for file in files]
         try:
@@ -58,7 +57,7 @@ class SameBases:
                     "nothing of what is in it; write #sha256=HEX behind it"
                 )
             return str(file.fingerprint)
-        return file.path.parent.name if is_of_a_store(file.path) else self._kept.sha256(file)
+        return self._kept.sha256(file)
 
     def _name(self, setting: str, image: Path | ImageReference, origin: str) -> str | None:
         """What the image is called on every host, wherever it is there; None for one that is a test's own."""

@@ -18,6 +18,9 @@ from tests.qemu.inner_run import InnerRun
 from tests.qemu.waiting import eventually
 from tests.web_server import site
 
+PATIENCE = 300.0
+"""Seconds for a run: it starts four Pythons, or five, each of which loads pytest, on a computer with other work."""
+
 INI = "[pytest]\n"
 TEST = """
 import os, pytest, time
@@ -85,7 +88,7 @@ def test_a_run_over_two_hosts_is_like_one_on_this(hosts: Pair, tmp_path: Path, h
         )
         options += (f"--junitxml={hosts.controller / 'junit.xml'}", "test_it.py")
         with over(hosts, tmp_path, *(host.spec(2) for host in hosts), unable, options=(*options, "test_it.py")) as run:
-            assert run.wait() == pytest.ExitCode.TESTS_FAILED, run.output
+            assert run.wait(PATIENCE) == pytest.ExitCode.TESTS_FAILED, run.output
         assert len(web.requests("hello.img")) == len(tuple(hosts))  # each brings it once, whatever its workers
     assert lines(run, r"^=+ 1 failed, 6 passed")
     # Each host has said with what it runs, boots once for its two workers, and is told apart at the end.
@@ -128,17 +131,17 @@ def test_a_connection_or_a_host_that_dies_ends_its_workers_and_not_the_run(
     options = ("--vm-image=hello.img", "-v", "--max-worker-restart=5")
     busy = hosts.first.checkout / "busy"
     with over(hosts, tmp_path, *(host.spec() for host in hosts), options=options) as run:
-        eventually(lambda: busy.exists() or run.is_over(), f"a test runs\n{run.output}")
+        eventually(lambda: busy.exists() or run.is_over(), f"a test runs\n{run.output}", within=PATIENCE)
         worker, emulator = map(int, eventually(busy.read_text, "who it is").split())
         (hosts.first.checkout / "host").write_text("hostB")  # nothing is slow from now on
         if ending == "stop":
             hosts.first.stop()
         else:
             hosts.first.hang_up()
-        eventually(lambda: not alive(worker) and not alive(emulator), "the worker ends with its machine", within=12)
+        eventually(lambda: not alive(worker) and not alive(emulator), "the worker ends with its machine", within=30)
         busy.unlink()
         try:
-            assert run.wait() == pytest.ExitCode.TESTS_FAILED, run.output
+            assert run.wait(PATIENCE) == pytest.ExitCode.TESTS_FAILED, run.output
         finally:
             if ending == "stop":
                 hosts.first.start()
@@ -162,10 +165,10 @@ def test_a_controller_that_is_killed_leaves_nothing_on_hosts(hosts: Pair, tmp_pa
     with over(hosts, tmp_path, *(host.spec() for host in hosts), options=("--vm-image=hello.img",)) as run:
         for host in hosts:
             busy = host.checkout / "busy"
-            eventually(partial(_has_begun, run, busy), f"a test runs\n{run.output}")
+            eventually(partial(_has_begun, run, busy), f"a test runs\n{run.output}", within=PATIENCE)
         run.send(signal.SIGKILL)
         for host in hosts:
-            eventually(partial(_is_idle, host), f"{host.name} runs nothing any more", within=12)
+            eventually(partial(_is_idle, host), f"{host.name} runs nothing any more", within=30)
             (host.checkout / "busy").unlink()
     nothing_is_left(hosts)
 
@@ -176,7 +179,7 @@ def test_hosts_with_different_bases_end_the_run_and_are_named(hosts: Pair, tmp_p
         (host.folder / "disk.img").write_bytes(content)
     specs = [host.spec(more=f"//env:PYTEST_VM_IMAGE={host.folder / 'disk.img'}") for host in hosts]
     with over(hosts, tmp_path, *specs) as run:
-        assert run.wait() not in (pytest.ExitCode.OK, pytest.ExitCode.INTERNAL_ERROR)
+        assert run.wait(PATIENCE) not in (pytest.ExitCode.OK, pytest.ExitCode.INTERNAL_ERROR)
     (told,) = lines(run, "^BASES DIFFER: ")
     for host, content in zip(hosts, (hello, hello[:-1] + b"\1"), strict=True):
         digest = hashlib.sha256(content).hexdigest()[:12]
@@ -192,7 +195,7 @@ def test_a_host_whose_workers_end_before_they_have_tests_is_given_up(hosts: Pair
     (hosts.first.checkout / "conftest.py").write_text(ends)
     options = ("--vm-image=hello.img", "-v")
     with over(hosts, tmp_path, *(host.spec() for host in hosts), options=options) as run:
-        assert run.wait() == pytest.ExitCode.OK, run.output
+        assert run.wait(PATIENCE) == pytest.ExitCode.OK, run.output
     assert len(lines(run, r"^\[gw\d+\] node down: ")) == 3, run.output  # xdist itself would go on for ever
     assert lines(run, r"^vm: hostA is gone: a worker ended there before it had collected tests: .* goes to hostB$")
     (hosts.first.checkout / "conftest.py").unlink()
@@ -203,7 +206,7 @@ def test_hosts_with_different_checkouts_are_named(hosts: Pair, tmp_path: Path) -
     hosts.put({"pytest.ini": INI, "test_it.py": TEST})
     (hosts.second.checkout / "test_it.py").write_text(f"{TEST}\ndef test_more(): pass\n")
     with over(hosts, tmp_path, *(host.spec() for host in hosts)) as run:
-        assert run.wait() == pytest.ExitCode.USAGE_ERROR, run.output
+        assert run.wait(PATIENCE) == pytest.ExitCode.USAGE_ERROR, run.output
     assert lines(run, r"host[AB] has \d tests, and host[AB] \d tests, which differ in test_it.py::test_more: both are")
 
 
@@ -233,7 +236,7 @@ def test_a_host_that_cannot_take_part_says_why_in_a_sentence(hosts: Pair, tmp_pa
         closed.spec(chdir=first.checkout): "ssh cannot log in: ssh: connect to host 127.0.0.1 port ",
     }
     with over(hosts, tmp_path, *expected, options=("-v",)) as run:
-        assert run.wait() == pytest.ExitCode.USAGE_ERROR, run.output
+        assert run.wait(PATIENCE) == pytest.ExitCode.USAGE_ERROR, run.output
     told = lines(run, r"^vm: host[ABC] is not used: ")
     assert len(told) == len(expected), run.output
     for sentence in expected.values():

@@ -92,10 +92,10 @@ class InnerRun:
         assert path.exists(), f"the run was over before {name}:\n{self.output}"
         return path
 
-    def wait(self) -> int:
-        """Wait for the end of pytest: its exit status."""
+    def wait(self, within: float = GENEROUS) -> int:
+        """Wait for the end of pytest, so many seconds: its exit status."""
         try:
-            return self._process.wait(GENEROUS)
+            return self._process.wait(within)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"the run does not end:\n{self.output}") from None
 
