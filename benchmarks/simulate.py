@@ -17,8 +17,8 @@ from benchmarks.farm import Farm, Group
 from benchmarks.samples import Samples
 from benchmarks.session import PLUGIN, Cost, Sessions, pytest_arguments
 from benchmarks.table import Table
-from pytest_readonly_vm.plugin.balance import Share, Unit, shared_out
-from pytest_readonly_vm.plugin.timings import Timings, read_timings
+from pytest_readonly_vm.plugin.distribution.balance import Share, Unit, shared_out
+from pytest_readonly_vm.plugin.distribution.timings import Timings, read_timings
 
 RUNS = 3
 SUITE = Path(__file__).with_name("kinds")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_readonly_vm.plugin.kinds import name_of_kind, wishes
+from pytest_readonly_vm.plugin.distribution.kinds import name_of_kind, wishes
 
 
 class Kinds:

@@ -78,7 +78,7 @@ def _names(inputs: Sequence[Path]) -> list[str]:
 
 
 def _durations(out: Path, inputs: Sequence[Path], contents: Sequence[bytes]) -> tuple[bytes, str]:
-    from pytest_readonly_vm.plugin.timings import Timings, read_entries, read_timings, written
+    from pytest_readonly_vm.plugin.distribution.timings import Timings, read_entries, read_timings, written
 
     before = read_timings(out).entries()
     whole = dict(before)

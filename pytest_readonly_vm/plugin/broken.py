@@ -13,7 +13,7 @@ import pytest
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.table import SCOPES
 from pytest_readonly_vm.errors import ChannelError, GuestBroken, GuestDied, GuestLacks, UnitFailed, VmError, WaitTimeout
-from pytest_readonly_vm.plugin.kinds import variant
+from pytest_readonly_vm.plugin.distribution.kinds import variant
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.machine.vm import VirtualMachine

@@ -111,7 +111,7 @@ class Door:
         if any(spec.ssh or spec.vagrant_ssh for spec in specs):
             if not self.is_open:
                 self.open()
-            from pytest_readonly_vm.plugin.hosts import Hosts  # which other runs are not to pay for
+            from pytest_readonly_vm.plugin.hosts.controller import Hosts  # which other runs are not to pay for
 
             self._hosts = Hosts(self._config)
             self._config.pluginmanager.register(self._hosts, "readonly_vm hosts")
@@ -126,7 +126,7 @@ class Door:
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, report: pytest.TestReport) -> None:
         """Of xdist, which has the node id of a test whose worker died as it was for the scheduler."""
-        from pytest_readonly_vm.plugin.shards import without_group
+        from pytest_readonly_vm.plugin.distribution.shards import without_group
 
         report.nodeid = without_group(report.nodeid)
         report.longrepr = without_group(str(report.longrepr))

@@ -21,7 +21,7 @@ from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin import integrations
 from pytest_readonly_vm.plugin.failure import headline
 from pytest_readonly_vm.plugin.given import given_settings
-from pytest_readonly_vm.plugin.homeward import AtHome, Delivery, Homeward, pieces
+from pytest_readonly_vm.plugin.hosts.homeward import AtHome, Delivery, Homeward, pieces
 from pytest_readonly_vm.plugin.incident import INCIDENT, Incident
 from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
 

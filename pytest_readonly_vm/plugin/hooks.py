@@ -43,15 +43,15 @@ def begin(config: pytest.Config, run_name: str, session: Session) -> None:
 
         plugins["page"] = Page(config)
     if "durations" in given or "store_durations" in given:
-        from pytest_readonly_vm.plugin.timings import Clerk
+        from pytest_readonly_vm.plugin.distribution.timings import Clerk
 
         plugins["timings"] = Clerk(config, run.output_guard)
     if "shard" in given or getattr(config.option, "loadgroup", False):
-        from pytest_readonly_vm.plugin.shards import Shards
+        from pytest_readonly_vm.plugin.distribution.shards import Shards
 
         plugins["shards"] = Shards(config)
     if "readonly_vm_line" in getattr(config, "workerinput", {}):
-        from pytest_readonly_vm.plugin.far_worker import FarWorker  # which other runs are not to pay for
+        from pytest_readonly_vm.plugin.hosts.worker import FarWorker  # which other runs are not to pay for
 
         plugins["far worker"] = FarWorker(run, config)
     for name, plugin in plugins.items():

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from pytest_readonly_vm.image.output_guard import OutputGuard
-from pytest_readonly_vm.plugin.far_line import HERE
+from pytest_readonly_vm.plugin.hosts.line import HERE
 from pytest_readonly_vm.printable import line
 
 if TYPE_CHECKING:

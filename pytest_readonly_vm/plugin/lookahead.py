@@ -5,8 +5,8 @@ import os
 import pytest
 
 from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.plugin.distribution.kinds import Wish, kind_of, wishes
 from pytest_readonly_vm.plugin.given import given_settings
-from pytest_readonly_vm.plugin.kinds import Wish, kind_of, wishes
 
 _MACHINES = ("readonly_vm", "readonly_vm_cluster")
 """The fixtures that are a machine of the test's own, or several; what a factory is asked for, nobody knows."""

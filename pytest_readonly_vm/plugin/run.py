@@ -18,8 +18,8 @@ from pytest_readonly_vm.host.stopwatch import Part, Stopwatch
 from pytest_readonly_vm.image.output_guard import OutputGuard
 from pytest_readonly_vm.plugin.broken import BrokenMachines
 from pytest_readonly_vm.plugin.evidence import EvidenceKeeper
-from pytest_readonly_vm.plugin.far_line import is_elsewhere
 from pytest_readonly_vm.plugin.given import given_images, given_settings
+from pytest_readonly_vm.plugin.hosts.line import is_elsewhere
 from pytest_readonly_vm.plugin.kept_overlays import KeptOverlays
 from pytest_readonly_vm.plugin.lookahead import Lookahead
 from pytest_readonly_vm.plugin.machine_record import machine_record

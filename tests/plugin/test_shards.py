@@ -61,7 +61,7 @@ PREPARED = """
 """
 
 TELL = """
-    from pytest_readonly_vm.plugin.kinds import kind_of, wishes
+    from pytest_readonly_vm.plugin.distribution.kinds import kind_of, wishes
     def pytest_collection_finish(session):
         for item in session.items:
             print("KIND", item.nodeid, "=", kind_of(wishes(item)))

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pytest_readonly_vm.plugin.balance import Share, Unit, shared_out
+from pytest_readonly_vm.plugin.distribution.balance import Share, Unit, shared_out
 
 
 def units(**tests: tuple[int, int]) -> list[Unit]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm.image.output_guard import OutputGuard
-from pytest_readonly_vm.plugin.homeward import Delivery
+from pytest_readonly_vm.plugin.hosts.homeward import Delivery
 from pytest_readonly_vm.plugin.output_folder import OutputFolder
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_readonly_vm.plugin.hosts import name_of, seen_from
+from pytest_readonly_vm.plugin.hosts.controller import name_of, seen_from
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Owns what a host says of itself before workers are started on it: whether tests can run there, and with what.
 
-Runs on the host, in a process of its own that ends then, started by `host_probe`.
+Runs on the host, in a process of its own that ends then, started by `probe`.
 """
 
 import contextlib

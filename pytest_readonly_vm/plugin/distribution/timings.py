@@ -17,8 +17,8 @@ import pytest
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.host.stopwatch import Part
 from pytest_readonly_vm.image.output_guard import OutputGuard
+from pytest_readonly_vm.plugin.distribution.kinds import name_of_kind, wishes
 from pytest_readonly_vm.plugin.given import given_settings
-from pytest_readonly_vm.plugin.kinds import name_of_kind, wishes
 from pytest_readonly_vm.plugin.news import NEWS, News
 from pytest_readonly_vm.printable import count, line
 

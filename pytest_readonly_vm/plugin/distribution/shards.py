@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from pytest_readonly_vm.plugin.balance import Share, Unit, shared_out
+from pytest_readonly_vm.plugin.distribution.balance import Share, Unit, shared_out
+from pytest_readonly_vm.plugin.distribution.kinds import kind_of, name_of_kind, shared_by, wishes
+from pytest_readonly_vm.plugin.distribution.timings import Timings, plain_id, timings_of
 from pytest_readonly_vm.plugin.given import given_settings
-from pytest_readonly_vm.plugin.kinds import kind_of, name_of_kind, shared_by, wishes
-from pytest_readonly_vm.plugin.timings import Timings, plain_id, timings_of
 from pytest_readonly_vm.printable import count
 
 _KEY = "readonly_vm_shard"

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from pytest_readonly_vm.plugin.far_line import HERE, HOST, LINE
-from pytest_readonly_vm.plugin.homeward import Delivery
-from pytest_readonly_vm.plugin.host_probe import ask_all, is_reachable
+from pytest_readonly_vm.plugin.hosts.homeward import Delivery
+from pytest_readonly_vm.plugin.hosts.line import HERE, HOST, LINE
+from pytest_readonly_vm.plugin.hosts.probe import ask_all, is_reachable
+from pytest_readonly_vm.plugin.hosts.same_bases import Compared
 from pytest_readonly_vm.plugin.incident import INCIDENT
 from pytest_readonly_vm.plugin.news import NEWS
 from pytest_readonly_vm.plugin.run import Run
-from pytest_readonly_vm.plugin.same_bases import Compared
 from pytest_readonly_vm.printable import count, line
 
 _FOLDER_OF_XDIST = "pyexecnetcache"
@@ -158,9 +158,9 @@ class Hosts:
     def pytest_xdist_getremotemodule(self) -> Any:
         if not self._is_ours:
             return None
-        from pytest_readonly_vm.plugin import far_program
+        from pytest_readonly_vm.plugin.hosts import program
 
-        return far_program
+        return program
 
     def _hear(self, host: str, channel: Any, delivery: Delivery | None, message: Any) -> None:
         """What a worker sends, on execnet's thread, where an error would end the line without a word."""

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from pytest_readonly_vm.plugin.far_line import FarLine
+from pytest_readonly_vm.plugin.hosts.line import FarLine
+from pytest_readonly_vm.plugin.hosts.same_bases import SameBases
 from pytest_readonly_vm.plugin.run import Run
-from pytest_readonly_vm.plugin.same_bases import SameBases
 
 _PATIENCE = 10.0
 """Seconds for machines to end and files to go. QEMU ends with this process in any case."""

@@ -148,7 +148,7 @@ def _on_the_host() -> None:
                     + "; install the same on both"}  # fmt: skip
         if _code() != asked["code"]:
             return {"refused": "it has another pytest-readonly-vm " + there + " than there is here; install the same"}
-        from pytest_readonly_vm.plugin.host_check import examine
+        from pytest_readonly_vm.plugin.hosts.check import examine
 
         return examine(asked["arguments"])
 

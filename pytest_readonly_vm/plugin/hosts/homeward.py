@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_readonly_vm.image.output_guard import OutputGuard
-from pytest_readonly_vm.plugin.far_line import FarLine, LineIsDown
+from pytest_readonly_vm.plugin.hosts.line import FarLine, LineIsDown
 from pytest_readonly_vm.plugin.output_folder import OutputFolder, folder_name
 
 _PIECE = 1 << 18  # bytes

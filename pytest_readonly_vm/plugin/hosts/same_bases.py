@@ -15,8 +15,8 @@ from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.errors import ImageError
 from pytest_readonly_vm.image.kept_digests import KeptDigests
 from pytest_readonly_vm.image.network_file import ChainFile, NetworkFile
-from pytest_readonly_vm.plugin.far_line import FarLine, LineIsDown
 from pytest_readonly_vm.plugin.given import given_images
+from pytest_readonly_vm.plugin.hosts.line import FarLine, LineIsDown
 from pytest_readonly_vm.printable import line
 
 _MOST = 10_000
