@@ -4,9 +4,11 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+import benchmarks
 from tests.forked import PLAIN
 from tests.qemu.waiting import GENEROUS
 
@@ -134,6 +136,16 @@ def test_each_test_is_in_one_shard(suite: list[str], run: Run, shards: int) -> N
     for name in ("test_a.py", "test_b.py"):  # the machine of a module is one
         shared = [f"{name}::TestShared::test_one", f"{name}::TestShared::test_two", f"{name}::test_three"]
         assert all(set(shared) <= set(one) or not set(shared) & set(one) for one in found.values())
+
+
+def test_five_kinds_of_twelve_tests_are_each_in_one_of_three_shards(pytester: pytest.Pytester, run: Run) -> None:
+    """The suite of the benchmark, which boots it as well."""
+    pytester.makepyfile(test_kinds=(Path(benchmarks.__file__).parent / "kinds/test_kinds.py").read_text())
+    places: dict[str, set[int]] = {}
+    for number in (1, 2, 3):
+        for nodeid in collected(run("--collect-only", "-q", f"--vm-shard={number}/3")):
+            places.setdefault(nodeid.split("::")[1], set()).add(number)
+    assert [len(places[f"Test{kind}"]) for kind in "ABCDE"] == [1] * 5
 
 
 def test_what_others_choose_is_chosen_first_and_all_processes_agree(
