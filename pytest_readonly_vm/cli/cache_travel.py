@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from pytest_readonly_vm.cli.kept import NAME_SHOWN, counted, named, without_controls
 from pytest_readonly_vm.config.settings import VmConfig
@@ -17,7 +16,7 @@ from pytest_readonly_vm.host.qemu_binary import find_qemu_img
 from pytest_readonly_vm.printable import line
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache
 from pytest_readonly_vm.start.recipe import Recipe, Untravelled
-from pytest_readonly_vm.start.travel import RECIPE, packed
+from pytest_readonly_vm.start.travel import RECIPE, fetch, packed
 
 
 def declare(actions: "argparse._SubParsersAction[argparse.ArgumentParser]", folder: argparse.ArgumentParser) -> None:
@@ -76,34 +75,28 @@ def pull(arguments: argparse.Namespace, cache: TemplateCache, config: VmConfig) 
         signers=arguments.signers or config.cache_signers,
         unsigned=arguments.unsigned or config.cache_unsigned,
     )
-    names = remote.keys()
-    chosen = named(arguments.keys, names, str, what="template key") if arguments.keys else names
+    keys = remote.keys()
+    chosen = named(arguments.keys, keys, str, what="template key") if arguments.keys else keys
+    wanted = []
+    for key in chosen:
+        if cache.find(portable(key)):
+            print(f"{key[:NAME_SHOWN]} is here")
+        elif manifest := remote.find(key):  # else it has gone meanwhile
+            with _understood(key):
+                wanted.append((Recipe.read(manifest.facts[RECIPE]), manifest))
     pulled = 0
-    for name in chosen:
-        if cache.find(portable(name)):
-            print(f"{name[:NAME_SHOWN]} is here")
-            continue
-        manifest = remote.find(name)
-        if manifest is None:  # it has gone meanwhile
-            continue
-        what = f"{name[:NAME_SHOWN]} ({without_controls(manifest.description.get('image', ''))})"
-        with _understood(manifest.key):
-            recipe = Recipe.read(manifest.facts[RECIPE])
+    # What is below others first, as these have most in common with it.
+    for recipe, manifest in sorted(wanted, key=lambda one: len(one[0].below())):
+        what = f"{manifest.key[:NAME_SHOWN]} ({without_controls(manifest.description.get('image', ''))})"
         if reason := _unfit(recipe, config):
             print(f"{what} is not taken: {line(reason)}")
             continue
         try:
-            cache.fetch(
-                portable(name),
-                partial(remote.fetch, manifest),
-                size=manifest.data,
-                description=dict(manifest.description),
-                facts=manifest.facts,
-            )
+            fetch(remote, manifest, recipe, cache)
         except OSError as error:
             raise VmError(f"{what} is not pulled: {explain(error) or error.strerror or error}") from None
         pulled += 1
-        print(f"{what} pulled, {manifest.size / (1 << 20):.1f} MiB")
+        print(f"{what} pulled, {manifest.data / (1 << 20):.1f} MiB")
     print(f"pulled {pulled} of {counted(chosen, 'template')}")
     return 0
 

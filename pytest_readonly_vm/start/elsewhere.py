@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.entries import portable
 from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.start.cache import TemplateCache
 from pytest_readonly_vm.start.recipe import Recipe
-from pytest_readonly_vm.start.travel import RECIPE
+from pytest_readonly_vm.start.travel import RECIPE, fetch
 
 if TYPE_CHECKING:
     from pytest_readonly_vm.remote.parcel import Manifest
@@ -59,13 +58,7 @@ class Elsewhere:
         if _recipe(manifest) != recipe.told():
             raise VmError(f"{recipe.name} is made of something else than its name says")
         began = time.monotonic()
-        cache.fetch(
-            portable(recipe.name),
-            lambda folder: self._remote.fetch(manifest, folder),
-            size=manifest.data,
-            description=dict(manifest.description),
-            facts=manifest.facts,
-        )
+        fetch(self._remote, manifest, recipe, cache)
         size, seconds = manifest.size >> 20, time.monotonic() - began
         self.tell(f"a frozen guest of {size} MiB came from {self._place} in {seconds:.1f} s")
 

@@ -5,17 +5,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_readonly_vm.config.prepared import Prepared, project_of
 from pytest_readonly_vm.config.settings import FILES
+from pytest_readonly_vm.host.entries import portable
 from pytest_readonly_vm.image.contents import ContentDigests
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.remote.parcel import Parcel
-from pytest_readonly_vm.start.cache import Damaged, Entry
+from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache
 from pytest_readonly_vm.start.cluster_state import MachineState
 from pytest_readonly_vm.start.key import key_of
 from pytest_readonly_vm.start.recipe import Recipe, Untravelled
+
+if TYPE_CHECKING:
+    from pytest_readonly_vm.remote.parcel import Manifest
+    from pytest_readonly_vm.remote.remote_cache import RemoteCache
 
 RECIPE, READS = "recipe", "reads"
 """Facts of an entry: what it is made of, and which files of the host are in it."""
@@ -54,6 +59,23 @@ def _member(machine: MachineState, spec: MachineSpec) -> Recipe:
     if own := [name for name in machine.settings if name in (*FILES, "disks")]:
         raise Untravelled(f"its machine {machine.name} has its own {own[0]}, which may be anywhere on another computer")
     return Recipe.of(spec, layers=len(spec.config.layers))
+
+
+def fetch(remote: "RemoteCache", manifest: "Manifest", recipe: Recipe, cache: TemplateCache) -> None:
+    """Put what lies there into the cache. What it has in common with those below it, which are here, is copied.
+
+    :raises RemoteError: it does not come.
+    :raises OSError: there is no room for it.
+    """
+    below = [cache.folder / portable(one.name) for one in recipe.below()]
+    near = [folder for folder in below if folder.is_dir()]
+    cache.fetch(
+        portable(manifest.key),
+        lambda folder: remote.fetch(manifest, folder, near=near),
+        size=manifest.data,
+        description=dict(manifest.description),
+        facts=manifest.facts,
+    )
 
 
 def members_here(
