@@ -16,7 +16,7 @@ from pytest_readonly_vm.host.qemu_binary import find_qemu_img
 from pytest_readonly_vm.printable import line
 from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache
 from pytest_readonly_vm.start.recipe import Recipe, Untravelled
-from pytest_readonly_vm.start.travel import RECIPE, fetch, packed
+from pytest_readonly_vm.start.travel import RECIPE, fetch, height, packed
 
 
 def declare(actions: "argparse._SubParsersAction[argparse.ArgumentParser]", folder: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def push(arguments: argparse.Namespace, entries: Sequence[Entry]) -> int:
 
     remote = open_remote(arguments.target, signers=None, unsigned=True)
     failed = False
-    for entry in chosen:
+    for entry in sorted(chosen, key=height):
         what = f"{entry.key[:NAME_SHOWN]} ({without_controls(entry.description.get('image', ''))})"
         try:
             with packed(entry) as parcel:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pytest_readonly_vm.config.settings import VmConfig
-from pytest_readonly_vm.errors import VmError
+from pytest_readonly_vm.errors import ConfigurationError, HostError, VmError
 from pytest_readonly_vm.host.os_errors import explain
 from pytest_readonly_vm.start.cache import TemplateCache
 from pytest_readonly_vm.start.recipe import Recipe
@@ -39,11 +39,17 @@ class Elsewhere:
             self._tell(sentence)
 
     def fetch(self, recipe: Recipe, cache: TemplateCache) -> None:
-        """Put what is made by this recipe into the cache, if it is there."""
+        """Put what is made by this recipe into the cache, if it is there.
+
+        :raises ConfigurationError: there can be no such place.
+        :raises HostError: a package is missing that it takes.
+        """
         if self._is_given_up:
             return
         try:
             self._fetch(recipe, cache)
+        except (ConfigurationError, HostError) as error:
+            raise type(error)(f"{self._config.origin('cache_from')}: {error}") from None
         except (VmError, OSError) as error:
             # Whoever does not answer once would be waited for at each template.
             self._is_given_up = True
@@ -60,7 +66,7 @@ class Elsewhere:
         began = time.monotonic()
         fetch(self._remote, manifest, recipe, cache)
         size, seconds = manifest.size >> 20, time.monotonic() - began
-        self.tell(f"a frozen guest of {size} MiB came from {self._place} in {seconds:.1f} s")
+        self._tell(f"a frozen guest of {size} MiB came from {self._place} in {seconds:.1f} s")
 
     def _tell_why_none_fits(self, recipe: Recipe) -> None:
         alike = [name for name in self._keys if name.startswith(recipe.guest_name)]

@@ -94,6 +94,14 @@ def members_here(
     return tuple(found)
 
 
+def height(entry: Entry) -> int:
+    """How many others it stands upon, as far as it says: those are to go before it."""
+    try:
+        return len(Recipe.read(entry.facts[RECIPE]).below())
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return 0
+
+
 @contextmanager
 def packed(entry: Entry) -> Iterator[Parcel]:
     """An entry as it travels; its files are open meanwhile.

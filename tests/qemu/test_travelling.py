@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_readonly_vm import ConfigurationError
 from pytest_readonly_vm.cli import main
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.host.qemu_binary import find_qemu
@@ -115,10 +116,14 @@ def project(folder: Path, content: str) -> GuestLayer:
     return layer_of(folder / "tests" / "layers.py", "travelled", '(files=["../app"])')
 
 
-def test_layers_travel_from_one_checkout_to_another(origin: Path, here: Run, tmp_path: Path) -> None:
+def test_layers_travel_from_one_checkout_to_another(
+    origin: Path, here: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = runner(origin / "base.img", tmp_path / "there")
     assert run(layers=project(tmp_path / "one", "1")) == ["boot", "clone"]
     push(tmp_path / "there", tmp_path / "pushed")
+    sent = [float(one) for one in re.findall(r"sent ([0-9.]+) MiB", capsys.readouterr().out)]
+    assert sent[1] < sent[0] / 2  # what is below goes first, and is not sent again
     shutil.rmtree(tmp_path / "one")
     before = list(test_template_cache.made)
     same = project(tmp_path / "two", "1")
@@ -139,3 +144,12 @@ def test_what_is_bound_to_this_computer_stays_and_says_why(
         file.write(bytes(512))
     push(tmp_path / "cache", tmp_path / "pushed")
     assert f"stays here: {image}, of which it was made, changed its size" in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_is_an_error_at_once_and_one_that_does_not_answer_is_told(here: Run) -> None:
+    with pytest.raises(ConfigurationError, match=r"cache_from=.*s4:// is no place for frozen guests"):
+        here(cache_from="s4://frozen/here")
+    told: list[str] = []
+    assert here(cache_from="oci://127.0.0.1:1/frozen", tell=told.append) == ["boot", "clone"]
+    [said] = told
+    assert said.startswith("no frozen guest is taken from oci://127.0.0.1:1/frozen")
