@@ -24,6 +24,8 @@ RUNS = 3
 SUITE = Path(__file__).with_name("kinds")
 WORKERS = (1, 2, 4)
 SHARDS = 3
+_LINK, _STORE = 1e9 / 8, 10e9 / 8
+"""Bytes a second, of each computer and of what all fetch from."""
 SCALES = (1, 10, 100, 1000)
 
 
@@ -87,7 +89,9 @@ def tables(runs: int) -> Iterator[Table]:
     yield table
     templates, tests = recorded.timings.templates, recorded.timings.tests
     usual = sum(tests.values()) / len(tests)
-    yield scaled(tests=10_000, kinds=20, test=usual, boot=sum(templates.values()) / len(templates), farm_=recorded.here)
+    alike = replace(recorded.here, per_host=int(recorded.here.processors), store=_STORE, link=_LINK)
+    alike = replace(alike, template_bytes=100 << 20, image_bytes=50 << 20)
+    yield scaled(tests=10_000, kinds=20, test=usual, boot=sum(templates.values()) / len(templates), farm_=alike)
 
 
 def _groups(shares: list[Share]) -> list[Group]:
@@ -132,7 +136,8 @@ def scaled(*, tests: int, kinds: int, test: float, boot: float, farm_: Farm) -> 
     templates: Mapping[str, float] = {f"kind {n}": boot for n in range(kinds)}
     table = Table(
         f"{tests:,} tests of {test:.2f} s in {kinds} kinds that boot for {boot:.1f} s; computers of "
-        f"{farm_.processors:g} processors, {farm_.per_host} workers each",
+        f"{farm_.processors:g} processors, {farm_.per_host} workers each, templates of "
+        f"{farm_.template_bytes / (1 << 20):.0f} MiB, {farm_.image_bytes / (1 << 20):.0f} MiB read of an image",
         "s",
     )
     for workers in SCALES:

@@ -13,6 +13,7 @@ from pytest_readonly_vm.plugin.debugger import Debugger
 from pytest_readonly_vm.plugin.disks import DiskKeeper
 from pytest_readonly_vm.plugin.given import given_settings, read_settings
 from pytest_readonly_vm.plugin.health import Gates
+from pytest_readonly_vm.plugin.options import told_by_controller
 from pytest_readonly_vm.plugin.output_folder import check_output
 from pytest_readonly_vm.plugin.run import Run
 from pytest_readonly_vm.plugin.summary import Session, Summary
@@ -42,11 +43,11 @@ def begin(config: pytest.Config, run_name: str, session: Session) -> None:
         from pytest_readonly_vm.plugin.page import Page  # which other runs are not to pay for
 
         plugins["page"] = Page(config)
-    if "durations" in given or "store_durations" in given:
+    if "durations" in given or "store_durations" in given or told_by_controller(config, "timings") is not None:
         from pytest_readonly_vm.plugin.distribution.timings import Clerk
 
         plugins["timings"] = Clerk(config, run.output_guard)
-    if "shard" in given or getattr(config.option, "loadgroup", False):
+    if "shard" in given or told_by_controller(config, "shard") or getattr(config.option, "loadgroup", False):
         from pytest_readonly_vm.plugin.distribution.shards import Shards
 
         plugins["shards"] = Shards(config)

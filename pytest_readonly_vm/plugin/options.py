@@ -30,10 +30,17 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def are_given(config: pytest.Config) -> bool:
-    """Whether there is a setting by option, environment or ini file, possible or not."""
+    """Whether there is a setting by option, environment, ini file or xdist's controller, possible or not."""
+    if told_by_controller(config, "shard") or told_by_controller(config, "timings") is not None:
+        return True
     if any(variable.startswith(PREFIX) for variable in os.environ):
         return True
     return any(config.getoption(f"vm_{name}") is not None or _is_in_ini(config, name) for name in OPTIONS)
+
+
+def told_by_controller(config: pytest.Config, name: str) -> object:
+    """What xdist's controller has told this worker, whose computer may have another environment; else None."""
+    return getattr(config, "workerinput", {}).get(f"readonly_vm_{name}")
 
 
 def _is_in_ini(config: pytest.Config, name: str) -> bool:

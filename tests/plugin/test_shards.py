@@ -165,6 +165,27 @@ def test_what_others_choose_is_chosen_first_and_all_processes_agree(
     result.stdout.fnmatch_lines(["vm: shard 1/2: 9 of 18 tests"])
 
 
+def test_workers_go_by_what_the_controller_was_given(
+    pytester: pytest.Pytester, suite: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be on a computer with another environment, and without the file of durations."""
+    pytester.makeconftest("""
+        import os, pytest
+        @pytest.hookimpl(trylast=True)
+        def pytest_configure(config):
+            for name in ("SHARD", "DURATIONS", "STORE_DURATIONS"):
+                os.environ.pop(f"PYTEST_VM_{name}", None)
+    """)
+    monkeypatch.setenv("PYTEST_VM_SHARD", "1/2")
+    monkeypatch.setenv("PYTEST_VM_DURATIONS", "durations.json")
+    monkeypatch.setenv("PYTEST_VM_STORE_DURATIONS", "on")
+    (pytester.path / "durations.json").write_text('{"test_a.py::test_plain[0]": 100}')
+    result = run("-n", "2", "-k", "test_a and plain")
+    stored = json.loads((pytester.path / "durations.json").read_text())
+    assert len([name for name in stored if stored[name] < 100]) == result.parseoutcomes()["passed"]
+    result.stdout.fnmatch_lines(["vm: shard 1/2: * of 9 tests, about *"])
+
+
 def test_the_header_and_the_counts_tell_what_is_left(suite: list[str], run: Run) -> None:
     result = run("--collect-only", "--vm-shard=1/3")
     of = len(suite)

@@ -17,6 +17,7 @@ from pytest_readonly_vm.plugin.distribution.balance import Share, Unit, shared_o
 from pytest_readonly_vm.plugin.distribution.kinds import kind_of, name_of_kind, shared_by, wishes
 from pytest_readonly_vm.plugin.distribution.timings import Timings, plain_id, timings_of
 from pytest_readonly_vm.plugin.given import given_settings
+from pytest_readonly_vm.plugin.options import told_by_controller
 from pytest_readonly_vm.printable import count
 
 _KEY = "readonly_vm_shard"
@@ -36,7 +37,8 @@ class Shards:
     def __init__(self, config: pytest.Config) -> None:
         given = given_settings(config).get("shard")
         self._config = config
-        self._number, self._shards = map(int, str(given.value).split("/")) if given else (1, 1)
+        self._shard = str(told_by_controller(config, "shard") or (given.value if given else "1/1"))
+        self._number, self._shards = map(int, self._shard.split("/"))
         self._told: dict[str, Any] = {}
         """How many tests there were before, and what is said of the shard."""
 
@@ -80,6 +82,11 @@ class Shards:
 
     def pytest_report_collectionfinish(self) -> list[str]:
         return [self._told["line"]] if self._told else []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Of xdist: a worker may be on a computer with another environment."""
+        node.workerinput[_KEY] = self._shard
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

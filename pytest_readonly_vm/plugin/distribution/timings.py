@@ -27,6 +27,7 @@ _TEMPLATE = "readonly-vm template "
 _ATTRIBUTE = "readonly_vm_timing"
 """Of a report: what of its duration is the test's own, and what is not."""
 _KEY = "readonly_vm_timings"
+_STORED_KEY = "readonly_vm_store_timings"
 _LARGEST = 64 << 20
 _MAKING = (Part.BOOTING.value, Part.LAYERS.value)
 _NOT_OWN = (*_MAKING, Part.OTHERS.value, Part.ROOM.value, Part.IMAGES.value, Part.KEPT.value)
@@ -131,7 +132,7 @@ class Clerk:
         self._tests: defaultdict[str, dict[str, float]] = defaultdict(dict)
         self._problem: OSError | ConfigurationError | None = None
         self._is_worker = hasattr(config, "workerinput")
-        if self._is_written and self._path is None:
+        if self._is_written and self._path is None and not self._is_worker:
             raise pytest.UsageError(
                 f"{given['store_durations'].origin}: store_durations needs a file, and there is none; "
                 "give --vm-durations=FILE"
@@ -139,6 +140,7 @@ class Clerk:
         if self._is_worker:
             worker: Any = config
             config.stash[_read] = Timings.of(worker.workerinput.get(_KEY, {}))
+            self._is_written = bool(worker.workerinput.get(_STORED_KEY))
         elif self._path is not None:
             try:
                 config.stash[_read] = read_timings(self._path)
@@ -149,6 +151,7 @@ class Clerk:
     def pytest_configure_node(self, node: Any) -> None:
         """Of xdist: a worker may be on a computer without the file, and all are to decide by the same."""
         node.workerinput[_KEY] = timings_of(self._config).entries()
+        node.workerinput[_STORED_KEY] = self._is_written
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
