@@ -163,6 +163,11 @@ class VmConfig:
             )
         if self.keep != "never" and self.image is None:
             raise ConfigurationError(f"{self.origin('keep')}: keep={self.keep} needs an image, and there is none")
+        if self.cache_from is not None and self.no_cache:
+            raise ConfigurationError(
+                f"{self.origin('cache_from')}: what cache_from brings goes into the cache, and there is none "
+                f"(no_cache, from {self.origin('no_cache')})"
+            )
         if reason := objection(self.qemu_args, _DECIDED):
             raise ConfigurationError(f"{self.origin('qemu_args')}: {reason}")
 

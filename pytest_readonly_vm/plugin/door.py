@@ -108,7 +108,8 @@ class Door:
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_xdist_setupnodes(self, specs: list[Any]) -> None:
-        if any(spec.ssh or spec.vagrant_ssh for spec in specs):
+        copies = self._config.getoption("rsyncdir", None) or self._config.getini("rsyncdirs")  # that is xdist's affair
+        if not copies and any(spec.ssh or spec.vagrant_ssh for spec in specs):
             if not self.is_open:
                 self.open()
             from pytest_readonly_vm.plugin.hosts.controller import Hosts  # which other runs are not to pay for

@@ -46,9 +46,11 @@ def hello(boot_sector: Callable[[str], Path]) -> bytes:
 
 
 @contextmanager
-def over(hosts: Pair, tmp_path: Path, *specs: str, options: tuple[str, ...] = ()) -> Iterator[InnerRun]:
+def over(
+    hosts: Pair, tmp_path: Path, *specs: str, options: tuple[str, ...] = (), machine: tuple[str, ...] = SMALL
+) -> Iterator[InnerRun]:
     given = [word for spec in specs for word in ("--tx", spec)]
-    with InnerRun(hosts.controller, *given, "--dist=load", *SMALL, *options, temporary=tmp_path) as run:
+    with InnerRun(hosts.controller, *given, "--dist=load", *machine, *options, temporary=tmp_path) as run:
         yield run
 
 
@@ -208,6 +210,26 @@ def test_hosts_with_different_checkouts_are_named(hosts: Pair, tmp_path: Path) -
     with over(hosts, tmp_path, *(host.spec() for host in hosts)) as run:
         assert run.wait(PATIENCE) == pytest.ExitCode.USAGE_ERROR, run.output
     assert lines(run, r"host[AB] has \d tests, and host[AB] \d tests, which differ in test_it.py::test_more: both are")
+
+
+def test_tests_without_machines_need_no_plugin_there(hosts: Pair, tmp_path: Path) -> None:
+    """Of the first host that has none, all tests are run by it, and with settings it would be left out."""
+    hosts.put({"pytest.ini": "[pytest]", "test_it.py": "def test_it(): pass"})
+    without = tmp_path / "without"
+    venv.create(without, with_pip=False)
+    packages = next(without.glob("lib/python*/site-packages"))
+    here = Path(pytest.__file__).parents[1]
+    for name in ("pytest", "_pytest", "py.py", "xdist", "execnet", "pluggy", "iniconfig", "packaging", "pygments"):
+        (packages / name).symlink_to(here / name)
+    for about in ("pytest-*", "pytest_xdist-*", "execnet-*", "pluggy-*"):
+        [found] = here.glob(f"{about}.dist-info")
+        (packages / found.name).symlink_to(found)
+    spec = hosts.first.spec(python=f"{without}/bin/python")
+    for options, ending in (((), pytest.ExitCode.OK), (("--vm-memory=16M",), pytest.ExitCode.USAGE_ERROR)):
+        with over(hosts, tmp_path, spec, machine=options) as run:
+            assert run.wait(PATIENCE) == ending, run.output
+    assert lines(run, "pytest-readonly-vm is not installed for ")
+    nothing_is_left(hosts)
 
 
 def test_a_host_that_cannot_take_part_says_why_in_a_sentence(hosts: Pair, tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_where_a_value_came_from_does_not_make_a_configuration_different() -> No
         ({"kernel": "k", "format": "raw"}, "format needs image"),
         ({"kernel": "k", "keep": "always", "snapshot": "overlay"}, "keep=always needs an image"),
         ({"image": "x", "qemu_args": "-m 4G"}, "-m is decided by the setting 'memory'"),
+        ({"image": "x", "cache_from": "shared", "no_cache": True}, "what cache_from brings goes into the cache"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], complaint: str) -> None:

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
+from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.hosts.homeward import Delivery
 from pytest_readonly_vm.plugin.hosts.line import HERE, HOST, LINE
-from pytest_readonly_vm.plugin.hosts.probe import ask_all, is_reachable
+from pytest_readonly_vm.plugin.hosts.probe import Question, ask_all, is_reachable
 from pytest_readonly_vm.plugin.hosts.same_bases import Compared
 from pytest_readonly_vm.plugin.incident import INCIDENT
 from pytest_readonly_vm.plugin.news import NEWS
@@ -69,9 +70,6 @@ class Hosts:
         self._deliveries: dict[str, Delivery] = {}
         self._is_ours = False
         """Whether the worker that is being started is on another host."""
-        rsync = [*(config.getoption("rsyncdir", None) or ()), *(config.getini("rsyncdirs") or ())]
-        self._copies = bool(rsync)
-        """Whether the user wants xdist to copy folders, as long as it does."""
 
     def admit(self, specs: list[Any]) -> None:
         """Before any worker is started: ask every host, and keep those where tests can run.
@@ -79,14 +77,17 @@ class Hosts:
         :param specs: execnet's, of all workers; those of other hosts are completed, or removed.
         :raises pytest.UsageError: there is no host left.
         """
-        questions: dict[tuple[object, ...], tuple[Any, str, list[str]]] = {}
+        # Tests without machines are not to miss here what they do not need.
+        is_needed = bool(given_settings(self._config) or given_images(self._config))
+        questions: dict[tuple[object, ...], Question] = {}
         for spec in filter(is_far, specs):
             self._complete(spec)
-            questions.setdefault(_place(spec), (spec, spec.chdir, self._arguments()))
-        self._say(f"vm: asking {', '.join(dict.fromkeys(name_of(spec) for spec, *_ in questions.values()))}")
+            questions.setdefault(_place(spec), Question(spec, self._arguments(), is_needed))
+        names = dict.fromkeys(name_of(question.spec) for question in questions.values())
+        self._say(f"vm: asking {', '.join(names)}")
         verdicts = dict(zip(questions, ask_all(list(questions.values())), strict=True))
         for place, verdict in verdicts.items():
-            name = name_of(questions[place][0])
+            name = name_of(questions[place].spec)
             if verdict.refused is not None:
                 self._refused[f"{name} is not used: {verdict.refused}"] = name
                 self._say(f"vm: {name} is not used: {verdict.refused}", red=True)
@@ -98,7 +99,7 @@ class Hosts:
         self._config.option.tx = [str(spec) for spec in specs]  # by which xdist's schedulers count the workers
         self._specs = list(specs)
         manager = getattr(self._config.pluginmanager.get_plugin("dsession"), "nodemanager", None)
-        if manager is not None and not self._copies:
+        if manager is not None:
             manager.roots = []
 
     def why_no_worker(self, error: BaseException) -> str:
@@ -131,7 +132,7 @@ class Hosts:
         name = name_of(gateway.spec)
         self._names[gateway.id] = name
         self._hosts.setdefault(name, _Host(name)).workers += 1
-        self._is_ours = is_far(gateway.spec) and not self._copies
+        self._is_ours = is_far(gateway.spec)
         if self._is_ours:  # xdist ends the run in an internal error if one of these is a path here
             self._config.invocation_params = dataclasses.replace(self._given, args=())
 

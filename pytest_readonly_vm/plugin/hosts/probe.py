@@ -36,21 +36,36 @@ class Verdict:
     """What is to be told of the host at the beginning of the run."""
 
 
-def ask_all(questions: Sequence[tuple[Any, str, list[str]]]) -> list[Verdict]:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a host is asked."""
+
+    spec: Any
+    """execnet's, of one of its workers, with the folder in which pytest is to run there."""
+    arguments: list[str]
+    """Of pytest."""
+    is_needed: bool
+    """Whether it has to have this plugin."""
+
+
+def ask_all(questions: Sequence[Question]) -> list[Verdict]:
     """Ask hosts at the same time; each as `ask`."""
     with ThreadPoolExecutor(max(1, min(len(questions), 16))) as pool:
-        return list(pool.map(lambda question: ask(*question), questions))
+        return list(pool.map(ask, questions))
 
 
-def ask(spec: Any, folder: str, arguments: list[str]) -> Verdict:
-    """Ask a host.
-
-    :param spec: execnet's, of one of its workers.
-    :param folder: the one in which pytest is to run there.
-    :param arguments: of pytest.
-    """
-    wanted = {"folder": folder, "arguments": arguments, "version": version(_PACKAGE), "mark": _MARK, "env": spec.env}
-    wanted["code"] = _code()
+def ask(question: Question) -> Verdict:
+    """Ask a host."""
+    spec = question.spec
+    wanted = {
+        "folder": spec.chdir,
+        "arguments": question.arguments,
+        "is_needed": question.is_needed,
+        "version": version(_PACKAGE),
+        "code": _code(),
+        "mark": _MARK,
+        "env": spec.env,
+    }
     began = time.monotonic()
     done = _run(spec, f"ASKED = {json.dumps(wanted)!r}\n{_PROGRAM}", PATIENCE)
     if done is None:
@@ -140,6 +155,8 @@ def _on_the_host() -> None:
             for package in ("pytest", "pytest-xdist", "pytest-readonly-vm"):
                 version(package)
         except PackageNotFoundError:
+            if package == "pytest-readonly-vm" and not asked["is_needed"]:
+                return {}
             return {"refused": package + " is not installed for " + sys.executable + "; install it, or name another "
                     "Python by //python=PATH behind the host"}  # fmt: skip
         there = version("pytest-readonly-vm")
