@@ -29,7 +29,7 @@ class Farm:
     per_host: int
     processors: float
     start: float = 0.0
-    """Until a worker begins with its first test."""
+    """Until a worker begins with its first test, on a processor of its own."""
     test_demand: float = 0.5
     """Processors that a test keeps busy while it runs, its QEMU included."""
     boot_demand: float = 1.0
@@ -80,7 +80,7 @@ def simulate(groups: Sequence[Group], templates: Mapping[str, float], farm: Farm
     busy = [0] * -(-farm.workers // farm.per_host)
     idle = [(0, number) for number in range(min(farm.workers, len(queue)))]
     heapq.heapify(idle)
-    boots, fetched, now = 0, 0.0, farm.start
+    boots, fetched, now = 0, 0.0, farm.start * max(1.0, min(farm.workers, farm.per_host) / farm.processors)
 
     def tests(worker: int, host: int, seconds: float) -> _Job:
         return _Job(worker, host, max(seconds, 1e-9), False, farm.test_demand, None, 0.0)

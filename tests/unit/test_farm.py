@@ -24,7 +24,7 @@ def test_two_halve_it_and_a_kind_on_both_boots_once_on_a_computer_and_twice_on_t
 
 def test_processors_and_room_are_shared() -> None:
     farm = replace(ONE, workers=2, processors=1, test_demand=1.0)
-    assert round(simulate(GROUPS, KINDS, farm).seconds, 3) == 2 + 2 * (10 + 30)
+    assert round(simulate(GROUPS, KINDS, farm).seconds, 3) == 2 * 2 + 2 * (10 + 30)
     assert round(simulate(GROUPS, KINDS, replace(ONE, workers=2, room=1)).seconds, 3) == 2 + 2 * (10 + 30)
 
 
