@@ -54,7 +54,7 @@ def _content(file: Path) -> bytes:
 def _pages(out: Path, inputs: Sequence[Path], contents: Sequence[bytes]) -> tuple[bytes, str]:
     from pytest_readonly_vm.plugin.page import why_no_page  # these load pytest
     from pytest_readonly_vm.plugin.page.document import document
-    from pytest_readonly_vm.plugin.page.merged import data_in, merged
+    from pytest_readonly_vm.plugin.page.merged import data_in, merged, missing
 
     if why := why_no_page(out):
         raise ConfigurationError(f"{out}: {why}; nothing was written; choose another path")
@@ -65,8 +65,12 @@ def _pages(out: Path, inputs: Sequence[Path], contents: Sequence[bytes]) -> tupl
         folder = os.fsencode(inputs[number].parent.absolute()) + b"/" + unquote_to_bytes(link)
         return quote(os.path.relpath(os.path.normpath(folder), os.fsencode(out.parent.absolute()))) + "/"
 
-    data = merged(list(zip(_names(inputs), pages, strict=True)), relink=relink)
-    return document(data).encode(), f"a page with {count(len(data['tests']), 'test')}"
+    named = list(zip(_names(inputs), pages, strict=True))
+    without = "".join(
+        f", without shard {number}" for number in missing(list(zip(map(str, inputs), pages, strict=True)))
+    )
+    data = merged(named, relink=relink)
+    return document(data).encode(), f"a page with {count(len(data['tests']), 'test')}{without}"
 
 
 def _names(inputs: Sequence[Path]) -> list[str]:

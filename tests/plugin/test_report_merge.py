@@ -34,6 +34,22 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
         pytest.skip(f"no browser to look with: {missing}")
 
 
+def test_pages_of_shards_that_do_not_belong_together_are_refused(
+    pytester: pytest.Pytester, run_on: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where one job has found another file of durations: a test may have been in no shard."""
+    pytester.makepyfile(test_it="def test_one(): pass\ndef test_two(): pass\ndef test_three(): pass")
+    (pytester.path / "other.json").write_text('{"test_it.py::test_two": 50, "test_it.py::test_three": 1}')
+    for number, durations in ((1, "none.json"), (2, "none.json"), (2, "other.json")):
+        page = f"--vm-report={number}{durations}.html"
+        run_on("hello", f"--vm-shard={number}/3", page, f"--vm-durations={durations}")
+    one, two, other = "1none.json.html", "2none.json.html", "2other.json.html"
+    assert main(["report", "merge", "out.html", one, two]) == 0
+    assert "without shard 3" in capsys.readouterr().out
+    assert main(["report", "merge", "out.html", one, other]) == 2
+    assert "other.json.html is shard 2/3 of plan" in capsys.readouterr().err
+
+
 def test_the_pages_of_shards_become_one(pytester: pytest.Pytester, run_on: Run, tab: Tab) -> None:
     pytester.makepyfile(test_it=SUITE)
     pages = [f"shard{number}/page.html" for number in (1, 2)]

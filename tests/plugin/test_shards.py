@@ -162,7 +162,7 @@ def test_what_others_choose_is_chosen_first_and_all_processes_agree(
     result.assert_outcomes(passed=9)
     ran = [line.split()[-1] for line in result.outlines if "PASSED" in line]
     assert sorted(ran) == sorted(alone[0])
-    result.stdout.fnmatch_lines(["vm: shard 1/2: 9 of 18 tests"])
+    result.stdout.fnmatch_lines(["vm: shard 1/2: 9 of 18 tests; plan *"])
 
 
 def test_workers_go_by_what_the_controller_was_given(
@@ -258,7 +258,7 @@ def test_durations_are_stored_without_what_templates_take_and_merged(pytester: p
     """)
     file = pytester.path / "durations.json"
     file.write_text('{"test_gone.py::test_it": 7.5}')
-    slow = "--vm-qemu-args=-boot menu=on,splash-time=2000"
+    slow = "--vm-qemu-args=-boot menu=on,splash-time=6000"
     options = (slow, f"--vm-durations={file}", "--vm-store-durations", f"--vm-cache={pytester.path / 'templates'}")
     for workers in ((), ("-n", "2", "--dist=loadgroup")):
         result = run_on("hello", *options, *workers)
@@ -267,7 +267,7 @@ def test_durations_are_stored_without_what_templates_take_and_merged(pytester: p
         found = json.loads(file.read_text())
         templates = [seconds for name, seconds in found.items() if name.startswith("readonly-vm template ")]
         assert len(templates) == 1
-        assert templates[0] > 2
+        assert templates[0] > 6
         [name] = {name.partition("[")[0] for name in found if name.startswith("test_") and "gone" not in name}
         assert name.endswith("::test_it")
         assert found["test_gone.py::test_it"] == 7.5
@@ -287,7 +287,7 @@ def test_shards_are_balanced_by_durations(pytester: pytest.Pytester, run: Run) -
     )
     result = run("--collect-only", "-q", "--vm-durations=durations", "--vm-shard=1/2")
     assert collected(result) == ["test_it.py::test_it[3]"]
-    assert "vm: shard 1/2: 1 of 8 tests, about 70 s" in result.outlines
+    result.stdout.fnmatch_lines(["vm: shard 1/2: 1 of 8 tests, about 70 s; plan *"])
 
 
 def test_workers_get_whole_kinds_and_nobody_sees_the_groups(pytester: pytest.Pytester, run_on: Run) -> None:

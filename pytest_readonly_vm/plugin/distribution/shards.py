@@ -4,6 +4,7 @@ Both are decided by what is left of the collection when everybody else has chose
 shuffles tests, the shards are the same. Tests are never put in another order, as suites rest on theirs.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
@@ -61,24 +62,32 @@ class Shards:
         if self._is_one_of_several:
             collection = _Collection.of(items, timings_of(self._config), with_session=True)
             shares = collection.shared_out(self._shards)
-            share = shares[self._number - 1]
-            ours = {unit.name for unit in share.units}
-            chosen: list[pytest.Item] = []
-            others: list[pytest.Item] = []
-            for item, unit in zip(items, collection.units_of_items, strict=True):
-                (chosen if unit.name in ours else others).append(item)
-            self._told = {"all": len(items), "line": self._line(collection, share, len(chosen))}
+            place = {unit.name: number for number, share in enumerate(shares, 1) for unit in share.units}
+            places = [place[unit.name] for unit in collection.units_of_items]
+            chosen = [item for item, number in zip(items, places, strict=True) if number == self._number]
+            others = [item for item, number in zip(items, places, strict=True) if number != self._number]
+            plan = _digest(sorted(zip(map(plain_id, items), places, strict=True)))
+            self._told = {
+                "all": len(items),
+                "line": self._line(collection, shares[self._number - 1], len(chosen), plan),
+                "identity": {"number": self._number, "of": self._shards, "plan": plan},
+            }
             items[:] = chosen
             if others:
                 self._config.hook.pytest_deselected(items=others)
         return result
 
-    def _line(self, collection: "_Collection", share: Share, tests: int) -> str:
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """Which shard it is, and a digest of what all of them are to run: the same for those that belong together."""
+        return self._told.get("identity")
+
+    def _line(self, collection: "_Collection", share: Share, tests: int, plan: str) -> str:
         kinds = len({unit.kind for unit in collection.units_of_items if unit.kind})
         of = f"{tests} of {count(len(collection.units_of_items), 'test')}"
         machines = f", {len(share.kinds)} of {count(kinds, 'kind')} of machines" if kinds else ""
         known = f", about {share.cost / 1e6:.0f} s" if collection.are_known else ""
-        return f"vm: shard {self._number}/{self._shards}: {of}{machines}{known}"
+        return f"vm: shard {self._number}/{self._shards}: {of}{machines}{known}; plan {plan}"
 
     def pytest_report_collectionfinish(self) -> list[str]:
         return [self._told["line"]] if self._told else []
@@ -129,6 +138,10 @@ class Shards:
         finally:
             for item, name, plain in attributes:
                 setattr(item, name, plain)
+
+
+def _digest(plan: list[tuple[str, int]]) -> str:
+    return hashlib.sha256(repr(plan).encode(errors="backslashreplace")).hexdigest()[:8]
 
 
 def without_group(text: str) -> str:

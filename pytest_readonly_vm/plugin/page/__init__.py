@@ -94,6 +94,8 @@ class Page:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             data = self._rows.data(title=self._config.rootpath.name, versions=_versions())
+            shards = self._config.pluginmanager.get_plugin("readonly_vm shards")
+            data["shard"] = shards.identity if shards else None
             if why := why_no_page(self._path):  # a test may have made it
                 raise FileExistsError(errno.EEXIST, f"{why}; nothing was written", str(self._path))
             with self._output_guard.file(self._path) as file:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.plugin.page.rows import MOST_ENTRIES
+from pytest_readonly_vm.printable import line
 
 _DATA = re.compile(rb'<script type="application/json" id="data">(.*?)</script', re.DOTALL)
 _MOMENTS = ("asked", "handed", "started", "ended")
@@ -18,6 +19,7 @@ _COLUMNS = ("kind", "what", "time", "duration", "outcome")
 _LATEST = 1 << 53
 """Microseconds; beyond it JavaScript has no whole numbers."""
 _DEEPEST = 4
+_MOST_SHARDS = 10_000
 
 Data = dict[str, Any]
 
@@ -37,6 +39,26 @@ def data_in(document: bytes, origin: str) -> Data:
         raise ConfigurationError(f"{origin}: the page is damaged: its data is not what a run has written") from None
 
 
+def missing(pages: Sequence[tuple[str, Data]]) -> list[int]:
+    """The numbers of shards of which there is no page.
+
+    :param pages: for each what it is called, and its data.
+    :raises ConfigurationError: the pages are of shards that do not belong together.
+    """
+    shards = [(name, data["shard"]) for name, data in pages if data["shard"]]
+    for name, shard in shards:
+        first, begun = shards[0]
+        if (shard["of"], shard["plan"]) != (begun["of"], begun["plan"]):
+            told = [f"{who} is shard {one['number']}/{one['of']} of plan {one['plan']}" for who, one in
+                    ((first, begun), (name, shard))]  # fmt: skip
+            raise ConfigurationError(
+                f"{' and '.join(told)}: they were not shared out as one, so that tests may have run twice or in none; "
+                "give all jobs of a run the same tests and the same file of durations"
+            )
+    there = {shard["number"] for _, shard in shards}
+    return [number for number in range(1, shards[0][1]["of"] + 1) if number not in there] if shards else []
+
+
 def merged(pages: Sequence[tuple[str, Data]], *, relink: Callable[[int, str], str]) -> Data:
     """The data of all.
 
@@ -52,6 +74,7 @@ def merged(pages: Sequence[tuple[str, Data]], *, relink: Callable[[int, str], st
         "epoch": min(data["epoch"] for _, data in pages),
         "seconds": max(data["seconds"] for _, data in pages),
         "most": MOST_ENTRIES,
+        "shard": None,
     }
     tests: list[Data] = []
     lanes: list[Data] = []
@@ -97,7 +120,14 @@ def _checked(data: Any) -> Data:
         "tests": [_test(row) for row in _list(data["tests"])],
         "lanes": [_lane(row, len(kinds), len(texts)) for row in _list(data["lanes"])],
         "starts": [_start(row) for row in _list(data["starts"])],
+        "shard": _shard(data["shard"]) if data.get("shard") else None,
     }
+
+
+def _shard(row: Any) -> Data:
+    number, of = _whole(row["number"]), _whole(row["of"])
+    _require(1 <= number <= of <= _MOST_SHARDS)
+    return {"number": number, "of": of, "plan": line(_text(row["plan"]))[:64]}
 
 
 def _test(row: Any) -> Data:
