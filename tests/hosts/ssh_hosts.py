@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest_readonly_vm
+from tests.processes import about, parent_of, pids
 from tests.qemu.waiting import eventually
 
 _MARK = "READONLY_VM_TEST_HOST"
@@ -98,7 +99,7 @@ class SshHost:
     def sessions(self) -> list[int]:
         """The processes of the server, one for each connection."""
         assert self._server
-        return [pid for pid in _pids() if _parent(pid) == self._server.pid]
+        return [pid for pid in pids() if parent_of(pid) == self._server.pid]
 
     def hang_up(self) -> None:
         """End all connections as they are."""
@@ -121,11 +122,11 @@ class SshHost:
     def processes(self) -> list[int]:
         """What runs on it."""
         mark = f"{_MARK}={self.folder}".encode()
-        return [pid for pid in _pids() if mark in _read(pid, "environ").split(b"\0")]
+        return [pid for pid in pids() if mark in about(pid, "environ").split(b"\0")]
 
     def left(self) -> list[str]:
         """What a run has left: files but for caches and the checkout as it was, and processes."""
-        found = [f"process {_read(pid, 'cmdline')!r}" for pid in self.processes()]
+        found = [f"process {about(pid, 'cmdline')!r}" for pid in self.processes()]
         for name in ("run", "tmp", "checkout"):
             for path in (self.folder / name).rglob("*"):
                 if path.is_file() and "__pycache__" not in path.parts and path not in self._known:
@@ -180,19 +181,3 @@ def pair_of_hosts(folder: Path) -> Iterator[Pair]:
             stack.callback(hosts[-1].stop)
             hosts[-1].start()
         yield Pair(hosts[0], hosts[1], folder / "controller")
-
-
-def _pids() -> Iterator[int]:
-    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
-
-
-def _read(pid: int, what: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{what}").read_bytes()
-    except OSError:  # it has ended meanwhile, or is another user's
-        return b""
-
-
-def _parent(pid: int) -> int:
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
-    return int(fields[1]) if fields else 0

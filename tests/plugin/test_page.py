@@ -1,10 +1,9 @@
 """The page that shows a run, made by runs on real guests and looked at with a real browser."""
 
 import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from pytest_readonly_vm.plugin.page.document import document
 from pytest_readonly_vm.plugin.page.rows import Rows
-from tests.browser import Tab, browser
+from tests.browser import Tab
 
 Run = Callable[..., pytest.RunResult]
 
@@ -42,17 +41,6 @@ def test_module(readonly_vm_module):
 @pytest.mark.skip(reason="<i>")
 def test_skipped(): pass
 """
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    try:
-        with browser(tmp_path_factory.mktemp("chromium")) as tab:
-            yield tab
-    except FileNotFoundError as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no browser to look with: {missing}")
 
 
 @pytest.fixture(autouse=True)

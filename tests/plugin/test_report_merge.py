@@ -1,16 +1,15 @@
 """What the runs of shards have left, made one: pages of real runs, files of durations, and what is no such thing."""
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_readonly_vm.cli import main
-from tests.browser import Tab, browser
+from tests.browser import Tab
 from tests.plugin.test_page import data_of
 
 Run = Callable[..., pytest.RunResult]
@@ -21,17 +20,6 @@ SUITE = """
     def test_it(readonly_vm, n): readonly_vm.qmp.execute("query-status")
     def test_failing(readonly_vm_module): assert "</script><b>" == 1
 """
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    try:
-        with browser(tmp_path_factory.mktemp("chromium")) as tab:
-            yield tab
-    except FileNotFoundError as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"no browser to look with: {missing}")
 
 
 def test_pages_of_shards_that_do_not_belong_together_are_refused(

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from tests.forked import PLAIN
+from tests.processes import about, parent_of, pids
 from tests.qemu.waiting import GENEROUS, eventually
 
 _MARK = "INNER_RUN_OF_A_TEST"
@@ -66,15 +67,15 @@ class InnerRun:
 
     def processes(self) -> list[int]:
         """The ids of this run's processes that live (a zombie has no environment any more)."""
-        return [pid for pid in _pids() if self._cookie.encode() in _read(pid, "environ").split(b"\0")]
+        return [pid for pid in pids() if self._cookie.encode() in about(pid, "environ").split(b"\0")]
 
     def children(self, parent: int) -> list[int]:
         """Those of them that a certain process has started."""
-        return [pid for pid in self.processes() if _parent(pid) == parent]
+        return [pid for pid in self.processes() if parent_of(pid) == parent]
 
     def emulators(self) -> list[int]:
         """Those of them that are QEMU."""
-        return [pid for pid in self.processes() if b"qemu-system" in _read(pid, "cmdline").split(b"\0")[0]]
+        return [pid for pid in self.processes() if b"qemu-system" in about(pid, "cmdline").split(b"\0")[0]]
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to pytest alone, if it is still there."""
@@ -104,21 +105,5 @@ class InnerRun:
         deadline = time.monotonic() + _PROMISED
         while (alive := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.01)
-        commands = [_read(pid, "cmdline").replace(b"\0", b" ")[:100] for pid in alive]
+        commands = [about(pid, "cmdline").replace(b"\0", b" ")[:100] for pid in alive]
         assert not alive, f"still there after {_PROMISED:g} s: {commands}\n{self.output}"
-
-
-def _pids() -> Iterator[int]:
-    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
-
-
-def _read(pid: int, what: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{what}").read_bytes()
-    except OSError:  # it has ended meanwhile, or is another user's
-        return b""
-
-
-def _parent(pid: int) -> int:
-    fields = _read(pid, "stat").rpartition(b")")[2].split()
-    return int(fields[1]) if fields else 0
