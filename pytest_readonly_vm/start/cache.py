@@ -102,7 +102,7 @@ class Entry:
         return self._verified(name, lambda source: sparse.memory_copy(source, f"readonly-vm {name}"))
 
     def _verified(self, name: str, take: Callable[[int], tuple[str, int]]) -> int:
-        path = self.folder / name
+        wanted, path = self.digests[name], self.folder / name  # whatever else is named is no file of the entry
         try:
             source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -113,7 +113,7 @@ class Entry:
             if is_lack(error):  # the entry is as good as it was
                 raise
             raise Damaged(f"{path} cannot be loaded: {error.strerror}") from None
-        if found != self.digests[name]:
+        if found != wanted:
             os.close(taken)
             raise Damaged(f"{path} is not what was put there: its digest is another")
         return taken
