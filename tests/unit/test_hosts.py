@@ -10,19 +10,19 @@ from pytest_readonly_vm.plugin.hosts.controller import name_of, seen_from
 @pytest.mark.parametrize(
     ("argument", "there"),
     [
-        ("tests/test_a.py::test_b[/work/x]", "tests/test_a.py::test_b[/work/x]"),
-        ("/work/project/tests/test_a.py::test_b[/x::y]", "tests/test_a.py::test_b[/x::y]"),
-        ("/work/project", "."),
-        ("/work/projects/tests", "/work/projects/tests"),
-        ("--rootdir=/work/project/sub", "--rootdir=sub"),
+        ("tests/test_a.py::test_b[/srv/x]", "tests/test_a.py::test_b[/srv/x]"),
+        ("/srv/project/tests/test_a.py::test_b[/x::y]", "tests/test_a.py::test_b[/x::y]"),
+        ("/srv/project", "."),
+        ("/srv/projects/tests", "/srv/projects/tests"),
+        ("--rootdir=/srv/project/sub", "--rootdir=sub"),
         ("--vm-image=/srv/base.qcow2", "--vm-image=/srv/base.qcow2"),
         ("-k", "-k"),
-        ("-kname=/work/project/a", "-kname=a"),
-        ("a=/work/project/b", "a=/work/project/b"),
+        ("-kname=/srv/project/a", "-kname=a"),
+        ("a=/srv/project/b", "a=/srv/project/b"),
     ],
 )
 def test_paths_below_the_folder_are_those_of_the_checkout_there(argument: str, there: str) -> None:
-    assert seen_from("/work/project", argument) == there
+    assert seen_from("/srv/project", argument) == there
 
 
 @pytest.mark.parametrize(
