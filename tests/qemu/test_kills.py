@@ -195,7 +195,8 @@ def test_timeout(
 def test_sigkill_of_qemu(
     run: Callable[..., InnerRun], stage: str, temporary: Path, tidied_by_the_next: Callable[[], None]
 ) -> None:
-    with run("-rp", others=1) as hurt:
+    # Where a boot is slow enough to be worth a copy, the next test's machine would be there by now, too.
+    with run("-rp", "--vm-prefetch=0", others=1) as hurt:
         blocks(hurt, stage, temporary)
         [emulator] = hurt.emulators()
         os.kill(emulator, signal.SIGKILL)
