@@ -25,7 +25,6 @@ from pytest_readonly_vm.plugin.given import configured, given_images, given_sett
 
 _OWN = ("readonly_vm", "readonly_vm_factory")
 _CLUSTER = "readonly_vm_cluster"
-_FIXTURES = (*_OWN, _CLUSTER, *(f"readonly_vm_{scope}" for scope in SCOPES[1:]))
 _OURS = __name__.partition(".")[0]
 _SHAPING = tuple(
     name for name, one in SETTINGS.items() if one.parts & (Part.BOOT | Part.CAPSULE | Part.KEY | Part.START)
@@ -92,12 +91,6 @@ def _wishes(item: pytest.Item) -> list[Wish]:
         if f"readonly_vm_{scope}" in names:
             found.append(_wish(item, f"vm_config_{scope}", f"readonly_vm_{scope}"))
     return [one for one in found if one is not None]
-
-
-def wants_machine(item: pytest.Item) -> bool:
-    """Whether there will be any `wishes` of a test."""
-    names = getattr(item, "fixturenames", ())
-    return any(name in names for name in _FIXTURES)
 
 
 def kind_of(wished: Iterable[Wish]) -> str | None:

@@ -6,6 +6,7 @@ from the moment on at which its upload is closed with its digest, which the regi
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -32,7 +33,8 @@ class RegistryBlobs:
 
     def has_blob(self, digest: str) -> bool:
         """Whether a blob is there."""
-        return self._tried("HEAD", self._registry.url(f"blobs/{digest}"), lambda answer: self._is_there(answer))
+        url = self._registry.url(f"blobs/{digest}")
+        return self._tried(url, partial(self._ask, "HEAD", url, self._is_there))
 
     def blob(self, digest: str, size: int) -> bytes | None:
         """A blob; None if it is not there. No more is read than a little beyond its size."""
@@ -40,7 +42,8 @@ class RegistryBlobs:
         def take(answer: Answer) -> bytes | None:
             return _upto(answer.pieces(), size) if self._is_there(answer) else None
 
-        return self._tried("GET", self._registry.url(f"blobs/{digest}"), take)
+        url = self._registry.url(f"blobs/{digest}")
+        return self._tried(url, partial(self._ask, "GET", url, take))
 
     def put_blob(self, digest: str, data: bytes) -> None:
         """Have a blob there."""
@@ -50,15 +53,13 @@ class RegistryBlobs:
             self._require(answer, 202)
             return self._place(begun, answer.headers.get("Location", ""))
 
-        tries = Tries(begun, most=_MOST_TRIES)
-        while True:  # an upload that broke is not gone on with: it is small
-            try:
-                url = self._once("POST", begun, place, body=b"")
-                url = f"{url}{'&' if urlsplit(url).query else '?'}digest={digest}"
-                kind = {"Content-Type": "application/octet-stream"}
-                return self._once("PUT", url, lambda answer: self._require(answer, 201), kind, data)
-            except Interrupted as error:
-                tries.wait_after(error)
+        def put() -> None:  # an upload that broke is not gone on with: it is small
+            url = self._ask("POST", begun, place, body=b"")
+            url = f"{url}{'&' if urlsplit(url).query else '?'}digest={digest}"
+            kind = {"Content-Type": "application/octet-stream"}
+            self._ask("PUT", url, lambda answer: self._require(answer, 201), kind, data)
+
+        self._tried(begun, put)
 
     def manifest(self, tag: str, most: int) -> bytes | None:
         """What a tag leads to; None if there is no such."""
@@ -66,13 +67,14 @@ class RegistryBlobs:
         def take(answer: Answer) -> bytes | None:
             return answer.text(most) if self._is_there(answer) else None
 
-        return self._tried("GET", self._registry.url(f"manifests/{tag}"), take, {"Accept": ", ".join(MANIFESTS)})
+        url = self._registry.url(f"manifests/{tag}")
+        return self._tried(url, partial(self._ask, "GET", url, take, {"Accept": ", ".join(MANIFESTS)}))
 
     def put_manifest(self, tag: str, body: bytes) -> None:
         """Have a tag lead to a manifest whose blobs are there."""
         kind = {"Content-Type": MANIFESTS[0]}
         url = self._registry.url(f"manifests/{tag}")
-        self._tried("PUT", url, lambda answer: self._require(answer, 201), kind, body)
+        self._tried(url, partial(self._ask, "PUT", url, lambda answer: self._require(answer, 201), kind, body))
 
     def tags(self, text: Callable[[bytes], list[str]]) -> Iterator[str]:
         """All tags, page by page, as `text` reads a page; none, where there is no such repository yet."""
@@ -83,29 +85,22 @@ class RegistryBlobs:
             return (answer.text(_LARGEST_ANSWER), answer.headers.get("Link", "")) if there else (b"", "")
 
         for _ in range(_MOST_PAGES):
-            page, link = self._tried("GET", url, take)
+            page, link = self._tried(url, partial(self._ask, "GET", url, take))
             if page:
                 yield from text(page)
             if (found := _NEXT.search(link)) is None:
                 return
             url = self._place(url, found[1])
 
-    def _tried(
-        self,
-        method: str,
-        url: str,
-        take: Callable[[Answer], T],
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-    ) -> T:
+    def _tried(self, url: str, ask: Callable[[], T]) -> T:
         tries = Tries(url, most=_MOST_TRIES)
         while True:
             try:
-                return self._once(method, url, take, headers, body)
+                return ask()
             except Interrupted as error:
                 tries.wait_after(error)
 
-    def _once(
+    def _ask(
         self,
         method: str,
         url: str,
