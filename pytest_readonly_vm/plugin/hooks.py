@@ -82,7 +82,7 @@ def look_over(config: pytest.Config, items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     run = Run.of(item.config)
     run.current = item
-    run.lookahead.go_on_to(nextitem)
+    run.lookahead.go_on_to(item, nextitem)
     timeouts.give_default(item)  # before pytest-timeout's own wrapper looks for one
     return (yield)
 

@@ -20,6 +20,7 @@ class Lookahead:
 
     def __init__(self) -> None:
         self._known: dict[str, VmConfig] = {}
+        self._now: pytest.Item | None = None
         self._next: pytest.Item | None = None
 
     def ran(self, item: pytest.Item, config: VmConfig) -> None:
@@ -27,43 +28,41 @@ class Lookahead:
         if (like := likeness(item)) is not None:  # else it asked while it ran, which nothing tells of others before
             self._known[like] = config
 
-    def go_on_to(self, item: pytest.Item | None) -> None:
-        """This test will come after the one that is about to run."""
-        self._next = item
+    def go_on_to(self, item: pytest.Item, following: pytest.Item | None) -> None:
+        """A test is about to run, and this one will come after it."""
+        self._now, self._next = item, following
 
     def expected(self) -> list[tuple[VmConfig, str]]:
         """The machines to start ahead: their configurations and names."""
         if self._next is None or (config := self._config_of(self._next)) is None:
             return []
-        # A worker of xdist knows only its next test: others may have those after it.
-        is_one_of_many = hasattr(self._next.config, "workerinput")
         wanted = _usual(config) if config.prefetch == "auto" else int(config.prefetch)
-        if not wanted:
-            return []
-        names = [self._next.name]
-        if wanted > 1 and not is_one_of_many:
-            items = self._next.session.items
-            start = items.index(self._next) + 1
-            following = items[start : start + wanted - 1]
-            names += [item.name for item in following if likeness(item) == likeness(self._next)]
-        return [(config, name) for name in names]
+        return [(config, item.name) for item in self._soon(wanted) if likeness(item) == likeness(self._next)]
 
     def coming(self) -> tuple[VmConfig, str] | None:
         """The next kind of machine among the tests that come soon, and for whom, if it is known: another than now."""
-        if self._next is None or hasattr(self._next.config, "workerinput"):  # which knows one test, and has it above
+        if self._now is None or self._next is None:
             return None
         if "store_durations" in given_settings(self._next.config):  # where each kind's boot is to be seen for itself
             return None
-        items = self._next.session.items
-        start = items.index(self._next)
-        now = kind_of(wishes(items[start - 1])) if start else None
-        for item in items[start : start + _SOON]:
+        now = kind_of(wishes(self._now))
+        for item in self._soon(_SOON):
             if now is not None and kind_of(wishes(item)) == now:
                 continue
             config = known_config(item)
             if config is not None and config.prefetch != "0" and not _may_be_skipped(item):
                 return (config, item.name) if _usual(config) else None
         return None
+
+    def _soon(self, most: int) -> list[pytest.Item]:
+        """The tests that come next, so many at most."""
+        if self._next is None:
+            return []
+        if hasattr(self._next.config, "workerinput"):  # a worker of xdist knows one: others may have those after it
+            return [self._next][:most]
+        items = self._next.session.items
+        start = items.index(self._next)
+        return items[start : start + most]
 
     def _config_of(self, item: pytest.Item) -> VmConfig | None:
         if (like := likeness(item)) is None:

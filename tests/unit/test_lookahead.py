@@ -32,7 +32,7 @@ LOOK = """
             for after in items:
                 lookahead = Lookahead()
                 lookahead.ran(items[before], CONFIG)
-                lookahead.go_on_to(items[after])
+                lookahead.go_on_to(items[before], items[after])
                 for config, name in lookahead.expected():
                     print("EXPECTED", before, after, config.memory >> 20, name)
 """
