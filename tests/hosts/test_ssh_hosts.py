@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from pytest_readonly_vm.evidence.capsule.save import SUFFIX
+from pytest_readonly_vm.host.seal import landlock_abi
 from tests.conftest import SMALL
+from tests.hosts.deprived import python_without_kvm, python_without_landlock
 from tests.hosts.ssh_hosts import Pair, SshHost, pair_of_hosts
 from tests.qemu.inner_run import InnerRun
 from tests.qemu.waiting import eventually
@@ -89,14 +91,16 @@ def test_a_run_over_two_hosts_is_like_one_on_this(hosts: Pair, tmp_path: Path, h
             "--vm-report=page.html",
         )
         options += (f"--junitxml={hosts.controller / 'junit.xml'}", "test_it.py")
-        with over(hosts, tmp_path, *(host.spec(2) for host in hosts), unable, options=(*options, "test_it.py")) as run:
+        able = (hosts.first.spec(2), hosts.second.spec(2, python=f"{python_without_landlock(tmp_path)}"))
+        with over(hosts, tmp_path, *able, unable, options=(*options, "test_it.py")) as run:
             assert run.wait(PATIENCE) == pytest.ExitCode.TESTS_FAILED, run.output
         assert len(web.requests("hello.img")) == len(tuple(hosts))  # each brings it once, whatever its workers
     assert lines(run, r"^=+ 1 failed, 6 passed")
     # Each host has said with what it runs, boots once for its two workers, and is told apart at the end.
     for host in hosts:
         assert lines(run, rf"^{host.name}: vm: QEMU .*")
-        assert lines(run, rf"^{host.name}: vm: seal: ")
+        landlock = r"Landlock \d" if host is hosts.first and landlock_abi() else "no Landlock"
+        assert lines(run, rf"^{host.name}: vm: seal: read-only descriptors, {landlock}, ")
         assert lines(run, rf"^{host.name}: 1 machine booted in ")
         assert lines(run, rf"^{host.name}: 2 workers, \d tests? in ")
         assert (host.cache / "images").is_dir()
@@ -236,6 +240,7 @@ def test_a_host_that_cannot_take_part_says_why_in_a_sentence(hosts: Pair, tmp_pa
     hosts.put({"pytest.ini": INI, "test_it.py": TEST})
     first, second = hosts
     bare, other, broken = tmp_path / "bare", tmp_path / "other", tmp_path / "broken"
+    no_kvm, no_landlock = str(python_without_kvm(tmp_path)), str(python_without_landlock(tmp_path))
     venv.create(bare, with_pip=False)
     for folder in (other, broken):
         folder.mkdir()
@@ -254,10 +259,12 @@ def test_a_host_that_cannot_take_part_says_why_in_a_sentence(hosts: Pair, tmp_pa
         first.spec(chdir=other): "it has pytest-readonly-vm 9.9, and here is ",
         first.spec(chdir=broken): "No module named 'nothing_of_this_name'",
         second.spec(more="//env:PYTEST_VM_QEMU=/none/qemu"): "/none/qemu (from PYTEST_VM_QEMU) is not installed: on ",
+        second.spec(python=no_kvm, more="//env:PYTEST_VM_ACCEL=kvm"): "accel=kvm (from PYTEST_VM_ACCEL) cannot be had",
+        second.spec(python=no_landlock, more="//env:PYTEST_VM_SEAL=require"): "this kernel has no Landlock",
         second.spec(more="//env:PYTEST_VM_NOTHING=1"): "PYTEST_VM_NOTHING in the environment is no setting",
         closed.spec(chdir=first.checkout): "ssh cannot log in: ssh: connect to host 127.0.0.1 port ",
     }
-    with over(hosts, tmp_path, *expected, options=("-v",)) as run:
+    with over(hosts, tmp_path, *expected, options=("-v",), machine=()) as run:
         assert run.wait(PATIENCE) == pytest.ExitCode.USAGE_ERROR, run.output
     told = lines(run, r"^vm: host[ABC] is not used: ")
     assert len(told) == len(expected), run.output
