@@ -1,16 +1,13 @@
-"""A base image that stays on the network: what machines can do with it, and what is said when its server cannot."""
+"""A base image that stays on the network: what machines can do with it, and what is kept of it."""
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_readonly_vm import (
-    BaseImageChanged,
-    BaseImageLost,
-    CommandTimeout,
     ConfigurationError,
     Disk,
     ImageWarning,
@@ -25,19 +22,13 @@ from pytest_readonly_vm.evidence.capsule.opened import open_capsule
 from pytest_readonly_vm.evidence.capsule.resume import resume_capsule
 from pytest_readonly_vm.evidence.capsule.save import save_capsule
 from tests.accelerator import ACCEL
-from tests.conftest import READY, SMALL
-from tests.forked import PLAIN
+from tests.conftest import READY
 from tests.guests import bootsector
-from tests.guests.tiny_linux import tiny_linux
 from tests.nbd import Nbdkit
-from tests.qemu.image_tools import run
+from tests.qemu.marked_disk import MIB, mark, marked_disk
 from tests.qemu.test_templates import tiny
 from tests.qemu.waiting import GENEROUS
-from tests.web_server import Fault, Site, site
-
-MIB = 1 << 20
-TIMEOUT = 2.0
-"""Seconds that a server has in tests of what becomes of one that does not answer."""
+from tests.web_server import site
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def raw(folder: Path) -> Path:
-    """The disk of the tiny guest with marks where nothing is, 4 MiB apart."""
-    path = folder / "tiny.raw"
-    run("qemu-img", "convert", "-O", "raw", str(tiny_linux().disk), str(path))
-    size = path.stat().st_size
-    with path.open("ab") as file:
-        for number in range(8):
-            file.write(f"mark {number}\n".encode().ljust(4 * MIB, b"."))
-    assert path.stat().st_size == size + 32 * MIB
-    return path
+    return marked_disk(folder / "tiny.raw")
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +56,6 @@ def lab() -> Iterator[Lab]:
 @layer
 def noted(vm: VirtualMachine) -> None:
     vm.run("echo layer | dd of=/dev/vda bs=512 seek=2000 conv=sync,notrunc && sync")
-
-
-def mark(vm: VirtualMachine, number: int) -> str:
-    """What stands in the disk there, read from it and not from the guest's memory."""
-    place = f"/dev/vda iflag=direct bs=512 count=1 skip={(64 * MIB + number * 4 * MIB) // 512}"
-    return vm.run(f"dd if={place} 2>/dev/null | head -n 1", timeout=GENEROUS).stdout.strip()
 
 
 class TestAnNbdExport:
@@ -152,126 +129,6 @@ def test_no_overlay_is_kept_above_what_is_elsewhere(lab: Lab, server: Nbdkit) ->
         tiny(lab, image=server.url, snapshot="overlay", keep="always")
 
 
-@pytest.fixture(scope="module")
-def runs() -> Iterator[Lab]:
-    """A lab for machines whose server fails."""
-    with Lab() as lab:
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def own(folder: Path, raw: Path) -> Iterator[Nbdkit]:
-    """The server that does."""
-    with Nbdkit(folder / "own.sock", raw) as running:
-        yield running
-
-
-def test_one_that_refuses_is_named_while_a_machine_is_made(runs: Lab, raw: Path, tmp_path: Path) -> None:
-    trigger = tmp_path / "trigger"
-    arguments = ("error-pread=EIO", "error-pread-rate=100%", f"error-pread-file={trigger}")
-    with Nbdkit(tmp_path / "nbd.sock", raw, options=("--filter=error",), arguments=arguments) as server:
-
-        def ready(vm: VirtualMachine) -> bool:
-            trigger.touch()
-            return mark(vm, 4) == "mark 4"
-
-        with pytest.raises(BaseImageLost, match=rf"refuses to read: Input/output error \(tried for {TIMEOUT:g} s\)"):
-            tiny(runs, image=server.url, start="clone", ready=ready, image_timeout=TIMEOUT)
-
-
-class TestAServerThatFails:
-    """Each of the tests leaves it as it has found it."""
-
-    @pytest.fixture
-    def vm(self, runs: Lab, own: Nbdkit) -> Iterator[VirtualMachine]:
-        vm = tiny(runs, image=own.url, start="clone", image_timeout=TIMEOUT)
-        yield vm
-        vm.close()
-
-    def test_one_that_stalls_is_named_and_may_come_back(self, runs: Lab, own: Nbdkit, vm: VirtualMachine) -> None:
-        own.stall()
-        try:
-            lost = rf"^guest: the base image nbd\+unix:///\S+ has had no answer from its server for {TIMEOUT:g} s\n"
-            with pytest.raises(BaseImageLost, match=lost):
-                mark(vm, 1)
-            with pytest.raises(BaseImageLost, match="whether it is what it was while a test ran cannot be told"):
-                runs.check_bases(during="a test")
-            with pytest.raises(BaseImageLost, match="has had no answer"):
-                tiny(runs, image=own.url, start="clone", image_timeout=TIMEOUT)
-        finally:
-            own.go_on()
-        again = tiny(runs, image=own.url, start="clone", image_timeout=TIMEOUT)
-        assert mark(again, 1) == "mark 1"
-        assert runs.check_bases(during="a test")
-        again.close()
-
-    def test_a_shorter_wait_has_the_cause(self, own: Nbdkit, vm: VirtualMachine) -> None:
-        own.stall()
-        try:
-            with pytest.raises((CommandTimeout, BaseImageLost)):
-                vm.run("dd if=/dev/vda iflag=direct bs=512 count=1 skip=163840", timeout=1.2)
-            told = vm.instance.base_lines.waiting() or [str(vm.instance.base_lines.error())]
-            assert "the base image nbd+unix:///" in told[0]
-        finally:
-            own.go_on()
-
-    def test_one_that_is_gone_is_named(self, own: Nbdkit, vm: VirtualMachine) -> None:
-        own.vanish()
-        try:
-            with pytest.raises(BaseImageLost, match=rf"cannot be connected to: \S.* \(tried for {TIMEOUT:g} s\)"):
-                mark(vm, 6)
-        finally:
-            own.start()
-
-    def test_one_that_restarts_in_time_is_no_error(self, own: Nbdkit, vm: VirtualMachine) -> None:
-        own.vanish()
-        own.start()
-        assert mark(vm, 7) == "mark 7"
-
-    def test_one_that_comes_back_with_another_disk_is_refused(
-        self, runs: Lab, own: Nbdkit, vm: VirtualMachine, tmp_path: Path
-    ) -> None:
-        own.vanish()
-        content = own.file
-        own.file = Path(shutil.copy(content, tmp_path / "other.raw"))
-        with own.file.open("r+b") as file:
-            file.write(b"another".ljust(512))
-        own.start()
-        with pytest.raises(BaseImageChanged, match="it has other bytes at 0 than it had"):
-            mark(vm, 5)
-        with pytest.raises(BaseImageChanged, match="it has other bytes at 0 than it had while a test ran"):
-            runs.check_bases(during="a test")
-
-
-def test_a_run_goes_on_when_its_server_does(pytester: pytest.Pytester, boot_sector: Callable[[str], Path]) -> None:
-    with Nbdkit(pytester.path / "nbd.sock", boot_sector("hello")) as server:
-        pytester.path.joinpath("vm-images.toml").write_text(f'[farm]\nurl = "{server.url}"\n')
-        pytester.makepyfile(
-            f"""
-            import os, pytest, signal
-            @pytest.fixture
-            def server():
-                return lambda number: os.kill({server.pid}, number)
-            def test_one(readonly_vm, server): server(signal.SIGSTOP)
-            def test_two(readonly_vm): pass
-            def test_three(server): server(signal.SIGCONT)
-            def test_four(readonly_vm): pass
-            """
-        )
-        options = ("--vm-image=farm", *SMALL, "--vm-no-cache", "--vm-image-timeout=1", "-rA")
-        result = pytester.runpytest_subprocess(*options, *PLAIN)
-    result.assert_outcomes(passed=3, errors=2)
-    result.stdout.fnmatch_lines_random(
-        [
-            "vm: base farm, nbd+unix:///*",
-            f"base {server.url} unchanged after * (size, what its server tells, and parts of it)",
-            "ERROR *::test_one - BaseImageLost: *",
-            "ERROR *::test_two - BaseImageLost: *",
-            "PASSED *::test_four",
-        ]
-    )
-
-
 class TestTemplatesAreKeptForLaterRuns:
     @pytest.fixture
     def image(self, tmp_path: Path) -> Path:
@@ -316,56 +173,3 @@ class TestTemplatesAreKeptForLaterRuns:
             assert self.starts(url, tmp_path / "cache") == ["boot clone", "clone"]
             server.put("disk.img", image.read_bytes().replace(READY.encode(), b"HELLO"))
             assert self.starts(url, tmp_path / "cache") == ["boot clone", "clone"]
-
-
-class TestAWebServer:
-    @pytest.fixture
-    def server(self) -> Iterator[Site]:
-        with site() as running:
-            yield running
-
-    @pytest.fixture
-    def web_lab(self) -> Iterator[Lab]:
-        with Lab() as lab:
-            yield lab
-
-    def test_an_image_that_changes_while_it_is_read_is_never_two(self, web_lab: Lab, server: Site, raw: Path) -> None:
-        url = server.put("disk.raw", raw.read_bytes())
-        secret = f"ranges+{url.replace('://', '://me:pass@')}?signature=S3CRET#insecure"
-        vm = tiny(web_lab, image=secret, start="cold")
-        assert mark(vm, 1) == "mark 1"
-        server.files["/disk.raw"].etag = '"other"'
-        changed = (
-            r"^guest: the base image ranges\+http://[^?@]+\?… is another file by now: its ETag is not \S+ any more\n"
-        )
-        with pytest.raises(BaseImageChanged, match=changed):
-            mark(vm, 2)
-        vm.close()
-        with pytest.raises(BaseImageChanged, match=r"no longer what it was: .* while a test ran$"):
-            web_lab.check_bases(during="a test")
-        with pytest.raises(BaseImageChanged, match="is not used any more"):
-            tiny(web_lab, image=secret, start="cold")
-        assert not any("pass" in word or "S3CRET" in word for word in vm.instance.process.argv)
-
-    @pytest.mark.parametrize(
-        "fault",
-        [Fault(cut=100), Fault(status=503), Fault(no_range=True), Fault(drip=0.5), Fault(stall=100)],
-        ids=["cut", "503", "no ranges", "drips", "stalls"],
-    )
-    def test_a_fault_in_the_middle_is_named_or_passes(
-        self, server: Site, boot: Callable[..., VirtualMachine], fault: Fault, tmp_path: Path
-    ) -> None:
-        image = bootsector.write_image(tmp_path / "disk.img", bootsector.obeys(READY), size=4 * MIB)
-        url = server.put("disk.img", image.read_bytes())
-        vm = boot(f"ranges+{url}#insecure", image_timeout=TIMEOUT)
-        faults = server.files["/disk.img"].faults
-        faults += [fault] * 50
-        file = vm.instance.spec.chain[0]
-        if fault.cut or fault.status:
-            faults.clear()
-            faults.append(fault)
-            assert file.read(2 * MIB, 512) == image.read_bytes()[2 * MIB :][:512]
-        else:
-            with pytest.raises(BaseImageLost, match="base image ranges"):
-                file.read(2 * MIB, 512)
-            assert isinstance(vm.instance.base_lines.error(), VmError)
