@@ -107,6 +107,19 @@ class SshHost:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    @contextlib.contextmanager
+    def silence(self) -> Iterator[None]:
+        """The connections of this moment carry nothing any more, and nobody is told; with the block they end."""
+        silent = self.sessions()
+        for pid in silent:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in silent:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     def stop(self) -> None:
         """The server ends, and all its connections."""
         if self._server is None:
@@ -143,9 +156,18 @@ class SshHost:
 
     _known: set[Path] = field(default_factory=set)
 
-    def spec(self, workers: int = 1, *, python: str = sys.executable, chdir: Path | None = None, more: str = "") -> str:
+    def spec(
+        self,
+        workers: int = 1,
+        *,
+        ssh: str = "",
+        python: str = sys.executable,
+        chdir: Path | None = None,
+        more: str = "",
+    ) -> str:
         """What ``--tx`` is given."""
-        return f"{workers}*ssh=-F {self.config} {self.name}//python={python}//chdir={chdir or self.checkout}{more}"
+        words = f"-F {self.config} {ssh} {self.name}"
+        return f"{workers}*ssh={words}//python={python}//chdir={chdir or self.checkout}{more}"
 
 
 @dataclass

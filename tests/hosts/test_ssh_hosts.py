@@ -128,6 +128,23 @@ def test_it(readonly_vm, number):
 """
 
 
+def test_a_host_that_is_cut_off_without_a_word_is_given_up(hosts: Pair, tmp_path: Path, hello: bytes) -> None:
+    hosts.put({"pytest.ini": INI, "test_it.py": SLOW, "hello.img": hello, "host": "hostB"})
+    (hosts.first.checkout / "host").write_text("hostA")
+    busy = hosts.first.checkout / "busy"
+    sooner = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
+    specs = (hosts.first.spec(ssh=sooner), hosts.second.spec())
+    with over(hosts, tmp_path, *specs, options=("--vm-image=hello.img", "--max-worker-restart=5")) as run:
+        eventually(lambda: busy.exists() or run.is_over(), f"a test runs\n{run.output}", within=PATIENCE)
+        (hosts.first.checkout / "host").write_text("hostB")
+        with hosts.first.silence():
+            assert run.wait(PATIENCE) == pytest.ExitCode.TESTS_FAILED, run.output
+    assert lines(run, r"^=+ 1 failed, 3 passed"), run.output
+    assert lines(run, r"^worker 'gw\d+' crashed while running 'test_it.py::test_it\[\d\]' on hostA$")
+    busy.unlink()
+    nothing_is_left(hosts)
+
+
 @pytest.mark.parametrize("ending", ["hang up", "stop"])
 def test_a_connection_or_a_host_that_dies_ends_its_workers_and_not_the_run(
     hosts: Pair, tmp_path: Path, hello: bytes, ending: str
