@@ -1,6 +1,7 @@
 """How tests are shared out: by hand-made numbers, as no machine has to run for that."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -62,3 +63,18 @@ def test_every_test_is_in_one_place_in_whatever_order_they_come(seed: int) -> No
         assert share.cost == sum(unit.cost for unit in share.units) + sum(templates[kind] for kind in share.kinds)
     shuffled = number.sample(some, len(some))
     assert shared_out(shuffled, templates, places) == shares
+
+
+@pytest.mark.parametrize("seed", [21, 45, 139])
+def test_what_kinds_are_called_is_no_matter_as_their_images_are_elsewhere_on_other_computers(seed: int) -> None:
+    number = random.Random(seed)
+    kinds, costs = number.randint(3, 7), number.choice([(1,), (1, 2), (1, 1, 1, 5)])
+    some = [Unit(f"{n}", f"k{number.randrange(kinds)}", number.choice(costs)) for n in range(number.randint(2, 40))]
+    templates = {f"k{kind}": number.choice((0, 1, 10)) for kind in range(kinds)}
+    places = number.randint(2, 8)
+    elsewhere = dict(zip(templates, reversed(templates), strict=True))
+    moved = [replace(unit, kind=elsewhere[str(unit.kind)]) for unit in some]
+    there = shared_out(moved, {elsewhere[kind]: cost for kind, cost in templates.items()}, places)
+    assert [{unit.name for unit in share.units} for share in there] == [
+        {unit.name for unit in share.units} for share in shared_out(some, templates, places)
+    ]

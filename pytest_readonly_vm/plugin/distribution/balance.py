@@ -22,7 +22,8 @@ class Unit:
     name: str
     """By which units are told apart and put in order."""
     kind: str | None
-    """What its tests start from, or None if they want no machine."""
+    """What its tests start from, or None if they want no machine. It may have paths in it, which are others elsewhere:
+    units are told apart by it, and never put in order."""
     cost: int
     """Microseconds, without what it takes to make the template."""
 
@@ -50,7 +51,8 @@ def shared_out(units: Iterable[Unit], templates: Mapping[str, int], places: int)
     for unit in in_order:
         kinds[unit.kind].append(unit)
     alone = kinds.pop(None, [])
-    plan = _Plan({kind: kinds[kind] for kind in sorted(k for k in kinds if k)}, alone, templates, places)
+    first = {kind: min(unit.name for unit in some) for kind, some in kinds.items()}
+    plan = _Plan({k: kinds[k] for k in sorted(filter(None, kinds), key=first.__getitem__)}, alone, templates, places)
     parts = plan.fewest()
     best = plan.packed(parts)
     while True:
@@ -80,7 +82,7 @@ class _Plan:
         longest = max(shares, key=lambda share: share.cost)
         crowded = {kind for share in shares if share.cost >= longest.cost * _GAIN for kind in share.kinds}
         more = {kind: min(parts[kind] + 1, self._most(kind)) for kind in crowded}
-        single = [{**parts, kind: more[kind]} for kind in sorted(longest.kinds) if more[kind] > parts[kind]]
+        single = [{**parts, kind: more[kind]} for kind in parts if kind in longest.kinds and more[kind] > parts[kind]]
         return [*single, {**parts, **more}]
 
     def _most(self, kind: str) -> int:

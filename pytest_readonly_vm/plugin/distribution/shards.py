@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from statistics import mean
 from typing import Any
 
@@ -178,11 +179,12 @@ class _Collection:
             members.setdefault(head, []).append(number)
         units = {}
         for head, numbers in members.items():
-            own = Counter(kinds[number] for number in numbers if kinds[number])
+            by_name = sorted(numbers, key=names.__getitem__)  # and not as tests or kinds happen to come
+            own = Counter(kinds[number] for number in by_name if kinds[number])
             units[head] = Unit(
-                min(names[number] for number in numbers),
-                min(own, key=lambda kind: (-own[kind], str(kind)), default=None),
-                max(round(sum(seconds[number] for number in numbers) * 1e6), 1),
+                names[by_name[0]],
+                max(own, key=own.__getitem__, default=None),
+                max(round(fsum(seconds[number] for number in numbers) * 1e6), 1),
             )
         return cls(
             [units[head] for head in heads],
