@@ -15,6 +15,7 @@ from pytest_readonly_vm.qemu.card import Cabling
 from pytest_readonly_vm.qemu.command_line import Wiring, command_line
 from pytest_readonly_vm.qemu.disk_spec import DiskSpec
 from pytest_readonly_vm.qemu.firmware import Firmware
+from pytest_readonly_vm.qemu.named_files import why_untold
 from pytest_readonly_vm.qemu.provision import Provision, provision
 
 
@@ -64,7 +65,8 @@ class MachineSpec:
     @property
     def is_lasting(self) -> bool:
         """Whether another run knows by its files that they are the same, so that what is made of them can be kept."""
-        return all(file.fingerprint.is_lasting for file in self.images if isinstance(file, NetworkFile))
+        are_lasting = all(file.fingerprint.is_lasting for file in self.images if isinstance(file, NetworkFile))
+        return are_lasting and why_untold(self.config) is None
 
     @property
     def slowness(self) -> float:

@@ -5,8 +5,6 @@ import dataclasses
 import hashlib
 import json
 import platform
-import re
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
@@ -14,12 +12,13 @@ from pathlib import Path
 
 from pytest_readonly_vm.config.prepared import code_of
 from pytest_readonly_vm.config.setting import Part
-from pytest_readonly_vm.config.settings import FILES, VmConfig, settings_in
+from pytest_readonly_vm.config.settings import FILES, settings_in
 from pytest_readonly_vm.image.image_file import Fingerprint
 from pytest_readonly_vm.qemu.chain import DiskImage
 from pytest_readonly_vm.qemu.command_line import PortWire, TpmWire, Wiring
 from pytest_readonly_vm.qemu.drive import DriveWire
 from pytest_readonly_vm.qemu.launch import port_names
+from pytest_readonly_vm.qemu.named_files import named_files
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.qemu.tpm import tpm_device
 
@@ -76,13 +75,6 @@ def told(spec: MachineSpec) -> tuple[tuple[str, ...], list[str]]:
     return arguments, [hashlib.sha256(content).hexdigest() for content in given.files.values()]
 
 
-def named_files(config: VmConfig) -> list[Path]:
-    """The files whose content shapes such a guest, beside its images: those of settings, and what extra arguments
-    name."""
-    files = [getattr(config, name) for name in settings_in(Part.KEY) if name in FILES]
-    return [path for path in (*files, *_files_of(config.qemu_args)) if path]
-
-
 def _without_descriptors(drive: DriveWire) -> DriveWire:
     return replace(drive, chain=tuple(replace(one, descriptor=number) for number, one in enumerate(drive.chain)))
 
@@ -102,12 +94,6 @@ def digest(*parts: object) -> str:
 
 def _file(path: Path) -> object:
     return (str(path), dataclasses.astuple(Fingerprint.of(path.stat())))
-
-
-def _files_of(arguments: Iterable[str]) -> list[Path]:
-    """What extra arguments may name of files: their content shapes the guest as well."""
-    words = (word for argument in arguments for word in re.split("[,=:]", argument))
-    return [path for path in map(Path, words) if path.is_absolute() and path.is_file()]
 
 
 @cache

@@ -23,8 +23,9 @@ from pytest_readonly_vm.image.image_file import Fingerprint, ImageFile
 from pytest_readonly_vm.image.kept_digests import KeptDigests
 from pytest_readonly_vm.image.network_file import ChainFile
 from pytest_readonly_vm.qemu.board import cpu_model
+from pytest_readonly_vm.qemu.named_files import named_files, why_untold
 from pytest_readonly_vm.qemu.spec import MachineSpec
-from pytest_readonly_vm.start.key import FORMAT, digest, kernel, named_files, plugin, told
+from pytest_readonly_vm.start.key import FORMAT, digest, kernel, plugin, told
 
 _HALF = 32
 """Digits of each half of a name. What they stand for is compared as a whole when it is used."""
@@ -64,6 +65,8 @@ class Recipe:
         arguments, provided = told(replace(spec, hypervisor=unsealed))
         named = named_files(spec.config)
         for number, path in enumerate(named):
+            if not path.is_absolute():  # so it is called the same wherever the project is
+                continue
             arguments = tuple(word.replace(str(path), f"<file {number}>") for word in arguments)
         guest = {
             "format": FORMAT,
@@ -157,6 +160,8 @@ def _refuse_what_is_bound(spec: MachineSpec) -> None:
         )
     if reason := what_no_copy_has(spec.config.qemu_args):
         raise Untravelled(reason)
+    if reason := why_untold(spec.config):
+        raise Untravelled(f"qemu_args or machine names {reason}")
 
 
 def _fits(hypervisor: Hypervisor, model: str) -> dict[str, str]:

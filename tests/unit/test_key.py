@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import platform
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_readonly_vm import VmConfig, cluster
+from pytest_readonly_vm.config.qemu_args import escaped
 from pytest_readonly_vm.config.setting import Part
 from pytest_readonly_vm.config.settings import SETTINGS
 from pytest_readonly_vm.host.hypervisor import find_hypervisor
@@ -23,6 +25,7 @@ from pytest_readonly_vm.qemu.firmware import Firmware
 from pytest_readonly_vm.qemu.spec import MachineSpec
 from pytest_readonly_vm.sources.image_sources import ImageSources
 from pytest_readonly_vm.start import key
+from pytest_readonly_vm.start.recipe import Recipe, Untravelled
 from tests.accelerator import ACCEL
 from tests.unit.test_layer import installed
 
@@ -139,6 +142,57 @@ def test_what_shapes_a_guest_until_it_is_ready_is_in_its_name(
     assert getattr(usual, name) != getattr(other, name)
     shapes = bool(SETTINGS[name].parts & (Part.CAPSULE | Part.KEY)) or name == "disks"
     assert (key_of(usual) != key_of(other)) is shapes
+
+
+NAMED = [
+    "-fw_cfg name=opt/x,file={file}",
+    "-fw_cfg name=opt/x,file={relative}",
+    "-fw_cfg name=opt/x,file={odd}",
+    """-blockdev '{{"driver":"raw","read-only":true,"file":{{"driver":"file","filename":"{file}"}}}}'""",
+    "-drive file={above},readonly=on,if=none",
+    """-drive 'file=json:{{"driver":"qcow2",,"file":{{"driver":"file",,"filename":"{above}"}}}},readonly=on,if=none'""",
+    "-drive file=file:{relative},readonly=on,if=none",
+]
+"""Extra arguments that name a file, each in another way."""
+
+
+@pytest.mark.parametrize("written", [*NAMED, "machine"])
+def test_what_is_in_files_that_arguments_name_is_in_its_name_wherever_it_travels(
+    written: str, spec: MachineSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, odd, above = tmp_path / "file", tmp_path / "a:b=c,d", tmp_path / "above"
+    create = (spec.hypervisor.qemu_img, "create", "-q", "-f", "qcow2", "-F", "raw")
+    for one in (file, odd):
+        one.write_bytes(bytes(512))
+    subprocess.run([*create, "-b", file, above], check=True)
+    if written == "machine":
+        config = VmConfig(machine=f"pc,firmware={file}")
+    else:
+        names = {"file": file, "relative": "file", "odd": escaped(str(odd)), "above": above}
+        config = VmConfig().replace(qemu_args=written.format(**names))
+    such = dataclasses.replace(spec, config=config)
+
+    def keys() -> tuple[str, str]:
+        return key.key_of(such), Recipe.of(such, layers=0).resolved().name
+
+    before = keys()
+    for one in (file, odd):
+        one.write_bytes(bytes(511) + b"1")
+    assert all(one != other for one, other in zip(before, keys(), strict=True))
+    assert such.is_lasting
+
+
+@pytest.mark.parametrize(
+    "written", ["-L {folder}", "-drive file=fat:rw:{folder},readonly=on", "-fsdev local,path={folder}"]
+)
+def test_what_is_in_a_folder_is_known_for_one_run_and_stays_here(
+    written: str, spec: MachineSpec, tmp_path: Path
+) -> None:
+    such = dataclasses.replace(spec, config=VmConfig().replace(qemu_args=written.format(folder=tmp_path)))
+    assert not such.is_lasting
+    with pytest.raises(Untravelled, match=f"names {tmp_path}: "):
+        Recipe.of(such, layers=0)
 
 
 def test_firmware_that_is_installed_anew_is_another_name(spec: MachineSpec, tmp_path: Path) -> None:
