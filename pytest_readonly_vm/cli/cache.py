@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
         return cache_travel.push(arguments, entries)
     chosen = named(arguments.keys, entries, lambda entry: entry.key, what="template key") if arguments.keys else entries
     freed = [entry for entry in chosen if cache and cache.remove(entry.key)]
+    if cache and not arguments.keys:
+        cache.clear_halves()
     print(f"removed {counted(freed, 'template')} from {folder}, freed {mebibytes(freed)}")
     if len(freed) < len(chosen):
         print(

@@ -1,23 +1,28 @@
-"""Owns how files come together again from packs, in any order, and what of them a killed process has left.
+"""Owns how files come together again from packs, in any order, and what of them an interrupted process has left.
 
 A file has a hidden name until all are whole; the name has the manifest's digest in it, so what is found under it is of
 the same parcel. Every block is compared with its digest, whether it comes from a pack or was here.
 """
 
+import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_readonly_vm.errors import HostError, OutOfSpace, RemoteError
 from pytest_readonly_vm.host.os_errors import explain, is_lack
-from pytest_readonly_vm.image.sparse import write_pages
+from pytest_readonly_vm.image.sparse import write_at, write_pages
 from pytest_readonly_vm.remote.parcel import Block, Manifest
 from pytest_readonly_vm.remote.splitting import blocks_of
 
 
 class Assembly:
-    """The files of a parcel in a folder, that is private. A context manager: after an error nothing of them is left."""
+    """The files of a parcel in a folder, that is private. A context manager.
+
+    After an error nothing of them is left; after an interrupt, as after a kill, what the next one goes on with.
+    """
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         self._manifest = manifest
@@ -31,6 +36,7 @@ class Assembly:
     def __enter__(self) -> "Assembly":
         try:
             for name, file in self._manifest.files.items():
+                self._take_back(name)
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
                 self._opened[name] = os.open(self._partial(name), flags, 0o600)
                 os.ftruncate(self._opened[name], file.size)
@@ -39,17 +45,25 @@ class Assembly:
             raise self._refusal(error) from None
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._leave(keep=kind is None)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._leave(keep=kind is None or not issubclass(kind, Exception))
 
     def take_left(self) -> None:
-        """Count what a killed process has left as had."""
-        for name, descriptor in self._opened.items():
-            wanted = {one.number: one for one in self._manifest.files[name].blocks}
-            for number, data in blocks_of(descriptor, self._manifest.block):
-                one = wanted.get(number)
-                if one is not None and hashlib.sha256(data).digest() == one.sha256:
-                    self._lacking[one.pack].discard((name, one))
+        """Count as had what an interrupted process has left, as far as digests prove it; the rest is zero again.
+
+        :raises HostError: it cannot be read, or written.
+        """
+        try:
+            for name, descriptor in self._opened.items():
+                wanted = {one.number: one for one in self._manifest.files[name].blocks}
+                for number, data in blocks_of(descriptor, self._manifest.block):
+                    one = wanted.get(number)
+                    if one is not None and hashlib.sha256(data).digest() == one.sha256:
+                        self._lacking[one.pack].discard((name, one))
+                    else:  # blocks are written to where zeros are
+                        write_at(descriptor, memoryview(bytes(len(data))), number * self._manifest.block)
+        except OSError as error:
+            raise self._refusal(error) from None
 
     def take_from(self, folders: Sequence[Path]) -> None:
         """Copy what other frozen guests of this computer have of it: files in these folders, whatever they are."""
@@ -107,6 +121,18 @@ class Assembly:
                 self._partial(name).rename(self._folder / name)
         except OSError as error:
             raise self._refusal(error) from None
+
+    def _take_back(self, name: str) -> None:
+        """Have a file that an interrupted process has made whole, or nearly, be a partial one again.
+
+        :raises OSError: that cannot be.
+        """
+        partial = self._partial(name)
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / name).rename(partial)
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISREG(partial.lstat().st_mode):
+                partial.chmod(0o600)
 
     def _partial(self, name: str) -> Path:
         return self._folder / f".{self._manifest.digest.rpartition(':')[2][:16]}-{name}"

@@ -10,6 +10,7 @@ holds descriptors. Nothing here is precious, so what is damaged or foreign is re
         KEY/                manifest.json and the files; the manifest's time is that of the last use
         KEY.lock            held by who makes the entry
         .half-RANDOM/       an entry that is being written or removed; who writes holds a lock on it
+        .half-KEY-CONTENT/  one that is fetched; if nobody does, what was proved of it is there for a day
 """
 
 import contextlib
@@ -25,7 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from pytest_readonly_vm.errors import VmError
-from pytest_readonly_vm.host.entries import discard, half_made, is_name, is_portable, sweep
+from pytest_readonly_vm.host.entries import (
+    discard,
+    half_made,
+    is_name,
+    is_portable,
+    resumable_half,
+    sweep,
+    sweep_resumable,
+)
 from pytest_readonly_vm.host.folders import make_private, user_cache
 from pytest_readonly_vm.host.locks import Room, build_lock, is_still
 from pytest_readonly_vm.host.os_errors import is_lack
@@ -174,27 +183,36 @@ class TemplateCache:
 
         # A little less may be written, for there may be zeros in memory; but then gigabytes would be written in vain.
         size = sum(os.fstat(descriptor).st_blocks * 512 for descriptor in files.values())
-        self._add(key, write, size, description, facts)
+        self._add(key, write, size, description, facts, half_made(self.folder))
 
     def fetch(
         self,
         key: str,
         fetch: Callable[[Path], object],
         *,
+        content: str,
         size: int,
         description: dict[str, Any],
         facts: dict[str, Any],
     ) -> None:
         """The same with files that somebody else writes, into a folder that is given to `fetch`.
 
+        The folder has what is left of the last attempt, if that was for the same content, and was killed.
+
+        :param content: what is fetched, by 16 hexadecimal digits.
         :param size: bytes that they will take on the disk.
         """
 
         def fetched(half: Path) -> dict[str, str]:
+            (half / _MANIFEST).unlink(missing_ok=True)
             fetch(half)
             return {path.name: _digest(path) for path in half.iterdir()}
 
-        self._add(key, fetched, size, description, facts)
+        self._add(key, fetched, size, description, facts, resumable_half(self.folder, key, content))
+
+    def clear_halves(self) -> None:
+        """Remove what killed processes have left, also what the next one could go on with."""
+        sweep_resumable(self.folder)
 
     def _add(
         self,
@@ -203,10 +221,11 @@ class TemplateCache:
         size: int,
         description: dict[str, Any],
         facts: dict[str, Any],
+        made_in: contextlib.AbstractContextManager[Path],
     ) -> None:
         """`write` makes files in a folder, and says their digests."""
         self._require_fits(size)
-        with half_made(self.folder) as half:
+        with made_in as half:
             digests = write(half)
             manifest = {
                 "format": _FORMAT,

@@ -72,6 +72,7 @@ def fetch(remote: "RemoteCache", manifest: "Manifest", recipe: Recipe, cache: Te
     cache.fetch(
         portable(manifest.key),
         lambda folder: remote.fetch(manifest, folder, near=near),
+        content=manifest.digest.rpartition(":")[2][:16],
         size=manifest.data,
         description=dict(manifest.description),
         facts=manifest.facts,
