@@ -72,6 +72,8 @@ class Assembly:
             for name, one in lacking:
                 wanted.setdefault(one.sha256, []).append((name, one))
         for path in (path for folder in folders for path in _files(folder)):
+            if not wanted:
+                return
             try:
                 source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError:  # it has gone meanwhile, or is no file: then it is fetched

@@ -6,6 +6,7 @@ other can say why.
 """
 
 import hashlib
+import itertools
 import os
 import platform
 from collections.abc import Mapping
@@ -109,9 +110,23 @@ class Recipe:
     def below(self) -> list["Recipe"]:
         """Those of the guest that has booted, and of each layer that is below this one or below the cluster."""
         layers, is_cluster = self.guest["layers"], "cluster" in self.guest
-        alone = {name: part for name, part in self.guest.items() if name != "cluster"}
         numbers = range(len(layers) + is_cluster)
-        return [replace(self, guest={**alone, "layers": layers[:number]}) for number in numbers]
+        return [replace(self, guest={**_bottom(self.guest), "layers": layers[:number]}) for number in numbers]
+
+    def likeness(self, other: "Recipe") -> tuple[bool, int, int] | None:
+        """How much they may have in common: of the greater more. None if they are not of the same guest.
+
+        That is whether both are known to be of the same files, how many layers they share, and, below zero, how many
+        the other has beyond. Nothing is read, so of some files it is not known whether they are the same.
+        """
+        if _bottom(self.guest) != _bottom(other.guest):
+            return None
+        is_same = self.files[1:] == other.files[1:]
+        if not is_same and all(isinstance(file, str) for file in (*self.files, *other.files)):
+            return None
+        ours, theirs = self.guest["layers"], other.guest["layers"]
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
+        return is_same, shared, shared - len(theirs)
 
     def misfit(self, here: "Recipe") -> str | None:
         """Why it cannot be gone on with where `here` is what would be made, or None."""
@@ -148,6 +163,11 @@ class Recipe:
         """
         fits = {str(name): str(value) for name, value in told["fits"].items()}
         return cls(told["guest"], fits, tuple(told["files"]))
+
+
+def _bottom(guest: Any) -> dict[str, Any]:
+    """What is below all layers."""
+    return {name: part for name, part in guest.items() if name not in ("layers", "cluster")}
 
 
 def _refuse_what_is_bound(spec: MachineSpec) -> None:
