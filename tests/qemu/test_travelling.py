@@ -11,7 +11,6 @@ from pytest_readonly_vm import ConfigurationError
 from pytest_readonly_vm.cli import main
 from pytest_readonly_vm.config.layer import GuestLayer
 from pytest_readonly_vm.host.qemu_binary import find_qemu
-from pytest_readonly_vm.remote.targets import open_remote
 from tests.conftest import READY
 from tests.guests import bootsector
 from tests.qemu import test_template_cache
@@ -134,25 +133,6 @@ def test_layers_travel_from_one_checkout_to_another(
     (tmp_path / "two" / "app").write_text("2")
     assert here(layers=same, cache_from=tmp_path / "pushed") == ["clone"]  # of what is below it
     assert test_template_cache.made == [*before, "travelled"]
-
-
-def test_what_another_layer_has_brought_is_not_fetched_again(
-    origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = runner(origin / "base.img", tmp_path / "there")
-    for name in ("one", "two"):
-        run(layers=layer_of(tmp_path / f"{name}.py", name))
-    push(tmp_path / "there", tmp_path / "pushed")
-    with open_remote(tmp_path / "pushed") as place:
-        found = [manifest for manifest in map(place.find, place.keys()) if manifest]
-    first, second = [one for one in found if "layer" in one.description]
-    cache = tmp_path / "cache"
-    assert main(["cache", "pull", str(tmp_path / "pushed"), first.key, "--folder", str(cache)]) == 0
-    shared = set(first.packs) & set(second.packs)
-    assert sum(pack.size for pack in shared) > second.size / 2
-    for pack in shared:
-        (tmp_path / "pushed" / pack.digest.replace("sha256:", "blobs/sha256/")).unlink()
-    assert main(["cache", "pull", str(tmp_path / "pushed"), second.key, "--folder", str(cache)]) == 0
 
 
 def test_what_is_bound_to_this_computer_stays_and_says_why(
