@@ -41,9 +41,9 @@ class Compare(Protocol):
     """Who looks whether an image is what it is elsewhere, before a machine starts with it."""
 
     def __call__(self, setting: str, image: Path | ImageReference, origin: str, files: Sequence[ChainFile], /) -> None:
-        """Called once with each; raises `ImageError` to have it refused.
+        """Called before each machine that starts with it; raises `ImageError` to have it refused.
 
-        :param setting: by which it was given; ``kernel``, say.
+        :param setting: by which it was given: ``kernel``, say, or ``disks data`` for the disk of that name.
         :param files: its chain.
         """
 
@@ -55,7 +55,7 @@ class Bases:
         """`sources` finds what is not here yet."""
         self._sources = sources
         self._compare = compare
-        self._compared: OncePerKey[tuple[str, Path], None] = OncePerKey()
+        self._compared: OncePerKey[tuple[str, Path, str], None] = OncePerKey()
         self._opened: OncePerKey[tuple[Path | ImageReference, str | None, str | None], BaseImage] = OncePerKey()
         self._parts: OncePerKey[tuple[tuple[Path, str], ...], BaseImage] = OncePerKey()
         self._watched: set[BaseImage] = set()
@@ -99,9 +99,8 @@ class Bases:
     def get_disk(self, disk: Disk, config: VmConfig, *, qemu_img: Path) -> BaseImage | None:
         """The image of a further disk; None for a blank one. Raises as `get`."""
         assert not isinstance(disk.image, str)  # which is read with the setting
-        return self._get(
-            disk.image, config, "disks", format=disk.format, called=f"image of the disk {disk.name}", qemu_img=qemu_img
-        )
+        called, setting = f"image of the disk {disk.name}", f"disks {disk.name}"
+        return self._get(disk.image, config, setting, format=disk.format, called=called, qemu_img=qemu_img)
 
     def _get(
         self,
@@ -115,7 +114,7 @@ class Bases:
     ) -> BaseImage | None:
         if image is None:
             return None
-        origin = config.origin(setting)
+        origin = config.origin(setting.partition(" ")[0])
 
         def opened() -> BaseImage:
             if isinstance(image, ImageReference) and isinstance(image.place, NetworkImage):
@@ -127,25 +126,21 @@ class Bases:
             path = self._sources.locate(image, config, origin=origin, qemu_img=qemu_img)
             # It says what was brought here, which is converted on its way where it is one of these.
             given = None if path != image and format in UNFREEZABLE else format
-            base = open_base(path, format=given, origin=origin, qemu_img=qemu_img, called=called)
-            try:
-                if self._compare is not None:
-                    self._compare(setting, image, origin, base.chain)
-            except BaseException:
-                base.close()
-                raise
-            return base
+            return open_base(path, format=given, origin=origin, qemu_img=qemu_img, called=called)
 
         # Of a registry's image there may be one for each architecture.
         arch = None if isinstance(image, Path) else f"{config.arch} {config.qemu}"
         base = self._opened.get((image, format, arch), opened)
+        if self._compare is not None:  # also what was opened by another name, as other hosts may know it by this one
+            self._compare(setting, image, origin, base.chain)
         self._prove(base, config.verify)
         return base
 
     def _compare_kernel(self, config: VmConfig) -> None:
         for setting in ("kernel", "initrd"):
             if (path := getattr(config, setting)) is not None:
-                self._compared.get((setting, path), partial(self._compare_file, setting, path, config.origin(setting)))
+                origin = config.origin(setting)
+                self._compared.get((setting, path, origin), partial(self._compare_file, setting, path, origin))
 
     def _compare_file(self, setting: str, path: Path, origin: str) -> None:
         file = open_chain([(path, "raw")], shown=f"{setting} {path} (from {origin})", what=f"the {setting}")

@@ -5,7 +5,7 @@ import re
 import signal
 import venv
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pytest_readonly_vm.host.seal import landlock_abi
 from tests.conftest import SMALL
 from tests.hosts.deprived import python_without_kvm, python_without_landlock
 from tests.hosts.ssh_hosts import Pair, SshHost, pair_of_hosts
+from tests.nbd import Nbdkit
 from tests.qemu.inner_run import InnerRun
 from tests.qemu.waiting import eventually
 from tests.web_server import site
@@ -196,20 +197,73 @@ def test_a_controller_that_is_killed_leaves_nothing_on_hosts(hosts: Pair, tmp_pa
     nothing_is_left(hosts)
 
 
-def test_hosts_with_different_bases_end_the_run_and_are_named(hosts: Pair, tmp_path: Path, hello: bytes) -> None:
-    hosts.put({"pytest.ini": INI, "test_it.py": TEST})
-    for host, content in zip(hosts, (hello, hello[:-1] + b"\1"), strict=True):
-        (host.folder / "disk.img").write_bytes(content)
-    specs = [host.spec(more=f"//env:PYTEST_VM_IMAGE={host.folder / 'disk.img'}") for host in hosts]
-    with over(hosts, tmp_path, *specs) as run:
-        assert run.wait(PATIENCE) not in (pytest.ExitCode.OK, pytest.ExitCode.INTERNAL_ERROR)
+MARKED = "".join(
+    f"""
+import pytest
+@pytest.mark.vm(image="disk.img")
+def test_{number}(readonly_vm): pass
+"""
+    for number in range(4)
+)
+
+
+@pytest.mark.parametrize("given", ["for the run", "by markers", "on the network"])
+def test_hosts_with_different_bases_end_the_run_and_are_named(
+    hosts: Pair, tmp_path: Path, hello: bytes, given: str
+) -> None:
+    """No test runs on two hosts, so a marker of one test alone is on one of them."""
+    hosts.put({"pytest.ini": INI, "test_it.py": MARKED if given == "by markers" else TEST})
+    contents, specs, places = (hello, hello[:-1] + b"\1"), [], []
+    with ExitStack() as servers:
+        for host, content in zip(hosts, contents, strict=True):
+            place = (host.checkout if given == "by markers" else host.folder) / "disk.img"
+            place.write_bytes(content)
+            image = str(place)
+            if given == "on the network":
+                server = Nbdkit(host.folder / "nbd.sock", place)
+                server.start()
+                servers.callback(server.vanish)
+                (host.checkout / "vm-images.toml").write_text(
+                    f'[tiny]\nurl = "{server.url}"\ndigest = "sha256:{hashlib.sha256(content).hexdigest()}"\n'
+                )
+                image = "tiny"
+            specs.append(host.spec(more="" if given == "by markers" else f"//env:PYTEST_VM_IMAGE={image}"))
+            places.append(server.url if given == "on the network" else str(place))
+        with over(hosts, tmp_path, *specs) as run:
+            assert run.wait(PATIENCE) not in (pytest.ExitCode.OK, pytest.ExitCode.INTERNAL_ERROR), run.output
     (told,) = lines(run, "^BASES DIFFER: ")
-    for host, content in zip(hosts, (hello, hello[:-1] + b"\1"), strict=True):
-        digest = hashlib.sha256(content).hexdigest()[:12]
-        assert f"{host.name} has {host.folder / 'disk.img'} (SHA-256 {digest}…)" in told
-        kept = [path.read_text() for path in (host.cache / "digests").iterdir()]
-        assert hashlib.sha256(content).hexdigest() in kept  # so that the next run need not read it
+    for host, content, where in zip(hosts, contents, places, strict=True):
+        digest = hashlib.sha256(content).hexdigest()
+        assert f"{host.name} has {where} (SHA-256 {digest[:12]}…)" in told
+        if given != "on the network":
+            kept = [path.read_text() for path in (host.cache / "digests").iterdir()]
+            assert digest in kept  # so that the next run need not read it
+    for host in hosts:
+        (host.folder / "nbd.sock").unlink(missing_ok=True)
+        host.put({})
     nothing_is_left(hosts)
+
+
+def test_images_of_one_name_in_two_folders_are_two(hosts: Pair, tmp_path: Path, hello: bytes) -> None:
+    hosts.put({"pytest.ini": INI, "test_it.py": OF_ONE_NAME})
+    for name, content in (("one", hello), ("two", hello[:-1] + b"\1")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "box.img").write_bytes(content)
+    specs = [host.spec(more=f"//env:IMAGES={tmp_path / 'images'}") for host in hosts]
+    with over(hosts, tmp_path, *specs) as run:
+        assert run.wait(PATIENCE) == pytest.ExitCode.OK, run.output
+    nothing_is_left(hosts)
+
+
+OF_ONE_NAME = """
+import os, pytest
+
+@pytest.fixture(params=["one", "two"])
+def vm_image(request): return f"{os.environ['IMAGES']}/{request.param}/box.img"
+
+@pytest.mark.parametrize("number", range(2))
+def test_it(readonly_vm, number): pass
+"""
 
 
 def test_a_host_whose_workers_end_before_they_have_tests_is_given_up(hosts: Pair, tmp_path: Path, hello: bytes) -> None:
