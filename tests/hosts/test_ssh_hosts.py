@@ -279,6 +279,21 @@ def test_a_host_whose_workers_end_before_they_have_tests_is_given_up(hosts: Pair
     nothing_is_left(hosts)
 
 
+def test_what_failed_is_known_to_hosts_which_were_not_there(hosts: Pair, tmp_path: Path) -> None:
+    test = "import pytest\n@pytest.mark.parametrize('n', range(6))\ndef test_it(n): assert n not in (2, 4)\n"
+    hosts.put({"pytest.ini": INI, "test_it.py": test})
+    cache = hosts.controller / ".pytest_cache/v/cache"
+    cache.mkdir(parents=True)
+    (cache / "lastfailed").write_text('{"test_it.py::test_it[2]": true, "test_it.py::test_it[4]": true}')
+    elsewhere = hosts.second.checkout / ".pytest_cache/v/cache"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "lastfailed").write_text('{"test_it.py::test_it[5]": true}')
+    with over(hosts, tmp_path, *(host.spec() for host in hosts), options=("--lf", "-p", "cacheprovider")) as run:
+        assert run.wait(PATIENCE) == pytest.ExitCode.TESTS_FAILED, run.output
+    assert lines(run, r"^=+ 2 failed[, ]"), run.output
+    hosts.put({})
+
+
 def test_hosts_with_different_checkouts_are_named(hosts: Pair, tmp_path: Path) -> None:
     hosts.put({"pytest.ini": INI, "test_it.py": TEST})
     (hosts.second.checkout / "test_it.py").write_text(f"{TEST}\ndef test_more(): pass\n")

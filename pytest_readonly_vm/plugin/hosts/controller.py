@@ -21,6 +21,7 @@ from pytest_readonly_vm.plugin.given import given_images, given_settings
 from pytest_readonly_vm.plugin.hosts.homeward import Delivery
 from pytest_readonly_vm.plugin.hosts.line import HERE, HOST, LINE
 from pytest_readonly_vm.plugin.hosts.probe import Question, ask_all, is_reachable
+from pytest_readonly_vm.plugin.hosts.remembered import REMEMBERED, remembered
 from pytest_readonly_vm.plugin.hosts.same_bases import Compared
 from pytest_readonly_vm.plugin.incident import INCIDENT
 from pytest_readonly_vm.plugin.news import NEWS
@@ -139,11 +140,9 @@ class Hosts:
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure_node(self, node: Any) -> None:
         self._config.invocation_params = self._given
-        name = self._names[node.gateway.id]
+        name, far = self._names[node.gateway.id], is_far(node.gateway.spec)
         channel = node.gateway.newchannel()
-        far = is_far(node.gateway.spec)
-        delivery = Run.of(self._config).evidence.delivery() if far else None
-        if delivery is not None:
+        if (delivery := Run.of(self._config).evidence.delivery() if far else None) is not None:
             self._deliveries[node.gateway.id] = delivery
         channel.setcallback(partial(self._hear, name, channel, delivery), endmarker=None)
         node.workerinput |= {LINE: channel, HOST: name, HERE: os.fspath(self._given.dir) if far else None}
@@ -151,6 +150,7 @@ class Hosts:
             import xdist.remote  # type: ignore[import-untyped]
 
             node.workerinput |= {
+                REMEMBERED: remembered(self._config),
                 "readonly_vm_arguments": self._arguments(),
                 "readonly_vm_program": inspect.getsource(xdist.remote),
             }

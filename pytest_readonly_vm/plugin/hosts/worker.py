@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from pytest_readonly_vm.plugin.hosts.line import FarLine
+from pytest_readonly_vm.plugin.hosts.remembered import REMEMBERED, remember
 from pytest_readonly_vm.plugin.hosts.same_bases import SameBases
 from pytest_readonly_vm.plugin.run import Run
 
@@ -28,6 +29,7 @@ class FarWorker:
         run.compare = SameBases(config, line)
         if line.here is not None:
             line.on_end.append(self._end)
+            remember(config, getattr(config, "workerinput", {}).get(REMEMBERED, {}))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
