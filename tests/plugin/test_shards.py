@@ -198,6 +198,25 @@ def test_the_header_and_the_counts_tell_what_is_left(suite: list[str], run: Run)
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])
+def test_what_failed_is_not_shared_out_once_more(pytester: pytest.Pytester, run: Run, workers: tuple[str, ...]) -> None:
+    """The second of two shards would find that of two failures the first has gone, and the other is not its own."""
+    pytester.makepyfile("""
+        import os, pytest
+        @pytest.mark.parametrize("n", range(4))
+        def test_it(n): assert n > 1 or "FIXED" in os.environ
+    """)
+    remembers = ("-p", "cacheprovider")  # which such runs do without
+    for number in (1, 2):
+        run(*remembers, "--lf", f"--vm-shard={number}/2", *workers).assert_outcomes(failed=1, passed=1)
+        if number == 1:
+            (pytester.path / ".pytest_cache").rename(pytester.path / "of another")
+    result = run(*remembers, "--lf", "--vm-shard=2/2", *workers)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --lf runs what failed here, *; leave out --vm-shard=2/2"])
+    run(*remembers, "--lf", *workers).assert_outcomes(failed=1)
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])
 def test_a_shard_without_a_test_has_not_failed(pytester: pytest.Pytester, run: Run, workers: tuple[str, ...]) -> None:
     pytester.makepyfile("def test_it(): pass")
     assert run("--vm-shard=1/2", *workers).ret == pytest.ExitCode.OK

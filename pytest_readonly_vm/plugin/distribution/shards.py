@@ -50,6 +50,21 @@ class Shards:
 
     # A shard.
 
+    def pytest_sessionstart(self) -> None:
+        """What failed is known of each shard apart, and is gone when it passes: so no two would share out the same.
+
+        :raises pytest.UsageError: tests are to be chosen by that.
+        """
+        cache = getattr(self._config, "cache", None)
+        if not self._is_one_of_several or cache is None or hasattr(self._config, "workerinput"):
+            return
+        for name, key in (("lf", "cache/lastfailed"), ("stepwise", "cache/stepwise")):
+            if self._config.getoption(name, False) and cache.get(key, None):
+                raise pytest.UsageError(
+                    f"--{name} runs what failed here, which is not to be shared out once more, as other shards know "
+                    f"of other failures; leave out --vm-shard={self._shard}"
+                )
+
     def pytest_report_header(self) -> list[str]:
         if not self._is_one_of_several:
             return []
