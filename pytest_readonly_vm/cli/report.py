@@ -2,8 +2,10 @@
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from pytest_readonly_vm.config.values import path
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with OutputGuard().file(arguments.out) as file:
         file.write(content)
-    print(f"{arguments.out}: {told} of {count(len(contents), 'run')}")
+    print(f"{arguments.out}: {told}")
     return 0
 
 
@@ -54,7 +56,7 @@ def _content(file: Path) -> bytes:
 def _pages(out: Path, inputs: Sequence[Path], contents: Sequence[bytes]) -> tuple[bytes, str]:
     from pytest_readonly_vm.plugin.page import why_no_page  # these load pytest
     from pytest_readonly_vm.plugin.page.document import document
-    from pytest_readonly_vm.plugin.page.merged import data_in, merged, missing
+    from pytest_readonly_vm.plugin.page.merged import data_in, merged, shards_of
 
     if why := why_no_page(out):
         raise ConfigurationError(f"{out}: {why}; nothing was written; choose another path")
@@ -66,11 +68,20 @@ def _pages(out: Path, inputs: Sequence[Path], contents: Sequence[bytes]) -> tupl
         return quote(os.path.relpath(os.path.normpath(folder), os.fsencode(out.parent.absolute()))) + "/"
 
     named = list(zip(_names(inputs), pages, strict=True))
-    without = "".join(
-        f", without shard {number}" for number in missing(list(zip(map(str, inputs), pages, strict=True)))
-    )
+    shards = shards_of(list(zip(map(str, inputs), pages, strict=True)))
     data = merged(named, relink=relink)
-    return document(data).encode(), f"a page with {count(len(data['tests']), 'test')}{without}"
+    told = f"a page of {count(len(pages), 'run')} with {count(len(data['tests']), 'test')}{_oddities(shards)}"
+    return document({**data, "shard": shards}).encode(), told
+
+
+def _oddities(shards: dict[str, Any] | None) -> str:
+    """What is to be told of shards that are not each there once."""
+    if shards is None:
+        return ""
+    times = Counter(shards["numbers"])
+    without = [f", without shard {number}" for number in range(1, shards["of"] + 1) if number not in times]
+    more = [f", shard {number} {often} times" for number, often in times.items() if often > 1]
+    return "".join((*without, *more))
 
 
 def _names(inputs: Sequence[Path]) -> list[str]:
@@ -91,4 +102,4 @@ def _durations(out: Path, inputs: Sequence[Path], contents: Sequence[bytes]) -> 
         entries = read_entries(content, str(file)).entries()
         whole |= {name: seconds for name, seconds in entries.items() if before.get(name) != seconds}
     timings = Timings.of(whole)
-    return written(timings), f"durations of {count(len(timings.tests), 'test')}"
+    return written(timings), f"durations of {count(len(timings.tests), 'test')} of {count(len(contents), 'run')}"

@@ -34,6 +34,12 @@ def test_pages_of_shards_that_do_not_belong_together_are_refused(
     one, two, other = "1none.json.html", "2none.json.html", "2other.json.html"
     assert main(["report", "merge", "out.html", one, two]) == 0
     assert "without shard 3" in capsys.readouterr().out
+    assert main(["report", "merge", "out.html", one, one]) == 0  # as where a job was started again
+    assert "2 runs with 2 tests, without shard 2, without shard 3, shard 1 2 times\n" in capsys.readouterr().out
+    assert main(["report", "merge", "more.html", "out.html", two]) == 0  # what was merged knows of what it is
+    assert "2 runs with 3 tests, without shard 3, shard 1 2 times\n" in capsys.readouterr().out
+    assert main(["report", "merge", "out.html", "more.html", other]) == 2
+    assert "more.html is shard 1, 1, 2/3 of plan" in capsys.readouterr().err
     assert main(["report", "merge", "out.html", one, other]) == 2
     assert "other.json.html is shard 2/3 of plan" in capsys.readouterr().err
 

@@ -39,24 +39,25 @@ def data_in(document: bytes, origin: str) -> Data:
         raise ConfigurationError(f"{origin}: the page is damaged: its data is not what a run has written") from None
 
 
-def missing(pages: Sequence[tuple[str, Data]]) -> list[int]:
-    """The numbers of shards of which there is no page.
+def shards_of(pages: Sequence[tuple[str, Data]]) -> Data | None:
+    """Which shards the pages are of: their numbers, as often as they are there, in order; None for pages of none.
 
     :param pages: for each what it is called, and its data.
     :raises ConfigurationError: the pages are of shards that do not belong together.
     """
     shards = [(name, data["shard"]) for name, data in pages if data["shard"]]
+    if not shards:
+        return None
+    first, begun = shards[0]
     for name, shard in shards:
-        first, begun = shards[0]
         if (shard["of"], shard["plan"]) != (begun["of"], begun["plan"]):
-            told = [f"{who} is shard {one['number']}/{one['of']} of plan {one['plan']}" for who, one in
-                    ((first, begun), (name, shard))]  # fmt: skip
+            told = [f"{who} is shard {', '.join(map(str, one['numbers']))}/{one['of']} of plan {one['plan']}" for
+                    who, one in ((first, begun), (name, shard))]  # fmt: skip
             raise ConfigurationError(
                 f"{' and '.join(told)}: they were not shared out as one, so that tests may have run twice or in none; "
                 "give all jobs of a run the same tests and the same file of durations"
             )
-    there = {shard["number"] for _, shard in shards}
-    return [number for number in range(1, shards[0][1]["of"] + 1) if number not in there] if shards else []
+    return {**begun, "numbers": sorted(number for _, shard in shards for number in shard["numbers"])}
 
 
 def merged(pages: Sequence[tuple[str, Data]], *, relink: Callable[[int, str], str]) -> Data:
@@ -125,9 +126,11 @@ def _checked(data: Any) -> Data:
 
 
 def _shard(row: Any) -> Data:
-    number, of = _whole(row["number"]), _whole(row["of"])
-    _require(1 <= number <= of <= _MOST_SHARDS)
-    return {"number": number, "of": of, "plan": line(_text(row["plan"]))[:64]}
+    """Of a run it has one number, of a page that was merged several."""
+    of = _whole(row["of"])
+    numbers = list(map(_whole, _list(row["numbers"]) if "numbers" in row else [row["number"]]))
+    _require(1 <= of <= _MOST_SHARDS and all(1 <= number <= of for number in numbers))
+    return {"numbers": numbers, "of": of, "plan": line(_text(row["plan"]))[:64]}
 
 
 def _test(row: Any) -> Data:
