@@ -7,7 +7,7 @@ take, and measures it. ``python -m benchmarks.simulate --help`` predicts for a s
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from benchmarks.farm import Farm, Group
 from benchmarks.samples import Samples
 from benchmarks.session import PLUGIN, Cost, Sessions, pytest_arguments
 from benchmarks.table import Table
+from pytest_readonly_vm.errors import ConfigurationError
 from pytest_readonly_vm.plugin.distribution.balance import Share, Unit, shared_out
 from pytest_readonly_vm.plugin.distribution.timings import Timings, read_timings
 
@@ -27,6 +28,7 @@ SHARDS = 3
 _LINK, _STORE = 1e9 / 8, 10e9 / 8
 """Bytes a second, of each computer and of what all fetch from."""
 SCALES = (1, 10, 100, 1000)
+_MOST = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,27 +160,52 @@ def scaled(*, tests: int, kinds: int, test: float, boot: float, farm_: Farm) -> 
     return table
 
 
-def main() -> None:
+def _many(text: str) -> int:
+    if not 1 <= (found := int(text)) <= _MOST:
+        raise ValueError
+    return found
+
+
+def _positive(text: str) -> float:
+    if not 0 < (found := float(text)) <= _MOST:  # which nothing that is no number is
+        raise ValueError
+    return found
+
+
+def _amount(text: str) -> float:
+    return _positive(text) if float(text) else 0.0
+
+
+_many.__name__, _positive.__name__ = "number from 1 on", "positive number"  # as argparse calls them
+_amount.__name__ = "number from 0 on"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """For a suite of one's own, by flags."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulate", description=__doc__)
     parser.add_argument(
         "--durations", type=Path, metavar="FILE", help="of --vm-durations; the rest is for what it lacks"
     )
-    parser.add_argument("--tests", type=int, default=10_000)
-    parser.add_argument("--kinds", type=int, default=20)
-    parser.add_argument("--test", type=float, default=2.0, metavar="SECONDS", help="of a test, its clone included")
-    parser.add_argument("--boot", type=float, default=20.0, metavar="SECONDS")
-    parser.add_argument("--start", type=float, default=2.0, metavar="SECONDS", help="of a worker")
-    parser.add_argument("--demand", type=float, default=0.5, metavar="PROCESSORS", help="of a test while it runs")
-    parser.add_argument("--processors", type=float, default=8, help="of a computer")
-    parser.add_argument("--per-host", type=int, default=8, metavar="WORKERS")
-    parser.add_argument("--room", type=int, default=10**9, metavar="MACHINES", help="at once in a computer's budget")
-    parser.add_argument("--template", type=float, default=300.0, metavar="MIB", help="of a template, as it travels")
-    parser.add_argument("--image", type=float, default=500.0, metavar="MIB", help="read of a base image for a boot")
-    parser.add_argument("--link", type=float, default=1.0, metavar="GBIT", help="of a computer")
-    parser.add_argument("--store", type=float, default=10.0, metavar="GBIT", help="of the store, to all computers")
-    given = parser.parse_args()
-    timings = read_timings(given.durations) if given.durations else Timings()
+    parser.add_argument("--tests", type=_many, default=10_000)
+    parser.add_argument("--kinds", type=_many, default=20)
+    parser.add_argument("--test", type=_amount, default=2.0, metavar="SECONDS", help="of a test, its clone included")
+    parser.add_argument("--boot", type=_amount, default=20.0, metavar="SECONDS")
+    parser.add_argument("--start", type=_amount, default=2.0, metavar="SECONDS", help="of a worker")
+    parser.add_argument("--demand", type=_positive, default=0.5, metavar="PROCESSORS", help="of a test while it runs")
+    parser.add_argument("--processors", type=_positive, default=8, help="of a computer")
+    parser.add_argument("--per-host", type=_many, default=8, metavar="WORKERS")
+    parser.add_argument("--room", type=_many, default=10**9, metavar="MACHINES", help="at once in a computer's budget")
+    parser.add_argument("--template", type=_amount, default=300.0, metavar="MIB", help="of a template, as it travels")
+    parser.add_argument("--image", type=_amount, default=500.0, metavar="MIB", help="read of a base image for a boot")
+    parser.add_argument("--link", type=_positive, default=1.0, metavar="GBIT", help="of a computer")
+    parser.add_argument("--store", type=_positive, default=10.0, metavar="GBIT", help="of the store, to all computers")
+    given = parser.parse_args(arguments)
+    try:
+        timings = read_timings(given.durations) if given.durations else Timings()
+    except ConfigurationError as error:
+        parser.error(str(error))
+    if given.durations and not timings.tests:
+        parser.error(f"{given.durations} is not there, or has no durations of tests")
     if timings.tests:
         given.tests = len(timings.tests)
         given.test = sum(timings.tests.values()) / len(timings.tests)

@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 
+import pytest
+
 from benchmarks.farm import Farm, Group, limits, simulate
+from benchmarks.simulate import main
 
 ONE = Farm(workers=1, per_host=8, processors=8, start=2.0, store=1e9, link=1e9)
 KINDS = {"a": 10.0, "b": 10.0}
@@ -34,3 +37,21 @@ def test_what_is_fetched_goes_through_the_store_of_all() -> None:
     assert round(outcome.seconds, 3) == 2 + 20 + 30
     assert (outcome.boots, outcome.fetched) == (0, 2e10)
     assert next(limits(GROUPS, KINDS, farm))[0] == "template transfer"
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ("--tests=0", "argument --tests: invalid number from 1 on value: '0'"),
+        ("--link=0", "argument --link: invalid positive number value: '0'"),
+        ("--test=nan", "argument --test: invalid number from 0 on value: 'nan'"),
+        ("--durations=/nowhere", "/nowhere is not there, or has no durations of tests"),
+        ("--durations=/", "/: Is a directory"),
+    ],
+)
+def test_what_nothing_can_be_said_of_is_one_sentence(
+    given: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([given])
+    assert capsys.readouterr().err.strip().endswith(complaint)
