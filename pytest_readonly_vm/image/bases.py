@@ -70,7 +70,7 @@ class Bases:
         :raises BaseImageChanged: one was found changed earlier in this run.
         """
         if self._compare is not None:
-            self._compare_kernel(config)
+            self._compare_parts(config)
         base = self._get(config.image, config, "image", format=config.format, called="base image", qemu_img=qemu_img)
         cdrom = self._get(config.cdrom, config, "cdrom", format="raw", called="CD", qemu_img=qemu_img)
         if cdrom is not None and not cdrom.is_cd:
@@ -136,8 +136,8 @@ class Bases:
         self._prove(base, config.verify)
         return base
 
-    def _compare_kernel(self, config: VmConfig) -> None:
-        for setting in ("kernel", "initrd"):
+    def _compare_parts(self, config: VmConfig) -> None:
+        for setting in ("kernel", "initrd", "user_data"):
             if (path := getattr(config, setting)) is not None:
                 origin = config.origin(setting)
                 self._compared.get((setting, path, origin), partial(self._compare_file, setting, path, origin))
