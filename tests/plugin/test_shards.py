@@ -179,7 +179,8 @@ def test_workers_go_by_what_the_controller_was_given(
     monkeypatch.setenv("PYTEST_VM_SHARD", "1/2")
     monkeypatch.setenv("PYTEST_VM_DURATIONS", "durations.json")
     monkeypatch.setenv("PYTEST_VM_STORE_DURATIONS", "on")
-    (pytester.path / "durations.json").write_text('{"test_a.py::test_plain[0]": 100}')
+    # One of a file whose name is not UTF-8, as a run without workers stores it.
+    (pytester.path / "durations.json").write_text('{"test_a.py::test_plain[0]": 100, "test_\\udcff.py::test": 100}')
     result = run("-n", "2", "-k", "test_a and plain")
     stored = json.loads((pytester.path / "durations.json").read_text())
     assert len([name for name in stored if stored[name] < 100]) == result.parseoutcomes()["passed"]

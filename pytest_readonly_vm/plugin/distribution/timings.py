@@ -139,7 +139,7 @@ class Clerk:
             )
         if self._is_worker:
             worker: Any = config
-            config.stash[_read] = Timings.of(worker.workerinput.get(_KEY, {}))
+            config.stash[_read] = read_entries(worker.workerinput.get(_KEY, "{}").encode(), "xdist's controller")
             self._is_written = bool(worker.workerinput.get(_STORED_KEY))
         elif self._path is not None:
             try:
@@ -150,7 +150,10 @@ class Clerk:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Of xdist: a worker may be on a computer without the file, and all are to decide by the same."""
-        node.workerinput[_KEY] = timings_of(self._config).entries()
+        import json  # which xdist has loaded
+
+        # As text, since a name may have what execnet takes for none: a file's name need not be UTF-8.
+        node.workerinput[_KEY] = json.dumps(timings_of(self._config).entries())
         node.workerinput[_STORED_KEY] = self._is_written
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -4,6 +4,7 @@ pytest asks its cache for that, in the checkout, where a worker elsewhere would 
 other tests than were asked for.
 """
 
+import json
 from typing import Any
 
 import pytest
@@ -15,21 +16,21 @@ _OPTIONS = ("lf", "failedfirst", "newfirst")
 _KEYS = ("cache/lastfailed", "cache/nodeids")
 
 
-def remembered(config: pytest.Config) -> dict[str, Any]:
-    """What the controller's cache has of what such workers ask for."""
+def remembered(config: pytest.Config) -> str:
+    """What the controller's cache has of what such workers ask for, as JSON: names need not be UTF-8."""
     cache = getattr(config, "cache", None)
     if cache is None or not any(config.getoption(name, False) for name in _OPTIONS):
-        return {}
-    return {key: found for key in _KEYS if (found := cache.get(key, None)) is not None}
+        return "{}"
+    return json.dumps({key: found for key in _KEYS if (found := cache.get(key, None)) is not None})
 
 
-def remember(config: pytest.Config, given: dict[str, Any]) -> None:
+def remember(config: pytest.Config, given: str) -> None:
     """Have a worker's pytest go by that."""
     if getattr(config, "cache", None) is None or not any(config.getoption(name, False) for name in _OPTIONS):
         return
     from _pytest.cacheprovider import LFPlugin, NFPlugin  # which asked when they were made
 
-    config.cache = _Given(config.cache, given)  # type: ignore[assignment]
+    config.cache = _Given(config.cache, json.loads(given))  # type: ignore[assignment]
     for name, make in (("lfplugin", LFPlugin), ("nfplugin", NFPlugin)):
         if config.pluginmanager.hasplugin(name):
             for one in (name, f"{name}-collwrapper"):  # which the first of them has registered

@@ -29,7 +29,7 @@ class FarWorker:
         run.compare = SameBases(config, line)
         if line.here is not None:
             line.on_end.append(self._end)
-            remember(config, getattr(config, "workerinput", {}).get(REMEMBERED, {}))
+            remember(config, getattr(config, "workerinput", {}).get(REMEMBERED, "{}"))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
