@@ -1,5 +1,6 @@
-"""Owns parcels at a URL of whatever fsspec knows: S3, GCS, Azure, SSH. The only file that imports fsspec."""
+"""Owns parcels at a URL of whatever fsspec knows: S3, GCS, Azure, SFTP. The only file that imports fsspec."""
 
+import io
 import re
 import secrets
 from collections.abc import Callable
@@ -16,6 +17,7 @@ PATIENCE = 120.0
 """Seconds for one request, whatever the library does about it: a pack of 8 MiB comes at half a Mbit/s."""
 _APPEARING_WHOLE = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
 """Object stores, where what is put is seen when all of it is there. Elsewhere it is renamed."""
+_OF_SSH = ("sftp", "ssh")
 
 
 class UrlFiles:
@@ -42,23 +44,40 @@ class UrlFiles:
         if self._scheme not in fsspec.available_protocols():
             raise ConfigurationError(f"{self._scheme}:// is no place for frozen guests that fsspec knows")
         self._fs: Any
+        self._is_taken = False
         try:
-            self._fs, root = self._do(lambda: fsspec.core.url_to_fs(url, skip_instance_cache=True))
+            options = self._options()
+            self._fs, root = self._do(lambda: fsspec.core.url_to_fs(url, skip_instance_cache=True, **options))
         except ImportError as error:
             raise HostError(f"{self._scheme}:// takes another package: {line(str(error), 200)}") from None
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"{self.name} is no place for frozen guests: {line(str(error), 200)}") from None
+        except RemoteError as error:
+            if "host_key_policy" in str(error):
+                raise HostError(
+                    f"{self._scheme}:// takes fsspec 2026.9, which can be told what servers to believe: "
+                    "pip install --upgrade fsspec"
+                ) from None
+            raise
         self._root = str(root).rstrip("/")
 
     def for_another_thread(self) -> "UrlFiles":
-        """The same, if the library serves several threads by one loop of its own: to begin anew takes S3's a second."""
-        return self if getattr(self._fs, "async_impl", False) else UrlFiles(self._url)
+        """The same, if the library serves several threads by one loop of its own: to begin anew takes S3's a second.
+
+        Else it is the same for the first that asks.
+        """
+        if getattr(self._fs, "async_impl", False) or not self._is_taken:
+            self._is_taken = True
+            return self
+        return UrlFiles(self._url)
 
     def read(self, path: str, most: int) -> bytes | None:
         place = f"{self._root}/{path}"
 
         def read() -> bytes:
             with self._fs.open(place, "rb", block_size=1 << 23) as file:
+                if self._scheme in _OF_SSH:  # else each 32 KiB are asked for when those before have come
+                    file.prefetch(min(file.stat().st_size, most + 1))
                 found: bytes = file.read(most + 1)
                 return found
 
@@ -79,7 +98,10 @@ class UrlFiles:
                 return self._fs.pipe_file(place, data)  # type: ignore[no-any-return]
             self._fs.makedirs(place.rpartition("/")[0], exist_ok=True)
             partial = f"{place}.{secrets.token_hex(8)}.partial"
-            self._fs.pipe_file(partial, data)
+            if self._scheme in _OF_SSH:  # pipelined, as above
+                self._fs.ftp.putfo(io.BytesIO(data), partial)
+            else:
+                self._fs.pipe_file(partial, data)
             return self._fs.mv(partial, place)  # type: ignore[no-any-return]
 
         try:
@@ -95,7 +117,17 @@ class UrlFiles:
         return self._unless_missing(names) or []
 
     def close(self) -> None:
-        """The library keeps its connections for others."""
+        """Of most the library keeps its connections for others."""
+        if self._scheme in _OF_SSH:
+            self._fs.client.close()
+
+    def _options(self) -> dict[str, Any]:
+        """Beside those that are in the URL. Before 2026.9 fsspec fails on a policy before it connects."""
+        if self._scheme not in _OF_SSH:
+            return {}
+        from pytest_readonly_vm.remote.known_hosts import KnownHosts
+
+        return {"host_key_policy": KnownHosts()}
 
     def _unless_missing(self, call: Callable[[], T]) -> T | None:
         try:

@@ -82,7 +82,7 @@ class SshHost:
         configuration.write_text(
             f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {self.folder / 'host_key'}\n"
             f"AuthorizedKeysFile {self.key.with_suffix('.pub')}\nStrictModes no\nUsePAM no\nPidFile none\n"
-            "PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+            "PasswordAuthentication no\nPermitRootLogin prohibit-password\nSubsystem sftp internal-sftp\n"
             f"SetEnv {' '.join(f'{name}={value}' for name, value in environment.items())}\n"
         )
         program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -187,6 +187,20 @@ class Pair:
             host.put(files)
         shutil.rmtree(self.controller, ignore_errors=True)
         shutil.copytree(self.first.checkout, self.controller)
+
+
+@contextlib.contextmanager
+def one_host(folder: Path) -> Iterator[SshHost]:
+    """``hostA`` alone."""
+    _key(folder / "key")
+    (folder / "hostA").mkdir()
+    host = SshHost("hostA", folder / "hostA", folder / "ssh_config", folder / "key")
+    host.config.write_text(host.describe())
+    try:
+        host.start()
+        yield host
+    finally:
+        host.stop()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pytest
 from pytest_readonly_vm.remote.remote_cache import RemoteCache
 from pytest_readonly_vm.remote.targets import open_remote
 from pytest_readonly_vm.sources.download import tries
+from tests.hosts.ssh_hosts import SshHost, one_host
 from tests.registry import Registry, registry
 from tests.s3_server import BUCKET, s3_server
 from tests.web_server import Site, site
@@ -42,9 +43,25 @@ def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         yield found
 
 
-@pytest.fixture(params=["folder", "registry", "s3", "renamed"])
+@pytest.fixture(scope="session")
+def ssh_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshHost]:
+    with one_host(tmp_path_factory.mktemp("ssh")) as found:
+        yield found
+
+
+@pytest.fixture
+def known_host(ssh_host: SshHost, tmp_path: Path) -> SshHost:
+    """A server that this user's ssh knows, and that lets it in."""
+    own = tmp_path / "home/.ssh"
+    own.mkdir(mode=0o700)
+    shutil.copy(ssh_host.key, own / "id_ed25519")
+    shutil.copy(ssh_host.folder / "known_hosts", own)
+    return ssh_host
+
+
+@pytest.fixture(params=["folder", "registry", "s3", "sftp"])
 def target(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty place of each kind; `renamed` is one of fsspec's where what is put is not seen as a whole."""
+    """An empty place of each kind; by SFTP what is put is not seen as a whole, and so is renamed."""
     name = tmp_path.name.replace("_", "-").lower()
     if request.param == "registry":
         return f"oci://{request.getfixturevalue('shelf').host}/team/{name}"
@@ -52,7 +69,9 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         for variable, value in request.getfixturevalue("buckets").items():
             monkeypatch.setenv(variable, value)
         return f"s3://{BUCKET}/{name}"
-    return f"{'local' if request.param == 'renamed' else 'file'}://{tmp_path}/place"
+    if request.param == "sftp":
+        return f"sftp://127.0.0.1:{request.getfixturevalue('known_host').port}{tmp_path}/place"
+    return f"file://{tmp_path}/place"
 
 
 @pytest.fixture
