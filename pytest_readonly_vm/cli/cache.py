@@ -30,6 +30,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.action == "prune":
+        return cache_travel.prune(arguments)
     config = VmConfig().with_settings(given_settings(argparse.Namespace(), settings_in(Part.SHELL)))
     folder = arguments.folder or config.cache or default_folder()
     if arguments.action == "pull":

@@ -1,11 +1,11 @@
-"""``readonly-vm cache push`` and ``pull``: templates that go to other computers, and come from them."""
+"""``readonly-vm cache push``, ``pull`` and ``prune``: templates on their way to other computers and from them."""
 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pytest_readonly_vm.cli.kept import NAME_SHOWN, counted, named, without_controls
+from pytest_readonly_vm.cli.kept import NAME_SHOWN, ago, counted, named, without_controls
 from pytest_readonly_vm.config.settings import VmConfig
 from pytest_readonly_vm.config.values import folder_or_url, path
 from pytest_readonly_vm.errors import VmError
@@ -18,17 +18,24 @@ from pytest_readonly_vm.start.cache import Damaged, Entry, TemplateCache
 from pytest_readonly_vm.start.recipe import Recipe, Untravelled
 from pytest_readonly_vm.start.travel import RECIPE, fetch, height, packed
 
+_DAY = 24 * 3600
+
 
 def declare(actions: "argparse._SubParsersAction[argparse.ArgumentParser]", folder: argparse.ArgumentParser) -> None:
     push = actions.add_parser("push", parents=[folder], help="put them where other computers find them")
     pull = actions.add_parser("pull", parents=[folder], help="take those of other computers that fit this one")
-    for parser in (push, pull):
+    prune = actions.add_parser("prune", help="remove those from such a place that nobody has pushed for long")
+    for parser in (push, pull, prune):
         parser.add_argument(
             "target",
             type=folder_or_url,
             metavar="TARGET",
             help="a folder, oci://REGISTRY/NAME, s3://…, gs://…, ssh://…",
         )
+    prune.add_argument(
+        "--days", type=_days, default=30, metavar="N", help="for how long, at least (default: 30); pushed anew counts"
+    )
+    for parser in (push, pull):
         parser.add_argument("keys", nargs="*", metavar="KEY", help="a key, or the beginning of one (default: all)")
     push.add_argument(
         "--sign-with",
@@ -99,6 +106,29 @@ def pull(arguments: argparse.Namespace, cache: TemplateCache, config: VmConfig) 
         print(f"{what} pulled, {manifest.data / (1 << 20):.1f} MiB")
     print(f"pulled {pulled} of {counted(chosen, 'template')}")
     return 0
+
+
+def prune(arguments: argparse.Namespace) -> int:
+    from pytest_readonly_vm.remote.targets import open_remote
+
+    with open_remote(arguments.target, unsigned=True) as remote:
+        pruned = remote.prune(arguments.days * _DAY)
+        for key, unused in sorted(pruned.keys.items()):
+            print(f"{key[:NAME_SHOWN]} removed, last pushed {ago(unused)}")
+        freed, later = pruned.freed / (1 << 20), pruned.later / (1 << 20)
+        print(
+            f"removed {counted(list(pruned.keys), 'template')} from {remote.name}, freed {freed:.1f} MiB; "
+            f"{counted(range(pruned.kept), 'template')} left"
+        )
+    if pruned.later:
+        print(f"{later:.1f} MiB more are freed by a prune in a day, as somebody may be pushing or pulling them")
+    return 0
+
+
+def _days(text: str) -> int:
+    if not text.isdecimal() or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days")
+    return int(text)
 
 
 def _unfit(recipe: Recipe, config: VmConfig) -> str | None:

@@ -46,6 +46,20 @@ class FolderFiles:
             raise RemoteError(f"{self._folder / path} cannot be looked at: {error.strerror}") from None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
 
+    def written(self, path: str) -> float | None:
+        try:
+            return (self._folder / path).lstat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RemoteError(f"{self._folder / path} cannot be looked at: {error.strerror}") from None
+
+    def remove(self, path: str) -> None:
+        try:
+            (self._folder / path).unlink(missing_ok=True)
+        except OSError as error:
+            raise RemoteError(f"{self._folder / path} cannot be removed: {error.strerror}") from None
+
     def write(self, path: str, data: bytes) -> None:
         """:raises OutOfSpace: there is no room for it."""
         place = self._folder / path

@@ -4,6 +4,7 @@
 
     oci-layout           what it is
     keys/KEY.json        the descriptor of a manifest, and its signature; appears as a whole, last of all
+    keys/KEY.pruned      one that was let go of; its blobs stay for a day
     blobs/sha256/HEX     manifests, tables and packs
     index.json           the same descriptors in one file, for programs that know OCI, and where nothing can be listed
 
@@ -11,13 +12,13 @@ One index of all would lose a key when two write it at once, and object stores h
 """
 
 import json
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pytest_readonly_vm.errors import RemoteError
 from pytest_readonly_vm.remote.packing import digest_of
 from pytest_readonly_vm.remote.parcel import is_key
-from pytest_readonly_vm.remote.store import LARGEST_MANIFEST, LARGEST_SIGNATURE, MOST_KEYS, Head
+from pytest_readonly_vm.remote.pruning import Pruning, is_recent
+from pytest_readonly_vm.remote.store import LARGEST_MANIFEST, LARGEST_SIGNATURE, MOST_KEYS, Head, Pruned
 from pytest_readonly_vm.remote.wire import ARTEFACT
 
 _LARGEST_INDEX = 64 << 20
@@ -39,8 +40,14 @@ class Files(Protocol):
     def size(self, path: str) -> int | None:
         """Bytes of a file; None if there is none."""
 
+    def written(self, path: str) -> float | None:
+        """When a file was last written, in seconds since the epoch, by the clock there; None if there is none."""
+
     def write(self, path: str, data: bytes) -> None:
         """A file that is there as a whole or as it was before."""
+
+    def remove(self, path: str) -> None:
+        """Have no such file there, if there is one."""
 
     def names(self, folder: str) -> list[str] | None:
         """What is in a folder, nothing if there is no such; None if that cannot be told."""
@@ -60,7 +67,7 @@ class LayoutStore:
     def keys(self) -> list[str]:
         names = self._files.names("keys")
         if names is None:
-            return [str(one["annotations"][_NAME]) for one in self._indexed()]
+            return self._indexed()
         found = [name.removesuffix(".json") for name in names if name.endswith(".json")]
         return [key for key in found if is_key(key)][:MOST_KEYS]
 
@@ -99,17 +106,40 @@ class LayoutStore:
         }
         self._files.write(f"keys/{key}.json", json.dumps(descriptor, sort_keys=True).encode())
         # Of two at the same time one may miss the other's, until the next push; then it is listed again.
-        others = [one for one in self._indexed() if one["annotations"][_NAME] != key]
-        index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json"}
-        self._files.write("index.json", json.dumps(index | {"manifests": [*others, descriptor]}).encode())
+        self._write_index([one for one in self._index() if _key_in(one) != key] + [descriptor])
 
-    def _indexed(self) -> list[Mapping[str, Any]]:
+    def renew(self, key: str) -> None:
+        path = f"keys/{key}.json"
+        if (text := self._files.read(path, LARGEST_SIGNATURE)) is not None:
+            self._files.write(path, text)
+
+    def prune(self, age: float) -> Pruned:
+        if foreign := [one for one in self._index() if _key_in(one) is None]:
+            raise RemoteError(
+                f"{self.name} has images of others as well: its index.json names {json.dumps(foreign[0])[:150]}; "
+                "nothing is removed, as it cannot be told what they need"
+            )
+        pruning = Pruning(self._files)
+        gone = pruning.let_go(age)
+        there = set(self.keys())
+        if (listed := self._index()) and any(_key_in(one) not in there for one in listed):
+            self._write_index([one for one in listed if _key_in(one) in there])
+        return Pruned(gone, *pruning.sweep())
+
+    def _indexed(self) -> list[str]:
+        return [key for one in self._index() if (key := _key_in(one))][:MOST_KEYS]
+
+    def _index(self) -> list[Any]:
+        """What is in the index, also of others; nothing, if it is none."""
         text = self._files.read("index.json", _LARGEST_INDEX)
         try:
-            found = json.loads(text or b'{"manifests": []}')["manifests"]
-            return [one for one in found if is_key(one["annotations"][_NAME])][:MOST_KEYS]
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return list(json.loads(text or b'{"manifests": []}')["manifests"])
+        except (ValueError, LookupError, TypeError, RecursionError):
             return []
+
+    def _write_index(self, manifests: list[Any]) -> None:
+        index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}
+        self._files.write("index.json", json.dumps(index).encode())
 
     def has(self, digest: str, size: int) -> bool:
         return self._files.size(_place(digest)) == size
@@ -120,12 +150,23 @@ class LayoutStore:
             raise RemoteError(f"{self.name} has lost a part of the frozen guest: {digest} is not there")
         return found
 
-    def put(self, digest: str, blob: bytes) -> None:
-        if not self.has(digest, len(blob)):
-            self._files.write(_place(digest), blob)
+    def put(self, digest: str, blob: bytes) -> bool:
+        if self.has(digest, len(blob)) and is_recent(self._files, _place(digest)):
+            return False
+        self._files.write(_place(digest), blob)
+        return True
 
     def close(self) -> None:
         self._files.close()
+
+
+def _key_in(descriptor: Any) -> str | None:
+    """The key of a parcel that an index lists; None for what others have there."""
+    try:
+        name = descriptor["annotations"][_NAME]
+    except (LookupError, TypeError):
+        return None
+    return name if isinstance(name, str) and is_key(name) else None
 
 
 def _place(digest: str) -> str:

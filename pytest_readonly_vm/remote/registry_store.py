@@ -14,7 +14,7 @@ from pytest_readonly_vm.config.oci_reference import OciReference
 from pytest_readonly_vm.errors import DownloadError, RemoteError
 from pytest_readonly_vm.remote.packing import digest_of
 from pytest_readonly_vm.remote.parcel import is_key
-from pytest_readonly_vm.remote.store import LARGEST_MANIFEST, LARGEST_SIGNATURE, MOST_KEYS, Head
+from pytest_readonly_vm.remote.store import LARGEST_MANIFEST, LARGEST_SIGNATURE, MOST_KEYS, Head, Pruned
 from pytest_readonly_vm.remote.wire import ARTEFACT
 from pytest_readonly_vm.sources.download.registry import MANIFESTS, Registry
 from pytest_readonly_vm.sources.download.registry_blobs import RegistryBlobs
@@ -88,10 +88,21 @@ class RegistryStore:
             raise RemoteError(f"{self.name} has lost a part of the frozen guest: {digest} is not there")
         return found
 
-    def put(self, digest: str, blob: bytes) -> None:
+    def put(self, digest: str, blob: bytes) -> bool:
         with _remote_errors():
-            if not self._blobs.has_blob(digest):
-                self._blobs.put_blob(digest, blob)
+            if self._blobs.has_blob(digest):
+                return False
+            self._blobs.put_blob(digest, blob)
+            return True
+
+    def renew(self, key: str) -> None:
+        """What goes there is up to the registry."""
+
+    def prune(self, age: float) -> Pruned:
+        raise RemoteError(
+            f"{self.name} is in a registry, which tidies up by itself: set a retention rule for its tags there, "
+            "and have its garbage collection remove what no tag needs"
+        )
 
     def close(self) -> None:
         self._open.close()

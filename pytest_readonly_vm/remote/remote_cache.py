@@ -15,7 +15,7 @@ from pytest_readonly_vm.remote.at_once import Stores, at_once
 from pytest_readonly_vm.remote.packing import digest_of, packed, unpacked
 from pytest_readonly_vm.remote.parcel import MOST_FILES, Manifest, Pack, Parcel, Sent, is_file_name, is_key
 from pytest_readonly_vm.remote.splitting import Known, Split
-from pytest_readonly_vm.remote.store import Head, Store
+from pytest_readonly_vm.remote.store import Head, Pruned, Store
 
 Progress = Callable[[str, int, int | None], object]
 """Told what is transferred, how many bytes have gone, and how many there are if that is known."""
@@ -130,6 +130,7 @@ class RemoteCache:
         _require_sane(parcel)
         there = self._trusted(parcel.key, sign_with)
         if there is not None and all(self._are_there(there.packs)):
+            self._store.renew(parcel.key)
             return Sent(0, there.size)
         known = Known()
         for below in parcel.below:
@@ -140,6 +141,15 @@ class RemoteCache:
             return self._send(parcel, Split(parcel.files, known), sign_with, progress)
         except OSError as error:
             raise HostError(f"the files of a frozen guest cannot be read: {explain(error)}") from None
+
+    def prune(self, age: float) -> Pruned:
+        """Let go of all parcels that nobody has pushed for so many seconds, and free what no other needs, a day later.
+
+        Parcels that are there stay whole, whatever else is pushed, fetched or killed at this moment.
+
+        :raises RemoteError: it is not for us to remove anything there, or something cannot be read or removed.
+        """
+        return self._store.prune(age)
 
     def _send(self, parcel: Parcel, split: Split, sign_with: Path | None, progress: Progress) -> Sent:
         packs, sent, there = [], 0, 0
@@ -209,10 +219,7 @@ def _put(store: Store, data: bytes) -> tuple[Pack, bool]:
     """The pack, and whether it was there."""
     blob = packed(data)
     pack = Pack(digest_of(blob), len(blob), len(data))
-    was_there = store.has(pack.digest, pack.size)
-    if not was_there:
-        store.put(pack.digest, blob)
-    return pack, was_there
+    return pack, not store.put(pack.digest, blob)
 
 
 def _blob(store: Store, pack: Pack) -> bytes:

@@ -18,6 +18,20 @@ class Head:
     signature: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What a prune has done."""
+
+    keys: dict[str, float]
+    """Those that are gone, and for how many seconds nobody had pushed them."""
+    kept: int
+    """How many are there."""
+    freed: int
+    """Bytes that are gone."""
+    later: int
+    """Bytes that no key needs, and that stay for a day yet."""
+
+
 class Store(Protocol):
     """A place, as one thread has it. All methods raise `RemoteError`, within a bounded time."""
 
@@ -43,8 +57,14 @@ class Store(Protocol):
     def get(self, digest: str, size: int) -> bytes:
         """A blob, whatever it is: no more is read than one byte beyond its size, and nothing is compared."""
 
-    def put(self, digest: str, blob: bytes) -> None:
-        """Have a blob there, whole or not at all."""
+    def put(self, digest: str, blob: bytes) -> bool:
+        """Have a blob there, whole or not at all, and say whether it was sent for that."""
+
+    def renew(self, key: str) -> None:
+        """Have a parcel that is there count as pushed now."""
+
+    def prune(self, age: float) -> Pruned:
+        """Let go of parcels that nobody has pushed for so many seconds, and of what none needs that is there."""
 
     def close(self) -> None:
         """Let go of connections."""

@@ -4,6 +4,7 @@ import io
 import re
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pytest_readonly_vm.config.image_url import shown_url
@@ -108,6 +109,17 @@ class UrlFiles:
             self._do(write)
         except FileNotFoundError as error:  # no such bucket
             raise RemoteError(f"{self.name}: {_words(error)}") from None
+
+    def written(self, path: str) -> float | None:
+        def written() -> float:
+            self._fs.invalidate_cache()
+            found: datetime = self._fs.modified(f"{self._root}/{path}")
+            return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+        return self._unless_missing(written)
+
+    def remove(self, path: str) -> None:
+        self._unless_missing(lambda: self._fs.rm_file(f"{self._root}/{path}"))
 
     def names(self, folder: str) -> list[str] | None:
         def names() -> list[str]:

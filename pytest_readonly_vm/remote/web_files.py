@@ -52,6 +52,12 @@ class WebFiles:
     def write(self, path: str, data: bytes) -> None:
         raise RemoteError(f"{self.name}: nothing can be put there: a web server is for reading alone")
 
+    def written(self, path: str) -> float | None:
+        return None
+
+    def remove(self, path: str) -> None:
+        raise RemoteError(f"{self.name}: nothing can be removed there: a web server is for reading alone")
+
     def names(self, folder: str) -> list[str] | None:
         return None
 
