@@ -16,5 +16,14 @@ def about(pid: int, what: str) -> bytes:
 
 
 def parent_of(pid: int) -> int:
-    fields = about(pid, "stat").rpartition(b")")[2].split()
-    return int(fields[1]) if fields else 0
+    return int(_fields(pid)[1] or 0)
+
+
+def state_of(pid: int) -> str:
+    """A letter: ``R`` runs or would, ``S`` waits; none of a process that there is not."""
+    return _fields(pid)[0].decode()
+
+
+def _fields(pid: int) -> list[bytes]:
+    """Of its status, from its state on; empty ones of a process that there is not."""
+    return about(pid, "stat").rpartition(b")")[2].split() or [b"", b""]

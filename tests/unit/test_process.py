@@ -6,7 +6,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from pytest_readonly_vm.host import confinement
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process, Spawner, ending
 from pytest_readonly_vm.host.tool import run_tool
+from tests.qemu.waiting import GENEROUS, eventually
 
 
 @pytest.fixture
@@ -76,22 +76,18 @@ def test_a_flood_on_stderr_neither_blocks_it_nor_fills_memory(spawner: Spawner, 
 
 def test_one_that_ignores_sigterm_is_killed(spawner: Spawner, loop: LoopThread) -> None:
     process = start(spawner, "sh", "-c", "trap '' TERM; echo ready >&2; while :; do sleep 600; done")
-    deadline = time.monotonic() + 10
-    while not process.stderr() and time.monotonic() < deadline:
-        os.sched_yield()
+    eventually(process.stderr, "it is ready")
     loop.run(process.end())
     assert process.verdict().startswith("was killed by SIGKILL")
 
 
 def test_its_children_end_with_it(spawner: Spawner, loop: LoopThread) -> None:
     process = start(spawner, "sh", "-c", "sleep 600 & echo $! >&2; wait")
-    deadline = time.monotonic() + 10
-    while not process.stderr().endswith("\n") and time.monotonic() < deadline:
-        os.sched_yield()
+    eventually(lambda: process.stderr().endswith("\n"), "it has a child")
     child = os.pidfd_open(int(process.stderr()))
     try:
         process.kill()
-        assert select.select([child], [], [], 5)[0], "the child survived"
+        assert select.select([child], [], [], GENEROUS)[0], "the child survived"
     finally:
         os.close(child)
 
@@ -178,7 +174,7 @@ def test_a_process_dies_when_its_starter_is_killed() -> None:
         child = os.pidfd_open(int(starter.stdout.readline()))
         starter.kill()
     try:
-        assert select.select([child], [], [], 2)[0], "the child outlived its parent"
+        assert select.select([child], [], [], GENEROUS)[0], "the child outlived its parent"
     finally:
         os.close(child)
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,8 @@ from pytest_readonly_vm import HostError
 from pytest_readonly_vm.host.budget import Budget
 from pytest_readonly_vm.host.slots import Slots
 from tests.mount_namespace import own_mounts
+from tests.processes import state_of
+from tests.qemu.waiting import eventually
 
 MIB = 1 << 20
 
@@ -282,7 +283,8 @@ def test_an_interrupt_takes_the_request_back(folder: Path, other: Callable[..., 
     holder, waiter = other(), other()
     assert holder.told("take 1024 1") == "taken"
     waiter.told("take 1024 1")
-    time.sleep(0.3)  # in the midst of its own print, the interrupt would cost it its next words
+    # In the midst of its own print, the interrupt would cost it its next words.
+    eventually(lambda: state_of(waiter.process.pid) == "S", "it waits, and does not print any more")
     waiter.process.send_signal(signal.SIGINT)
     assert waiter.says() == "interrupted"
     assert [path.suffix for path in folder.iterdir()] == [".held"]

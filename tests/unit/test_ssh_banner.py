@@ -35,7 +35,9 @@ def wait(answer: Answer) -> tuple[int, list[str]]:
     return len(connections), reasons
 
 
-def test_refusals_are_noted_until_it_speaks() -> None:
+def test_refusals_are_noted_until_it_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_banner, "_FIRST_PATIENCE", 60.0)  # each has its answer
+
     async def answer(number: int, writer: asyncio.StreamWriter) -> None:
         writer.write({1: b"", 2: b"220 mail\r\n"}.get(number, b"SSH-2.0-OpenSSH_9.2\r\n"))
         writer.close()
