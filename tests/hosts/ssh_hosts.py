@@ -12,16 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest_readonly_vm
+from tests.ports import port_to_come
 from tests.processes import about, parent_of, pids
 from tests.qemu.waiting import eventually
 
 _MARK = "READONLY_VM_TEST_HOST"
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def _key(path: Path) -> str:
@@ -39,7 +34,7 @@ class SshHost:
     config: Path
     """Of ssh, for all hosts."""
     key: Path
-    port: int = field(default_factory=_free_port)
+    port: int = field(default_factory=port_to_come)
     _server: "subprocess.Popen[bytes] | None" = None
 
     @property

@@ -10,6 +10,7 @@ import pytest
 from pytest_readonly_vm import GuestDied, Lab, VirtualMachine, VmConfig, VmError
 from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import PROMPT, tiny_linux
+from tests.ports import port_to_come
 from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
 
@@ -110,10 +111,10 @@ def test_threads_that_forward_the_same_port_each_get_their_own(machine: VirtualM
 
 
 def test_a_chosen_port_is_taken_once(machine: VirtualMachine) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(VmError, match=f"guest port {ECHO} cannot be forwarded to 127.0.0.1:{port}: "):
-            machine.forward(ECHO, host_port=port)
+    port = port_to_come()
+    refusal = f"guest port {ECHO} cannot be forwarded to 127.0.0.1:{port}: "
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(VmError, match=refusal):
+        machine.forward(ECHO, host_port=port)
     address = machine.forward(ECHO, host_port=port)
     assert address == ("127.0.0.1", port)
     machine.unforward(address)

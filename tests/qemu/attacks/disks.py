@@ -1,9 +1,9 @@
 """Owns the attacks through QEMU's block layer: on the disk that is there, by a second way to its file, by a server."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.ports import port_to_come
 from tests.qemu.attacks.attacker import Attack, Attacker, hmp
 
 # The disk itself.
@@ -169,14 +169,8 @@ def _write_folder(attacker: Attacker) -> None:
 # A server of QEMU's, in the base's place or for somebody else to write by.
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _export_by_nbd(attacker: Attacker) -> None:
-    port = _free_port()
+    port = port_to_come()
     attacker.qmp("nbd-server-start", addr={"type": "inet", "data": {"host": "127.0.0.1", "port": str(port)}})
     attacker.add_node(attacker.base)
     for number, node in enumerate(["evil", *attacker.base_nodes()]):
