@@ -10,11 +10,8 @@ import pytest
 from tests.accelerator import ACCEL
 from tests.guests.tiny_linux import tiny_linux
 from tests.qemu.inner_run import InnerRun
-from tests.qemu.waiting import eventually
+from tests.qemu.waiting import as_promised
 from tests.templates import templates
-
-SOON = 2.0
-"""Seconds within which nothing is left of a run that was killed."""
 
 
 def tiny() -> list[str]:
@@ -237,7 +234,7 @@ def test_nothing_is_left_of_a_run_with_networks(
         end(dead)
         dead.wait()
         dead.leaves_no_process()
-        eventually(lambda: not Path(f"/proc/{switch}/cmdline").exists(), "the switch is gone", within=SOON)
+        as_promised(lambda: not Path(f"/proc/{switch}/cmdline").exists(), "the switch is gone")
     if end is not sigkill:
         left = [path for path in tmp_path.rglob("*") if path.is_file() and f"readonly-vm-{os.getuid()}" in str(path)]
         assert not [path for path in left if path.suffix != ".slots"]

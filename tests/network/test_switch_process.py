@@ -20,10 +20,7 @@ from pytest_readonly_vm.network import switch_process
 from tests.descriptors import descriptors
 from tests.network.frames import frame, mac
 from tests.network.plugs import Plugs, ask, on_loop, plugged
-from tests.qemu.waiting import GENEROUS, eventually
-
-SOON = 2.0
-"""Seconds within which nothing is left of a run that was killed."""
+from tests.qemu.waiting import GENEROUS, as_promised
 
 # In the place of the switch, started by the same lines: it tries what a switch that a guest has taken over would.
 TAKEN_OVER = """\
@@ -192,7 +189,7 @@ def test_a_switch_is_gone_as_soon_as_its_run_has_been_killed() -> None:
         assert passes(plugs, b"before")
         run.kill()
         run.wait()
-        eventually(lambda: not Path(f"/proc/{pid}/cmdline").exists(), "the switch is gone", within=SOON)
+        as_promised(lambda: not Path(f"/proc/{pid}/cmdline").exists(), "the switch is gone")
         with contextlib.suppress(OSError):
             assert not plugs[1].recv(1)
 

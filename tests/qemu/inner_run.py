@@ -6,17 +6,15 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 from tests.forked import PLAIN
 from tests.processes import about, parent_of, pids
-from tests.qemu.waiting import GENEROUS, eventually
+from tests.qemu.waiting import GENEROUS, as_promised, eventually
 
 _MARK = "INNER_RUN_OF_A_TEST"
-_PROMISED = 2.0  # seconds after which nothing of a dead run may live
 
 
 class InnerRun:
@@ -102,8 +100,8 @@ class InnerRun:
 
     def leaves_no_process(self) -> None:
         """Fail when a process of the run lives two seconds after this call."""
-        deadline = time.monotonic() + _PROMISED
-        while (alive := self.processes()) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        commands = [about(pid, "cmdline").replace(b"\0", b" ")[:100] for pid in alive]
-        assert not alive, f"still there after {_PROMISED:g} s: {commands}\n{self.output}"
+        try:
+            as_promised(lambda: not self.processes(), "the end of all processes")
+        except AssertionError as late:
+            commands = [about(pid, "cmdline").replace(b"\0", b" ")[:100] for pid in self.processes()]
+            raise AssertionError(f"{late}; there are still {commands}\n{self.output}") from None

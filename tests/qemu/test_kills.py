@@ -10,7 +10,7 @@ import pytest
 from pytest_readonly_vm import Lab, VirtualMachine, VmConfig
 from tests.conftest import READY, SMALL
 from tests.qemu.inner_run import InnerRun
-from tests.qemu.waiting import eventually
+from tests.qemu.waiting import as_promised, eventually
 
 STAGES = ("boot", "test", "teardown", "late_teardown")
 """Where a run is when it meets its end: in the last two a fixture blocks before, or after, the machine has gone."""
@@ -90,7 +90,8 @@ def run(
 
     def begin(*arguments: str, others: int = 0) -> InnerRun:
         settings = {"STAGE": stage, "OTHERS": str(others)}
-        options = [f"--vm-image={boot_sector('hello')}", *SMALL, *arguments]
+        # Where a boot is slow enough to be worth a copy, the next test's machine would be there at some stages, too.
+        options = [f"--vm-image={boot_sector('hello')}", *SMALL, "--vm-prefetch=0", *arguments]
         return InnerRun(pytester.path, *options, temporary=temporary, settings=settings)
 
     return begin
@@ -195,8 +196,7 @@ def test_timeout(
 def test_sigkill_of_qemu(
     run: Callable[..., InnerRun], stage: str, temporary: Path, tidied_by_the_next: Callable[[], None]
 ) -> None:
-    # Where a boot is slow enough to be worth a copy, the next test's machine would be there by now, too.
-    with run("-rp", "--vm-prefetch=0", others=1) as hurt:
+    with run("-rp", others=1) as hurt:
         blocks(hurt, stage, temporary)
         [emulator] = hurt.emulators()
         os.kill(emulator, signal.SIGKILL)
@@ -229,7 +229,7 @@ def test_sigkill_of_an_xdist_worker(
         assert worker != parallel.pid
         its_own = parallel.children(worker)
         os.kill(worker, signal.SIGKILL)
-        eventually(lambda: not set(its_own) & set(parallel.processes()), "its QEMU is gone", within=2.0)
+        as_promised(lambda: not set(its_own) & set(parallel.processes()), "its QEMU is gone")
         assert parallel.wait() == pytest.ExitCode.TESTS_FAILED, parallel.output
         parallel.leaves_no_process()
         assert parallel.output.count("PASSED test_blocked.py::test_other") == 2
