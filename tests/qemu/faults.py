@@ -23,8 +23,9 @@ from pytest_readonly_vm import (
     QemuDied,
 )
 
-AT_ONCE = 2.0
-"""Seconds within which a busy computer wakes a waiter; benchmarks measure it on an idle one."""
+AT_ONCE = 10.0
+"""Seconds within which a busy computer wakes a waiter, who would wait for a minute; benchmarks measure it on an idle
+one."""
 
 _PRISTINE = {
     "obeys": """
@@ -123,16 +124,16 @@ FAULTS: dict[str, Fault] = {
         settings="ready='console:never'",
         error=GuestReset,
         words=r"while booting, the guest was reset without having been told to reboot .*; QEMU exited with status 0",
-        within=10.0,
+        within=30.0,
         tells={"console.txt": "hello", "qmp.jsonl": r'"event": "SHUTDOWN"'},
     ),
     "hang in boot": Fault(
         guest="obeys",
         sector="spin",
-        settings="ready='console:never', boot_timeout=2",
+        settings="ready='console:never', boot_timeout=6",
         error=BootTimeout,
-        words=r"the guest was not ready within 2 s \(boot_timeout, from marker on .*\): waited for .*",
-        within=10.0,
+        words=r"the guest was not ready within 6 s \(boot_timeout, from marker on .*\): waited for .*",
+        within=30.0,
         tells={"console.txt": "hello", "screenshot.png": ""},
     ),
     "hang in a command": Fault(
@@ -142,7 +143,7 @@ FAULTS: dict[str, Fault] = {
         """,
         error=CommandTimeout,
         words=r"the command did not end within 1 s and was killed: echo begun; sleep 4321",
-        within=10.0,
+        within=30.0,
         tells={"processes.txt": "(?m)^ *PID", "timeline.jsonl": "sleep 4321.*did not end within 1 s"},
     ),
     "hang in a command without a timeout": Fault(
@@ -152,8 +153,8 @@ FAULTS: dict[str, Fault] = {
             vm.run("echo begun; sleep 4321")  # met
         """,
         error=pytest.fail.Exception,
-        words=r"Timeout \(>3\.0s\) from pytest-timeout\.\ntest_fault: waiting \d(\.\d)? s for: echo begun; sleep 4321",
-        within=10.0,
+        words=r"Timeout \(>[\d.]+s\) from pytest-timeout\.\ntest_fault: waiting [\d.]+ s for: echo begun; sleep 4321",
+        within=30.0,
         tells={"overview.txt": "failed in: +timeout", "processes.txt": "sleep 4321"},
     ),
     "QEMU killed by SIGKILL": Fault(
@@ -207,7 +208,7 @@ FAULTS: dict[str, Fault] = {
     "suspended to RAM": Fault(
         guest="tiny",
         body="""
-            vm.run("(sleep 0.5; echo mem >/sys/power/state) >/dev/null 2>&1 &")
+            soon(vm.console.send, "echo mem >/sys/power/state\\n")
             vm.run("sleep 60")  # met
         """,
         error=GuestPaused,
@@ -220,7 +221,8 @@ FAULTS: dict[str, Fault] = {
         guest="tiny",
         settings="timeout_factor=1",
         body="""
-            vm.run("(sleep 0.2; killall -STOP sh) >/dev/null 2>&1 &")
+            vm.console.send("kill -STOP -1; echo sto''pped\\n")  # all but the console's shell, which does that
+            vm.console.expect("stopped")
             with pytest.raises(TimeoutError):
                 vm.wait_until_succeeds("sleep 1; false", timeout=2)
             with pytest.raises(TimeoutError, match="not done within 1 s: read /etc/passwd"):
@@ -275,7 +277,7 @@ FAULTS: dict[str, Fault] = {
         """,
         error=CommandTimeout,
         words=r"the command did not end within 1 s and was killed: sleep 4321",
-        within=10.0,
+        within=30.0,
         tells={"processes.txt": "(?m)^ *PID", "kernel.txt": "Linux version"},
     ),
     "agent stopped": Fault(
@@ -285,7 +287,7 @@ FAULTS: dict[str, Fault] = {
         """,
         error=ChannelLost,
         words=r"the guest closed its end of the channel \(it rebooted, or the program ended\)",
-        within=10.0,
+        within=30.0,
         tells={"qmp.jsonl": '"event": "VSERPORT_CHANGE", "data": {"open": false', "screenshot.png": ""},
         lacks="the guest was not asked: no channel has answered",
     ),
@@ -296,7 +298,7 @@ FAULTS: dict[str, Fault] = {
         """,
         error=ChannelLost,
         words=r"the channel over SSH is gone: the connection was lost, or its shell was killed",
-        within=10.0,
+        within=30.0,
         tells={"timeline.jsonl": "killall sshd.*the channel over SSH is gone", "screenshot.png": ""},
         lacks="the guest was not asked: no channel has answered",
     ),

@@ -168,7 +168,7 @@ def options(guest: str, boot_sector: Callable[[str], Path]) -> tuple[Path, list[
     if guest == "obeys":
         return boot_sector(guest), list(SMALL)
     copies = [f"--vm-cache={templates()}", "--vm-start=clone", f"--vm-accel={ACCEL}", "--vm-timeout-factor=1"]
-    copies.append(f"--vm-boot-timeout={5 * GENEROUS}")
+    copies += [f"--vm-boot-timeout={5 * GENEROUS}", "--vm-budget=off"]  # no time is a wait for room
     _, _, server = guest.partition("-")
     tiny = tiny_with_servers() if server else tiny_linux()
     files = [f"--vm-kernel={tiny.kernel}", f"--vm-initrd={tiny.initrd}", f"--vm-append={tiny.append}"]

@@ -111,7 +111,7 @@ class TestAuto:
         assert [(boot.manner, boot.reason) for boot in lab.boots] == [("boot", ""), ("clone", ""), ("clone", "")]
 
     def test_a_linux_that_cannot_be_frozen_is_handed_over_as_it_booted(self, lab: Lab) -> None:
-        vm = tiny(lab, start="auto", disk_interface="nvme")
+        vm = tiny(lab, start="auto", disk_interface="nvme", qemu_args=SLOW)
         assert vm.run("echo works").stdout == "works\n"
         assert vm.manner == "boot"
         [boot] = lab.boots
