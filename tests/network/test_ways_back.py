@@ -43,7 +43,7 @@ def lan(lab: Lab) -> Iterator[PrivateNetwork]:
 
 
 def reaches(one: VirtualMachine, other: VirtualMachine, lan: PrivateNetwork) -> bool:
-    return one.run(f"ping -c1 -W2 {other.address(lan)}", check=False).ok
+    return one.run(f"ping -c1 -W{GENEROUS:g} {other.address(lan)}", check=False).ok
 
 
 def test_nobody_misses_the_cable_of_a_card_that_is_gone(lan: PrivateNetwork, start: Start) -> None:
