@@ -14,6 +14,7 @@ import pytest
 from tests.accelerator import ACCEL, Witness
 from tests.forked import Forks, plain
 from tests.guests import bootsector
+from tests.qemu.waiting import LIMITS
 
 READY = "hello"
 """What every boot-sector guest of the suite prints when it is up."""
@@ -141,12 +142,25 @@ def pytester(pytester: pytest.Pytester, forks: Forks, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
+def run_in_vain(run_on: Callable[..., pytest.RunResult]) -> Callable[..., pytest.RunResult]:
+    """As `run_on`, for a guest that never becomes ready, within the first limit that leaves it time to say `READY`."""
+
+    def run(kind: str, *arguments: str, ready: str = "never", needed: tuple[str, ...] = ()) -> pytest.RunResult:
+        for limit in LIMITS:
+            options = (f"--vm-ready=console:{ready}", f"--vm-boot-timeout={limit}")
+            result = run_on(kind, *options, *arguments, needed=needed)
+            if READY in result.outlines:
+                break
+        return result
+
+    return run
+
+
+@pytest.fixture
 def run_on(pytester: pytest.Pytester, boot_sector: Callable[[str], Path]) -> Callable[..., pytest.RunResult]:
     """Run pytest in a process of its own, on a boot-sector guest, with the tests that pytester has made."""
 
     def run(kind: str, *arguments: str, needed: tuple[str, ...] = ()) -> pytest.RunResult:
-        return pytester.runpytest_subprocess(
-            f"--vm-image={boot_sector(kind)}", *SMALL, *plain(*needed), *arguments, timeout=120
-        )
+        return pytester.runpytest_subprocess(f"--vm-image={boot_sector(kind)}", *SMALL, *plain(*needed), *arguments)
 
     return run

@@ -116,7 +116,7 @@ def test_a_kind_that_does_not_boot_is_tried_twice(pytester: pytest.Pytester, run
         def test_it(readonly_vm, number):
             pass
 
-        @pytest.mark.vm(ready="console:hello")
+        @pytest.mark.vm(ready="console:hello", boot_timeout=60)
         def test_another_kind(readonly_vm):
             pass
     """)

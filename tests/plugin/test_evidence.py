@@ -89,14 +89,14 @@ def test_evidence_can_be_had_always_or_never(pytester: pytest.Pytester, run_on: 
     assert len(folders(pytester.path)) == saved
 
 
-def test_a_boot_that_fails_leaves_evidence(pytester: pytest.Pytester, run_on: Run) -> None:
+def test_a_boot_that_fails_leaves_evidence(pytester: pytest.Pytester, run_in_vain: Run) -> None:
     pytester.makepyfile("def test_it(readonly_vm): pass")
-    result = run_on("hello", "--vm-ready=console:never", "--vm-boot-timeout=1")
+    result = run_in_vain("hello")
     result.assert_outcomes(errors=1)
     folder = only_folder(pytester.path)
     assert (folder / "console.txt").read_text() == "hello"
     assert (folder / "screenshot.png").exists()
-    assert "failed in:  start: test_it: the guest was not ready within 1 s" in (folder / "overview.txt").read_text()
+    assert "failed in:  start: test_it: the guest was not ready within " in (folder / "overview.txt").read_text()
     result.stdout.fnmatch_lines(["*- Evidence folder -*", f"test-results/{folder.name}"])
 
 
@@ -367,7 +367,7 @@ def test_a_timeout_leaves_evidence(pytester: pytest.Pytester, run_on: Run, metho
 def test_a_timeout_in_a_boot_leaves_evidence(pytester: pytest.Pytester, run_on: Run) -> None:
     pytester.makepyfile("""
         import pytest
-        @pytest.mark.timeout(3, method="thread")
+        @pytest.mark.timeout(8, method="thread")
         def test_it(readonly_vm): pass
     """)
     result = run_on("hello", "--vm-ready=console:never")

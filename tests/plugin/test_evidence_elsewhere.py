@@ -58,10 +58,10 @@ def test_the_page_of_pytest_html_has_screenshot_and_links(
 
 
 @pytest.mark.parametrize("tests", [TESTS, "def test_bad(readonly_vm): assert 0"], ids=["call", "setup"])
-def test_allure_gets_the_files(pytester: pytest.Pytester, run_on: Run, tests: str) -> None:
+def test_allure_gets_the_files(pytester: pytest.Pytester, run_on: Run, run_in_vain: Run, tests: str) -> None:
     pytester.makepyfile(tests)
-    never = () if tests == TESTS else ("--vm-ready=console:never", "--vm-boot-timeout=1")
-    run_on("hello", "--alluredir=allure", *never, needed=("allure_pytest",))
+    run = run_on if tests == TESTS else run_in_vain
+    run("hello", "--alluredir=allure", "--clean-alluredir", needed=("allure_pytest",))
     results = [json.loads(path.read_text()) for path in (pytester.path / "allure").glob("*-result.json")]
     [bad] = [result for result in results if result["name"] == "test_bad"]
     sources = {one["name"]: one["source"] for one in bad["attachments"]}

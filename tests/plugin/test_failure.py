@@ -31,7 +31,7 @@ SUITE = r"""
     def test_panic(readonly_vm):
         readonly_vm.run("echo c >/proc/sysrq-trigger")
 
-    @pytest.mark.timeout(4)
+    @pytest.mark.timeout(4, func_only=True)
     def test_timeout(readonly_vm):
         readonly_vm.run("sleep 60")
 
