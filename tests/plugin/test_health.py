@@ -28,8 +28,8 @@ def run(pytester: pytest.Pytester) -> Run:
     guest = tiny_linux()
     files = (f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}")
     options = (f"--vm-append={guest.append}", "--vm-memory=128M", f"--vm-accel={ACCEL}", f"--vm-cache={templates()}")
-    patience = f"--vm-boot-timeout={GENEROUS}"
-    return lambda *more: pytester.runpytest_subprocess(*files, *options, patience, *PLAIN, *more, timeout=240)
+    patience = (f"--vm-boot-timeout={GENEROUS}", "--vm-budget=off")
+    return lambda *more: pytester.runpytest_subprocess(*files, *options, *patience, *PLAIN, *more, timeout=280)
 
 
 def test_a_test_that_passes_fails_if_its_guest_is_sick(pytester: pytest.Pytester, run: Run) -> None:

@@ -30,7 +30,7 @@ SUITE = r"""
 
     def test_what_was_last_seen(readonly_vm):
         readonly_vm.write_text(f"{NAME} there", "")
-        readonly_vm.wait_for_file("/root/nothing", timeout=1)
+        readonly_vm.wait_for_file("/root/nothing", timeout=4)
 
     def test_a_wait(readonly_vm):
         readonly_vm.wait_until_succeeds(f"printf '{EVIL} seen'; false", timeout=1)
@@ -58,7 +58,13 @@ def test_no_text_of_the_guest_reaches_a_terminal_as_it_is(pytester: pytest.Pytes
     pytester.makepyfile(SUITE)
     files = (f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}")
     options = (f"--vm-append={guest.append}", "--vm-memory=128M", f"--vm-accel={ACCEL}", f"--vm-cache={templates()}")
-    more = (f"--vm-boot-timeout={GENEROUS}", "--tb=short", "--junit-xml=junit.xml", "--vm-report=page.html")
+    more = (
+        f"--vm-boot-timeout={GENEROUS}",
+        "--vm-budget=off",
+        "--tb=short",
+        "--junit-xml=junit.xml",
+        "--vm-report=page.html",
+    )
     result = pytester.runpytest_subprocess(*files, *options, *more, *PLAIN, timeout=300)
     result.assert_outcomes(failed=10)
     everything = result.stdout.str() + result.stderr.str()

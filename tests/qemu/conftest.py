@@ -50,13 +50,19 @@ def vm_timeout_factor() -> int:
 
 
 @pytest.fixture
+def vm_budget() -> str:
+    """So that no machine waits for the room of other runs: how long that is, nobody knows."""
+    return "off"
+
+
+@pytest.fixture
 def small(boot_sector: Callable[[str], Path]) -> Callable[..., VmConfig]:
     """Configurations for a lab of the test's own: a boot-sector guest by its name, or another image by path or URL."""
 
     def config(image: str | Path, **settings: object) -> VmConfig:
         path = boot_sector(image) if isinstance(image, str) and "://" not in image else image
         known: dict[str, object] = {"memory": "16M", "accel": ACCEL, "ready": f"console:{READY}", "no_cache": True}
-        known |= {"boot_timeout": BOOT_TIMEOUT, "timeout_factor": 1}
+        known |= {"boot_timeout": BOOT_TIMEOUT, "timeout_factor": 1, "budget": "off"}
         return VmConfig().replace(image=path, **known | settings)
 
     return config
