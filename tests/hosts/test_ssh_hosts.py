@@ -59,7 +59,7 @@ def over(
 
 def nothing_is_left(hosts: Pair) -> None:
     for host in hosts:
-        eventually(partial(_is_clean, host), f"nothing is left on {host.name}", within=10)
+        eventually(partial(_is_clean, host), f"nothing is left on {host.name}")
 
 
 def _is_clean(host: SshHost) -> bool:
@@ -162,7 +162,7 @@ def test_a_connection_or_a_host_that_dies_ends_its_workers_and_not_the_run(
             hosts.first.stop()
         else:
             hosts.first.hang_up()
-        eventually(lambda: not alive(worker) and not alive(emulator), "the worker ends with its machine", within=30)
+        eventually(lambda: not alive(worker) and not alive(emulator), "the worker ends with its machine")
         busy.unlink()
         try:
             assert run.wait(PATIENCE) == pytest.ExitCode.TESTS_FAILED, run.output
@@ -192,7 +192,7 @@ def test_a_controller_that_is_killed_leaves_nothing_on_hosts(hosts: Pair, tmp_pa
             eventually(partial(_has_begun, run, busy), f"a test runs\n{run.output}", within=PATIENCE)
         run.send(signal.SIGKILL)
         for host in hosts:
-            eventually(partial(_is_idle, host), f"{host.name} runs nothing any more", within=30)
+            eventually(partial(_is_idle, host), f"{host.name} runs nothing any more")
             (host.checkout / "busy").unlink()
     nothing_is_left(hosts)
 

@@ -13,6 +13,7 @@ WRITE = "dd if=/dev/zero of=/dev/vda bs=4k count=1 seek=5000 oflag=direct"
 
 @pytest.fixture(scope="module")
 def shared(readonly_vm_module):
+    readonly_vm_module.run("umount /mnt")  # nobody but the tests writes to the disk, however long they take
     return readonly_vm_module
 
 def test_leaves_them_on(shared):

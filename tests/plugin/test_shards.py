@@ -14,6 +14,9 @@ from tests.qemu.waiting import GENEROUS
 
 Run = Callable[..., pytest.RunResult]
 
+LONG = 4 * GENEROUS
+"""Seconds for a run."""
+
 KINDS = """
     import pytest
     from prepared import first, second
@@ -72,7 +75,7 @@ TELL = """
 
 @pytest.fixture
 def run(pytester: pytest.Pytester) -> Run:
-    return lambda *arguments: pytester.runpytest_subprocess(*PLAIN, *arguments, timeout=GENEROUS)
+    return lambda *arguments: pytester.runpytest_subprocess(*PLAIN, *arguments, timeout=LONG)
 
 
 @pytest.fixture
@@ -95,7 +98,15 @@ def test_tests_are_of_one_kind_if_they_start_from_the_same_frozen_guest(
     texts = set()
     for seed in ("1", "2"):  # of which the order of sets depends
         result = pytester.run(
-            sys.executable, "-X", f"hash_seed={seed}", "-m", "pytest", *PLAIN, "--collect-only", "-q", timeout=GENEROUS
+            sys.executable,
+            "-X",
+            f"hash_seed={seed}",
+            "-m",
+            "pytest",
+            *PLAIN,
+            "--collect-only",
+            "-q",
+            timeout=LONG,
         )
         texts.add("\n".join(line for line in result.outlines if line.startswith("KIND")))
     [text] = texts

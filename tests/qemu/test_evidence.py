@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -97,7 +96,7 @@ def test_a_guest_that_stands_still_is_not_asked(vm: VirtualMachine, tmp_path: Pa
 
 
 def test_a_guest_that_has_panicked_is_not_asked(vm: VirtualMachine, tmp_path: Path) -> None:
-    vm.run("(sleep 0.2; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 </dev/null &")
+    vm.console.send("echo c >/proc/sysrq-trigger\n")
     eventually(lambda: vm.trouble is not None, "the panic")
     evidence = collect(vm, tmp_path, about=ABOUT)
     assert {path.name for path in evidence.saved} == KNOWN_BY_US | {"screenshot.png"}
@@ -107,8 +106,8 @@ def test_a_guest_that_has_panicked_is_not_asked(vm: VirtualMachine, tmp_path: Pa
 
 
 def test_a_guest_that_does_not_answer_is_not_waited_for(vm: VirtualMachine, tmp_path: Path) -> None:
-    vm.run("(sleep 0.2; kill -STOP -1) >/dev/null 2>&1 </dev/null &")
-    time.sleep(2)  # nothing outside shows when it has happened
+    vm.console.send("kill -STOP -1; echo sto''pped\n")  # all but the console's shell, which does that
+    vm.console.expect("stopped")
     evidence = collect(vm, tmp_path, about=ABOUT)
     assert {path.name for path in evidence.saved} == KNOWN_BY_US | {"screenshot.png"}
     assert list(evidence.missing.values()) == ["the guest did not answer in time (3 s)"]
