@@ -95,12 +95,15 @@ def test_qemu_reads_what_the_log_says(
     log = some_log(tmp_path / "log", 300, seed=block % 1009)
     rules, layers = CutRules(log), CutLayers(log, SIZE, tmp_path)
     names = [*rules.names("flush", limit=6, seed=1, torn=True), *rules.names("random", limit=4, seed=2, torn=True)]
+    checked: set[Fingerprint] = set()
     for name in (*names, "flush:1", f"at:{len(log)}"):
         state = rules.state(name)
         disk = CutDisk(layers.build(state), (image,), SIZE, None)
         assert read(disk, tmp_path) == expected(content, log, state), name
         for layer in disk.layers:
-            check_image(layer)
+            if layer.fingerprint not in checked:  # most of them serve the next disk as they are
+                check_image(layer)
+            checked.add(layer.fingerprint)
         if block < 1 << 20:
             assert len(disk.layers) < 25
         disk.close()
