@@ -46,7 +46,7 @@ class Forks:
         self._socket: socket.socket | None = None
 
     def run(
-        self, pytester: pytest.Pytester, *arguments: str | os.PathLike[str], timeout: float = 2 * GENEROUS
+        self, pytester: pytest.Pytester, *arguments: str | os.PathLike[str], timeout: float = 4 * GENEROUS
     ) -> pytest.RunResult:
         """What `Pytester.runpytest_subprocess` does.
 
@@ -58,12 +58,12 @@ class Forks:
         began = time.monotonic()
         paths = (pytester.path / "stdout", pytester.path / "stderr")
         with paths[0].open("w") as output, paths[1].open("w") as errors:
-            status = self._fork(words, output, errors, timeout)
+            status, is_late = self._fork(words, output, errors, timeout)
         seconds = time.monotonic() - began
         said, complained = (path.read_text(encoding="utf-8").splitlines() for path in paths)
         print("\n".join(said))
         print("\n".join(complained), file=sys.stderr)
-        if seconds > timeout:
+        if is_late:
             raise pytest.Pytester.TimeoutExpired(f"{timeout:g} s have not been enough for pytest {words}")
         with contextlib.suppress(ValueError):
             status = pytest.ExitCode(status)
@@ -76,19 +76,19 @@ class Forks:
             self._process.wait()
         self._process = self._socket = None
 
-    def _fork(self, arguments: list[str], output: TextIO, errors: TextIO, timeout: float) -> int:
-        """The status of the run, negative for the signal that has ended it."""
+    def _fork(self, arguments: list[str], output: TextIO, errors: TextIO, timeout: float) -> tuple[int, bool]:
+        """The status of the run, negative for the signal that has ended it, and whether it was killed for its time."""
         connection = self._connected()
         request = {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd())}
         socket.send_fds(connection, [json.dumps(request).encode()], [output.fileno(), errors.fileno()])
         pid = _number(connection)
-        connection.settimeout(timeout)
+        connection.settimeout(timeout)  # without the time that all imports take, which are made for the first one
         try:
-            return _number(connection)
+            return _number(connection), False
         except TimeoutError:
             os.kill(pid, signal.SIGKILL)
             connection.settimeout(None)
-            return _number(connection)
+            return _number(connection), True
         except BaseException:  # whoever waits does so no longer: no other run may get this one's answer
             os.kill(pid, signal.SIGKILL)
             self.close()

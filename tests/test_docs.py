@@ -33,7 +33,6 @@ from tests.forked import PLAIN
 from tests.guests import bootsector
 from tests.guests.debian import debian
 from tests.guests.tiny_servers import tiny_with_servers
-from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
 
 ROOT = Path(__file__).parent.parent
@@ -242,7 +241,7 @@ def test_code_on_the_pages_works(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(**modules)
     image = bootsector.write_image(pytester.path / "base.img", bootsector.echo(LOGIN))
     options = (f"--vm-image={image}", *SMALL, f"--vm-ready={VmConfig().ready}", "-v", *PLAIN)
-    passed(modules, pytester.runpytest_subprocess(*options, timeout=2 * GENEROUS))
+    passed(modules, pytester.runpytest_subprocess(*options))
 
 
 @pytest.mark.timeout(A_LONG_TIME)
@@ -260,7 +259,7 @@ def test_code_on_the_pages_works_on_a_guest_with_sshd(pytester: pytest.Pytester)
     guest = tiny_with_servers()
     image = (f"--vm-image={guest.disk}", f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}")
     options = (*image, f"--vm-append={guest.append}", "--vm-memory=256M", f"--vm-cache={templates()}", "-v")
-    passed(modules, pytester.runpytest_subprocess(*options, *PLAIN, timeout=2 * GENEROUS))
+    passed(modules, pytester.runpytest_subprocess(*options, *PLAIN))
 
 
 def test_write_back_commands_work(pytester: pytest.Pytester) -> None:
@@ -277,7 +276,7 @@ def test_write_back_commands_work(pytester: pytest.Pytester) -> None:
         """
     )
     options = ("--vm-image=base.qcow2", *SMALL, "--vm-ready=none", "--vm-snapshot=overlay", "--vm-keep=always")
-    assert pytester.runpytest_subprocess(*options, timeout=120).ret == pytest.ExitCode.OK
+    assert pytester.runpytest_subprocess(*options).ret == pytest.ExitCode.OK
     [kept] = (pytester.path / "test-results").rglob("overlay.qcow2")
     kept.rename("overlay.qcow2")
 

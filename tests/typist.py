@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
+from tests.qemu.waiting import GENEROUS
+
 
 class Typist:
     """A process whose controlling terminal is a pseudo-terminal of ours. A context manager: it is killed at the end."""
@@ -59,7 +61,7 @@ class Typist:
     def resize(self, rows: int, columns: int) -> None:
         termios.tcsetwinsize(self.terminal, (rows, columns))
 
-    def wait_for(self, pattern: str, timeout: float = 30.0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = 2 * GENEROUS) -> re.Match[str]:
         """Read on until a regular expression is found in what came after the last one that was."""
         deadline = time.monotonic() + timeout
         while not (match := re.search(pattern, self._unread)):
@@ -80,7 +82,7 @@ class Typist:
         self.seen += os.read(self.keyboard, 1 << 16).decode(errors="replace")
         return True
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = 2 * GENEROUS) -> int:
         """Read all until the process ends, and return its status."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None:

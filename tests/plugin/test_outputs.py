@@ -18,7 +18,7 @@ def refused(pytester: pytest.Pytester) -> Callable[..., None]:
 
     def check(file: Path, sentence: str, *options: str) -> None:
         before = file.read_bytes(), file.stat().st_ino, file.stat().st_ctime_ns
-        result = pytester.runpytest_subprocess(*PLAIN, *options, timeout=60)
+        result = pytester.runpytest_subprocess(*PLAIN, *options)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"ERROR: {sentence}"])
         assert "INTERNALERROR" not in result.stderr.str() + result.stdout.str()
@@ -109,7 +109,7 @@ def test_each_overlay_is_kept_whatever_the_machines_are_called(pytester: pytest.
     pytester.makeini(f"[pytest]\nvm_image = {image}")
     options = (*SMALL, *PLAIN, "--vm-snapshot=overlay", "--vm-keep=always")
     for _ in range(2):  # in another run they are the same
-        pytester.runpytest_subprocess(*options, timeout=120).assert_outcomes(passed=1)
+        pytester.runpytest_subprocess(*options).assert_outcomes(passed=1)
         kept = (pytester.path / "test-results").rglob("*.qcow2")
         assert sorted(path.name for path in kept) == ["overlay-2.qcow2", "overlay.qcow2", "x-2.qcow2", "x.qcow2"]
 
@@ -123,12 +123,12 @@ def test_an_overlay_is_not_kept_over_the_kept_one_that_is_the_base_now(pytester:
     """)
     options = (*SMALL, *PLAIN, "--vm-snapshot=overlay", "--vm-keep=always")
     pytester.makeini(f"[pytest]\nvm_image = {image}")
-    pytester.runpytest_subprocess(*options, timeout=120).assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*options).assert_outcomes(passed=1)
     [kept] = (pytester.path / "test-results").rglob("overlay.qcow2")
     (pytester.path / "ran").unlink()
     before = kept.read_bytes(), kept.stat().st_ino, kept.stat().st_ctime_ns
     pytester.makeini(f"[pytest]\nvm_image = {kept}")
-    result = pytester.runpytest_subprocess(*options, timeout=120)
+    result = pytester.runpytest_subprocess(*options)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
         [f"*--vm-keep: keep: the overlay would go to {kept}, and it is the base image; nothing was written; *"]

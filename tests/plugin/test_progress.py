@@ -94,7 +94,11 @@ def test_a_line_below_that_of_pytest_comes_and_goes(
     assert "making layer with_user" not in in_the_end
 
 
-def test_what_a_layer_prints_and_what_is_no_terminal_have_no_such_line(command: list[str]) -> None:
+def test_what_a_layer_prints_and_what_is_no_terminal_have_no_such_line(
+    command: list[str], pytester: pytest.Pytester
+) -> None:
+    # However long the boot takes, for it is not of the lines that stay.
+    pytester.makeconftest("from pytest_readonly_vm.plugin import progress\nprogress._FIRST = 3600.0")
     with Typist([*command, "-s"], env={**os.environ, "TERM": "xterm"}) as user:
         user.wait_for(BOOTING)
         user.wait_for("a layer prints\r\n")

@@ -8,7 +8,6 @@ from tests.conftest import SMALL
 from tests.guests.tiny_linux import tiny_linux
 from tests.plugin.test_page import data_of
 from tests.qemu.test_templates import SLOW
-from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
 
 Run = Callable[..., pytest.RunResult]
@@ -224,7 +223,7 @@ def test_a_machine_that_has_the_mark_of_another_fails_its_test_by_name(pytester:
     """)
     direct = [f"--vm-kernel={guest.kernel}", f"--vm-initrd={guest.initrd}", f"--vm-append={guest.append}"]
     options = [f"--vm-image={guest.disk}", *direct, "--vm-memory=128M", "--vm-ready=auto", "--vm-prove-pristine"]
-    result = pytester.runpytest_subprocess(*SMALL, *options, f"--vm-cache={templates()}", timeout=2 * GENEROUS)
+    result = pytester.runpytest_subprocess(*SMALL, *options, f"--vm-cache={templates()}")
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(
         ["*ERROR at setup of test_used*", "test_used: the machine is not pristine: it has the mark of * test_used"]

@@ -147,7 +147,7 @@ class TestKeptOverlays:
 
         def run(*arguments: str, base: Path = image) -> pytest.RunResult:
             options = [f"--vm-image={base}", *SMALL, f"--vm-ready={WRITTEN}", "-p", "no:cacheprovider", *arguments]
-            return pytester.runpytest_subprocess(*options, timeout=120)
+            return pytester.runpytest_subprocess(*options)
 
         return run
 
@@ -253,7 +253,7 @@ def test_a_change_of_the_base_during_a_run_fails_the_test_that_ran(pytester: pyt
             pass
         """
     )
-    pytester.runpytest_subprocess(*SMALL, "-p", "no:cacheprovider", "--junitxml=report.xml", timeout=240)
+    pytester.runpytest_subprocess(*SMALL, "-p", "no:cacheprovider", "--junitxml=report.xml")
     problems = read_problems(pytester.path / "report.xml")
     for number, (_, finding) in enumerate(CHANGES.values()):
         # The image is used as a base of its own and as a backing file; the first of the tests is who changes it.
