@@ -22,7 +22,7 @@ from tests.templates import templates
 from tests.typist import Typist
 
 PROMPT = "# "
-SHORT = 14.0
+SHORT = 30.0
 """Seconds that all doors may take together."""
 
 

@@ -143,7 +143,8 @@ class TestText:
 class TestTheEndOfQemu:
     def test_leaves_the_guests_last_word_to_be_found(self, boot: Callable[..., VirtualMachine]) -> None:
         for _ in range(5):
-            machine = boot("powers_off", ready="none")
+            # Cold, for it is off before a slow computer, where a copy would be worth it, has frozen it.
+            machine = boot("powers_off", ready="none", start="cold")
             assert machine.console.expect(READY, timeout=GENEROUS)
             with pytest.raises(GuestDied, match="QEMU exited with status 0"):
                 machine.console.expect("more", timeout=GENEROUS)
@@ -206,9 +207,9 @@ class TestSend:
     def test_keeps_whole_what_several_threads_send_at_once(self, tmp_path: Path) -> None:
         texts = [letter * (1 << 20) + b"\n" for letter in (b"a", b"b", b"c")]
         with listener(tmp_path) as (console, port), ThreadPoolExecutor(len(texts)) as threads:
-            waits = [threads.submit(console.send, text, 10) for text in texts]
+            waits = [threads.submit(console.send, text, GENEROUS) for text in texts]
             arrived = b""
-            port.settimeout(10)
+            port.settimeout(GENEROUS)
             while len(arrived) < sum(map(len, texts)):
                 arrived += port.recv(1 << 20)
             for wait in waits:
