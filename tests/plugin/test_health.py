@@ -77,7 +77,6 @@ def test_a_test_that_passes_fails_if_its_guest_is_sick(pytester: pytest.Pytester
     sick = "the test passed, but the guest is not healthy: [[] *[]] kernel: EXT4-fs error (device vda): *disk trouble"
     result.stdout.fnmatch_lines(
         [
-            "*.py .FFFFs... *",
             f"test_sick: {sick}",
             "What test_sick has shown since the test got it:",
             "[[] *[]] kernel: EXT4-fs error (device vda): *disk trouble",

@@ -54,7 +54,7 @@ def is_refused(pytester: pytest.Pytester, image: Path, limit: str, sentence: str
 
 def test_a_command(pytester: pytest.Pytester, boot_sector: Callable[[str], Path]) -> None:
     program = "import sys; from pytest_readonly_vm.cli import main; sys.exit(main())"
-    options = ("--memory=16M", "--ready=console:hello", f"--accel={ACCEL}", "-c", "true")
+    options = ("--memory=16M", "--ready=console:hello", f"--accel={ACCEL}", "--budget=off", "-c", "true")
     result = run_under(pytester, "ulimit -n 20", "-c", program, "shell", boot_sector("hello"), *options)
     assert result.ret == 1
     [line] = result.errlines

@@ -116,7 +116,7 @@ class TestWaitEvent:
 
     def test_does_not_count_events_of_the_boot(self, boot: Callable[..., VirtualMachine]) -> None:
         survived = ("-device", "pvpanic", "-action", "panic=none")
-        machine = boot("panics", ready="event:GUEST_PANICKED", qemu_args=survived)
+        machine = boot("panics", ready="event:GUEST_PANICKED", qemu_args=survived, start="cold")
         assert [event.name for event in machine.qmp.events] == ["GUEST_PANICKED"]
         with pytest.raises(WaitTimeout):
             machine.qmp.wait_event("GUEST_PANICKED", timeout=0.05)
