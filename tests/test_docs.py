@@ -235,6 +235,7 @@ def passed(modules: dict[str, str], result: pytest.RunResult) -> None:
         assert len(found) >= text.count("def test_"), name
 
 
+@pytest.mark.timeout(A_LONG_TIME)
 def test_code_on_the_pages_works(pytester: pytest.Pytester) -> None:
     """On a guest that has a login prompt and repeats what it is told."""
     modules = examples("")
@@ -252,6 +253,7 @@ def test_code_on_the_pages_works_on_debian(pytester: pytest.Pytester) -> None:
     passed(modules, pytester.runpytest_subprocess(*options, *PLAIN, timeout=A_LONG_TIME))
 
 
+@pytest.mark.timeout(A_LONG_TIME)
 def test_code_on_the_pages_works_on_a_guest_with_sshd(pytester: pytest.Pytester) -> None:
     """Of which each boots in a way of its own, that is soon over."""
     modules = examples("on a guest with sshd")

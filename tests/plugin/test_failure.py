@@ -10,10 +10,11 @@ from pytest_readonly_vm.plugin.failure import _put_below_headline
 from tests.accelerator import ACCEL
 from tests.forked import PLAIN
 from tests.guests.debian import debian
-from tests.qemu.waiting import GENEROUS
 from tests.templates import templates
 
 Run = Callable[..., pytest.RunResult]
+
+A_LONG_TIME = 1200
 
 SCREEN = 30
 """Lines of a failure, its head and the place of its evidence included."""
@@ -72,14 +73,16 @@ CAUSES = {
 """The first two lines of each error, and what the short summary says after the test's name."""
 
 
+@pytest.mark.timeout(A_LONG_TIME)
 def test_each_failure_names_its_cause_at_once_and_fits_on_a_screen(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("CI", raising=False)  # where the short summary is not cut
     pytester.makepyfile(test_it=SUITE)
-    where = (f"--vm-image={debian()}", f"--vm-cache={templates()}", f"--vm-boot-timeout={GENEROUS}")
-    result = pytester.runpytest_subprocess(*where, f"--vm-accel={ACCEL}", "--vm-start=clone", *PLAIN, timeout=300)
+    where = (f"--vm-image={debian()}", f"--vm-cache={templates()}", f"--vm-boot-timeout={A_LONG_TIME}")
+    options = (f"--vm-accel={ACCEL}", "--vm-start=clone", *PLAIN)
+    result = pytester.runpytest_subprocess(*where, *options, timeout=A_LONG_TIME)
     result.assert_outcomes(failed=5)
     lines = result.outlines
     for name, (first, second, summary) in CAUSES.items():
