@@ -112,8 +112,11 @@ def tar(*, root_uuid: str, time: int) -> bytes:
     return result.getvalue()
 
 
-KERNEL_WORDS = "mitigations=off nokaslr cryptomgr.notests"
-"""Of the kernel's command line, what spares an emulated processor a twentieth of the boot."""
+KERNEL_WORDS = "mitigations=off nokaslr cryptomgr.notests no_timer_check"
+"""Of the kernel's command line, what spares an emulated processor a twentieth of the boot.
+
+The last one, as an emulated timer is late on a busy host, and Linux takes a late one for one that is broken.
+"""
 
 # The 32-bit boot protocol, plain "linux", has GRUB move 50 MB byte by byte: more than a second of emulation.
 _GRUB = """\

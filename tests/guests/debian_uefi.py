@@ -28,8 +28,6 @@ _ESP_START = PARTITION_START + PARTITION_SIZE
 _SIZE = _ESP_START + _ESP_SIZE + esp.ALIGNED
 _PACKAGES = ("shim-signed", "grub-efi-amd64-signed", "systemd-boot-efi")
 _VOLUME = "debian-root"
-_WORDS = f"{WORDS} no_timer_check"
-"""The last one, as an emulated timer is late on a busy host, and Linux takes a late one for one that is broken."""
 
 # The signed GRUB reads its configuration there; the plain "linux" is the one that goes by UEFI.
 _GRUB_CONFIG = "EFI/debian/grub.cfg"
@@ -91,7 +89,7 @@ def _build(plain: Path, directory: Path) -> None:
             files={
                 "EFI/BOOT/BOOTX64.EFI": boot,
                 "loader/loader.conf": "timeout 0\n",
-                "loader/entries/debian.conf": _LOADER_ENTRY.format(root=f"/dev/mapper/{_VOLUME}", words=_WORDS),
+                "loader/entries/debian.conf": _LOADER_ENTRY.format(root=f"/dev/mapper/{_VOLUME}", words=WORDS),
                 "debian/vmlinuz": plain.with_name("vmlinuz"),
                 "debian/initrd.img": plain.with_name("initrd-volumes.img"),
             },
@@ -107,7 +105,7 @@ def _build(plain: Path, directory: Path) -> None:
                 _GRUB_CONFIG: _GRUB.format(
                     uuid=BTRFS_UUID,
                     root=f"UUID={BTRFS_UUID}",
-                    words=_WORDS,
+                    words=WORDS,
                     kernel="/boot/vmlinuz",
                     initrd="/boot/initrd-volumes.img",
                 ),
