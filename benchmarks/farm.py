@@ -2,13 +2,15 @@
 
 What is assumed: workers take whole groups of tests, the largest first, as xdist's loadgroup does; a kind is booted, or
 fetched, once on each computer, and who needs it meanwhile waits; processors of a computer, and the lines to the store
-of templates and images, are divided evenly among those who use them; a machine that finds no room waits, so that no
-more workers of a computer are busy than have room. Not in it: failures, retries, and what tests do to each other.
+of templates and images, are divided evenly among those who use them, which is now this test and now that one; a machine
+that finds no room waits, so that no more workers of a computer are busy than have room. Not in it: failures, retries,
+and what tests do to each other.
 """
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +141,41 @@ def simulate(groups: Sequence[Group], templates: Mapping[str, float], farm: Farm
 
 def _rates(running: Sequence[_Job], farm: Farm, hosts: int) -> tuple[float, list[float]]:
     """Until when nothing ends, and how fast each goes on until then."""
-    demand, lines = [0.0] * hosts, [0] * hosts
+    jobs, demand, lines = [0] * hosts, [0.0] * hosts, [0] * hosts
     for job in running:
+        jobs[job.host] += not job.on_network
         demand[job.host] += job.demand
         lines[job.host] += job.on_network
     whole = sum(lines)
     rates = [
         min(farm.link / lines[job.host], farm.store / whole)
         if job.on_network
-        else min(1.0, farm.processors / demand[job.host] if demand[job.host] else 1.0)
+        else _pace(jobs[job.host], demand[job.host], farm.processors)
         for job in running
     ]
     return min(job.left / rate for job, rate in zip(running, rates, strict=True)), rates
+
+
+@cache
+def _pace(jobs: int, demand: float, processors: float) -> float:
+    """How fast jobs go on that share processors, of 1.
+
+    Two that want one at the same moment are in each other's way, also where all together want less than there is. It
+    is the machine repair model of queueing theory: a job is at a processor, and elsewhere, for times that have nothing
+    to do with those of others.
+    """
+    if demand >= jobs:  # each wants one all the time, or several
+        return min(1.0, processors / demand)
+    want = demand / (jobs - demand)
+    weight, whole, served = 1.0, 1.0, 0.0
+    for number in range(1, jobs + 1):
+        at = min(number, processors)
+        weight *= (jobs - number + 1) * want / at
+        whole += weight
+        served += weight * at
+        if whole > 1e200:
+            weight, whole, served = weight / whole, 1.0, served / whole
+    return min(1.0, served / whole / demand) if demand else 1.0
 
 
 def limits(groups: Sequence[Group], templates: Mapping[str, float], farm: Farm) -> Iterator[tuple[str, float]]:

@@ -31,6 +31,13 @@ def test_processors_and_room_are_shared() -> None:
     assert round(simulate(GROUPS, KINDS, replace(ONE, workers=2, room=1)).seconds, 3) == 2 + 2 * (10 + 30)
 
 
+def test_two_that_want_a_processor_at_the_same_moment_are_in_each_others_way() -> None:
+    """Each half of the time, by chance: of five parts of the time both are at it in two, and one goes on."""
+    farm = replace(ONE, workers=2, processors=1, start=0.0, test_demand=0.5)
+    assert round(simulate(GROUPS, {}, farm).seconds, 3) == 30 / 0.8
+    assert round(simulate(GROUPS, {}, replace(farm, processors=2)).seconds, 3) == 30
+
+
 def test_what_is_fetched_goes_through_the_store_of_all() -> None:
     farm = replace(ONE, workers=2, per_host=1, is_warm=True, template_bytes=1e10)
     outcome = simulate(GROUPS, KINDS, farm)
