@@ -8,7 +8,7 @@ from typing import Protocol
 from pytest_readonly_vm.config.disk import Disk
 from pytest_readonly_vm.config.image_reference import ImageReference
 from pytest_readonly_vm.config.network_image import NetworkImage
-from pytest_readonly_vm.config.settings import VmConfig
+from pytest_readonly_vm.config.settings import FILES, VmConfig
 from pytest_readonly_vm.errors import BaseImageChanged, BaseImageLost, ConfigurationError, ImageError
 from pytest_readonly_vm.host.cleanup import Cleanup
 from pytest_readonly_vm.host.once import OncePerKey
@@ -35,6 +35,10 @@ class Sources(Protocol):
 
     def close(self) -> None:
         """Give back what is held."""
+
+
+_READ_WHOLE = tuple(name for name in FILES if name not in ("image", "cdrom"))
+"""The settings that name a file which is no disk."""
 
 
 class Compare(Protocol):
@@ -137,7 +141,7 @@ class Bases:
         return base
 
     def _compare_parts(self, config: VmConfig) -> None:
-        for setting in ("kernel", "initrd", "user_data"):
+        for setting in _READ_WHOLE:
             if (path := getattr(config, setting)) is not None:
                 origin = config.origin(setting)
                 self._compared.get((setting, path, origin), partial(self._compare_file, setting, path, origin))
