@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from pytest_readonly_vm.errors import BootTimeout, ChannelError, GuestDied, GuestPanicked, GuestReset, GuestWarning
 from pytest_readonly_vm.guest.booting_guest import BootingGuest
@@ -73,7 +74,7 @@ async def _boot(guest: BootingGuest, instance: Instance, ready: Readiness, typis
     try:
         async with asyncio.timeout(limit.seconds) as clock:
             guest.deadline = clock.when() or guest.deadline
-            booted = unless_nothing_boots(instance, _ready(guest, instance, ready, typist))
+            booted = unless_nothing_boots(instance, partial(_ready, guest, instance, ready, typist))
             await instance.qmp.liveness.race(booted)
             await instance.allow_reboots()
     except GuestDied as death:

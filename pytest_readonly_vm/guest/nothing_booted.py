@@ -6,7 +6,7 @@ of EDK II and shim.
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from pytest_readonly_vm.errors import BootFailed
@@ -23,15 +23,16 @@ _GRACE = 2.0
 """Seconds in which the guest can be ready nevertheless: who waits for the firmware's own shell has got it."""
 
 
-async def unless_nothing_boots(instance: Instance, work: Coroutine[Any, Any, None]) -> None:
+async def unless_nothing_boots(instance: Instance, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Await something, on the loop, unless the firmware gives up; where it does not tell, for ever.
 
+    :param work: begins it, which is not done where this is cancelled before it has begun.
     :raises BootFailed: it has.
     """
     if instance.spec.firmware.kind == "bios":
-        await work
+        await work()
         return
-    waiting = asyncio.ensure_future(work)
+    waiting = asyncio.ensure_future(work())
     giving_up = asyncio.ensure_future(instance.console.seen(_DEAD_END, NO_DEADLINE))
     try:
         await asyncio.wait((waiting, giving_up), return_when=asyncio.FIRST_COMPLETED)

@@ -5,13 +5,17 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from typing import cast
 
 import pytest
 
 from pytest_readonly_vm.channels.liveness import Liveness
 from pytest_readonly_vm.errors import GuestDied, GuestPanicked, GuestPaused, VmError
+from pytest_readonly_vm.guest.nothing_booted import unless_nothing_boots
 from pytest_readonly_vm.host.loop import LoopThread
 from pytest_readonly_vm.host.process import Process, Spawner
+from pytest_readonly_vm.qemu.instance import Instance
 
 LONG = 60.0
 
@@ -47,6 +51,13 @@ def test_an_end_before_anybody_watched_is_told(loop: LoopThread, qemu: Process) 
         with pytest.raises(GuestDied, match="it: QEMU was killed by SIGKILL"):
             loop.run(wait(liveness, anew=anew))
     assert liveness.trouble is not None
+
+
+def test_a_boot_that_is_over_before_it_begins_does_not_begin(loop: LoopThread, qemu: Process) -> None:
+    qemu.kill()
+    boot = unless_nothing_boots(cast(Instance, None), partial(pytest.fail, "it has begun"))
+    with pytest.raises(GuestDied, match="SIGKILL"):
+        loop.run(Liveness(qemu).race(boot))
 
 
 def test_an_end_wakes_every_kind_of_wait(loop: LoopThread, qemu: Process) -> None:
