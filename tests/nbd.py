@@ -39,8 +39,10 @@ class Nbdkit:
         mark = folder / f"nbdkit-{secrets.token_hex(4)}.pid"
         if self.socket is not None:
             self.socket.unlink(missing_ok=True)
-        command = ["nbdkit", *where, "--foreground", f"--pidfile={mark}", *self.options, "file", str(self.file)]
-        self._process = subprocess.Popen([*command, *self.arguments], stderr=subprocess.DEVNULL)
+        # With several threads 1.32 fails an assertion where a client hangs up that waits for several answers.
+        command = ["nbdkit", *where, "--foreground", "--threads=1", f"--pidfile={mark}", *self.options]
+        command += ["file", str(self.file), *self.arguments]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         eventually(mark.exists, "nbdkit listens")
         mark.unlink()
 
